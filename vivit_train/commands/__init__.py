@@ -1,0 +1,1 @@
+"""The verbs of the `vivit` command, one file each."""

@@ -1,0 +1,1 @@
+"""Data sets, sampling order and Lightning DataModules."""

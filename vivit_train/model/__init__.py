@@ -1,0 +1,1 @@
+"""ViViT: the model, its position embeddings and the import of foreign weights."""

@@ -1,0 +1,1 @@
+"""Pixels on the device: the image processor and augmentation."""
