@@ -1,0 +1,252 @@
+"""The base of all DataModules: loaders, collation and the transforms on the device.
+
+The journey of one clip: a sampler names a row, a worker decodes frames, `collate` makes a batch
+of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the model sees.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
+from vivit_train.data.records import Records, match_classes
+from vivit_train.data.sampler import EvalSampler, TrainSampler
+from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+
+
+class VideoDataModule(LightningDataModule):
+    """Videos with one class each. Subclasses say in `read_split` what a split holds.
+
+    Args:
+        root: Folder of the data set.
+        name: The data set's name, for messages and results.
+        clip_frames: Frames per clip.
+        frame_stride: Steps between a clip's frames, in frames of the video.
+        batch_size: Clips per training step of one process.
+        num_workers: Decoding processes per training process; ``None``: one per CPU core that
+            this process may use, at most 16.
+        eval_views: (temporal, spatial) views per video when testing; spatial is 1 or 3.
+        val_views: The same for the validation between epochs.
+        train_split: Name of the split to train on.
+        val_split: Name of the split to validate on.
+        test_split: Name of the split to test on.
+        frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
+        decoder: ``auto`` (decord, then PyAV), ``decord`` or ``pyav``.
+        max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
+        processor: The image processor; evaluation uses it as it is.
+        augment: Training transforms, built on the same processor.
+        seed: The run's seed.
+        class_names: The order of classes to use; ``None``: the data set's own. Classes of the
+            data set are found in it by name.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        name: str,
+        clip_frames: int,
+        frame_stride: int,
+        batch_size: int,
+        processor: Processor,
+        augment: Augment,
+        seed: int = 0,
+        num_workers: int | None = None,
+        eval_views: Sequence[int] = (4, 3),
+        val_views: Sequence[int] = (1, 1),
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "val",
+        frame_order: str = "natural",
+        decoder: str = "auto",
+        max_bad_fraction: float = 0.1,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if root is None:
+            raise UserError("data.root is not set: give the folder of the data set, data.root=...")
+        for key, value in (("batch_size", batch_size), ("clip_frames", clip_frames)):
+            if value < 1:
+                raise UserError(f"data.{key} must be 1 or more, got {value}")
+        for key, views in (("eval_views", eval_views), ("val_views", val_views)):
+            if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
+                raise UserError(
+                    f"data.{key} is [temporal, spatial] views, at least 1 and either 1 or 3, "
+                    f"got {list(views)}"
+                )
+        self.root = Path(root).expanduser()
+        self.name = name
+        self.batch_size = batch_size
+        self.num_workers = available_cores() if num_workers is None else num_workers
+        self.eval_views = (eval_views[0], eval_views[1])
+        self.val_views = (val_views[0], val_views[1])
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.sampling = Sampling(clip_frames, frame_stride, frame_order, decoder)
+        self.max_bad_fraction = max_bad_fraction
+        self.processor = processor
+        self.augment = augment
+        self.seed = seed
+        self.class_names: list[str] = list(class_names or ())
+        self.records: dict[str, Records] = {}
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """What a split holds.
+
+        Args:
+            split: The split's name, e.g. ``train``.
+
+        Returns:
+            Its records, and the class names in the order of their labels.
+
+        Raises:
+            UserError: If the files are not there or not as expected.
+        """
+        raise NotImplementedError  # an abstract method: every data set has its own
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the splits; called by Lightning, and earlier to learn the class names.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``None`` for all.
+
+        Raises:
+            UserError: If the data set is missing, empty or has classes that do not match.
+        """
+        if not self.root.is_dir():
+            raise UserError(
+                f"data.root={self.root} is not a folder. Give the folder of {self.name} with "
+                "data.root=...; data/README.md says what it should hold"
+            )
+        roles = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for role in roles.get(stage or "", ("train", "val", "test")):
+            if role not in self.records:
+                self._read(role)
+
+    def _read(self, role: str) -> None:
+        split = self.splits[role]
+        done = next((r for r in self.records if self.splits[r] == split and r != "train"), None)
+        if done and role != "train":  # validation and test on the same split
+            self.records[role] = self.records[done]
+            return
+        records, names = self.read_split(split)
+        if len(records) == 0:
+            raise UserError(f"{self.name}: the split {split!r} under {self.root} lists no video")
+        if not self.class_names:
+            self.class_names = names
+        if names != self.class_names:
+            records = records.with_labels(match_classes(names, self.class_names, "the model"))
+        self.records[role] = records
+
+    def train_dataloader(self) -> DataLoader:
+        """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
+        records = self.records["train"]
+        rank, world_size = self._ranks()
+        global_batch = self.batch_size * world_size
+        if len(records) < global_batch:
+            raise UserError(
+                f"{self.name} has {len(records)} training videos, fewer than one global batch of "
+                f"{global_batch} (data.batch_size={self.batch_size} x {world_size} processes): "
+                "lower data.batch_size"
+            )
+        sampler = TrainSampler(
+            len(records), self.batch_size, self.seed, rank, world_size, self._position
+        )
+        dataset = TrainDataset(records, self.sampling, self.seed)
+        return self._loader(dataset, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        """Each video once, with `val_views`."""
+        return self._eval_loader("val", self.val_views)
+
+    def test_dataloader(self) -> DataLoader:
+        """Each video once, with `eval_views`."""
+        return self._eval_loader("test", self.eval_views)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The transforms, on the device: augmentation in training, else the plain processor."""
+        trainer = self.trainer
+        assert trainer is not None
+        # In the sanity check both `training` and `validating` are False: only `training` tells.
+        if trainer.training:
+            clips = self.augment(batch.frames, batch.seeds)  # [B, 3, T, h, w]
+        else:
+            spatial = (self.eval_views if trainer.testing else self.val_views)[1]
+            clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
+        # Runs outside autocast: under bf16-true the model takes nothing but bf16.
+        clips = clips.to(trainer.lightning_module.dtype)
+        return replace(batch, frames=[], clips=clips)
+
+    def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
+        records = self.records[role]
+        rank, world_size = self._ranks()
+        dataset = EvalDataset(records, self.sampling, views[0], self.seed)
+        videos_per_batch = max(1, self.batch_size // (views[0] * views[1]))
+        return self._loader(dataset, EvalSampler(len(records), rank, world_size), videos_per_batch)
+
+    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> "LazyLoader":
+        return LazyLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            # Readers are opened in the worker and never cross a fork; a fork shares the records.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
+            # Its own generator, so that seeding workers takes nothing from the global one.
+            generator=torch.Generator(),
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch, batches done in it), from the loop's progress, which a resumed run restores."""
+        assert self.trainer is not None
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return divmod(done, int(self.trainer.num_training_batches))
+
+
+class LazyLoader(DataLoader):
+    """A DataLoader that starts at the first `next`, and counts the time spent waiting.
+
+    Lightning makes the iterator before it restores the progress of a resumed run; workers that
+    started then would prefetch the wrong samples.
+
+    Attributes:
+        wait_seconds: Total time that the training process was blocked on this loader.
+    """
+
+    wait_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = None
+        while True:
+            start = time.perf_counter()
+            batches = batches or super().__iter__()
+            batch = next(batches, None)
+            self.wait_seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+
+def available_cores() -> int:
+    """CPU cores for the decoding workers of this process, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(16, (cores or 1) // local_processes))

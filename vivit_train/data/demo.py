@@ -1,0 +1,38 @@
+"""The demo data set: clips that differ only in motion, written on first use."""
+
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from vivit_train.data.demo_clips import write_demo
+from vivit_train.data.folder import Folder
+
+
+class Demo(Folder):
+    """Eight kinds of motion, in pairs that are each other's reversal.
+
+    Nothing but the motion tells the class: a model that sees one frame, repeated, stays at
+    chance (0.125), one that sees the frames shuffled can at best name the pair (0.5).
+
+    Args:
+        train_per_class: Training clips per class.
+        val_per_class: Validation clips per class.
+        **kwargs: As for `Folder`.
+    """
+
+    def __init__(self, *, train_per_class: int, val_per_class: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.train_per_class = train_per_class
+        self.val_per_class = val_per_class
+
+    def setup(self, stage: str | None = None) -> None:
+        """Writes the clips if they are not there yet, then reads them."""
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may start at once: one writes, the others wait and find it done.
+        with FileLock(f"{self.root}.lock"):
+            if not self.root.exists():
+                count = 8 * (self.train_per_class + self.val_per_class)
+                rank_zero_info(f"Writing {count} demo clips to {self.root}, once")
+            write_demo(self.root, self.train_per_class, self.val_per_class)
+        super().setup(stage)

@@ -1,0 +1,120 @@
+"""A folder of one's own videos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.records import (
+    Records,
+    match_classes,
+    read_list,
+    records_from_list,
+    scan_class_folders,
+)
+from vivit_train.data.sampler import derive_seed
+from vivit_train.errors import UserError
+from vivit_train.video.decode import DecodeError, VideoReader
+
+
+class Folder(VideoDataModule):
+    """Videos in one folder per class, or listed in csv files.
+
+    The first of these that the root holds:
+
+    - ``train.csv`` and ``val.csv`` (or .txt), rows ``path,label``;
+    - ``videos.csv``, rows ``path,label`` or ``path,label,split``;
+    - ``train/<class name>/<video>`` and ``val/<class name>/<video>``;
+    - ``<class name>/<video>``.
+
+    Where nothing names a validation split, a fixed part of every class is set aside, chosen by a
+    hash of the file's path: adding videos moves none of the others.
+
+    Args:
+        val_fraction: Part of each class to validate on where the data set names no split.
+        **kwargs: As for `VideoDataModule`.
+    """
+
+    def __init__(self, *, val_fraction: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"data.val_fraction must be between 0 and 1, got {val_fraction}")
+        self.val_fraction = val_fraction
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        listing = find_list(self.root, split)
+        if listing:
+            return records_from_list(listing, (self.root, listing.parent, self.root / split))
+        if (self.root / "videos.csv").is_file():
+            return self._from_one_list(self.root / "videos.csv", split)
+        has_splits = (self.root / self.splits["train"]).is_dir()
+        if has_splits and not (self.root / split).is_dir():
+            raise UserError(f"{self.root} has a folder {self.splits['train']} but none named {split}")
+        folder = self.root / split if has_splits else self.root
+        videos = scan_class_folders(folder)
+        if split == self.splits["train"]:
+            check_readable(folder, videos, self.sampling.decoder)
+        if not has_splits:
+            videos = {name: self._part(paths, split) for name, paths in videos.items()}
+        return from_class_folders(self.root, folder, videos)
+
+    def _from_one_list(self, listing: Path, split: str) -> tuple[Records, list[str]]:
+        rows = read_list(listing)
+        names = sorted({row[1] for row in rows})
+        if all(len(row) > 2 for row in rows):
+            chosen = [(row[0], row[1]) for row in rows if row[2] == split]
+        else:
+            by_class = {name: [row[0] for row in rows if row[1] == name] for name in names}
+            chosen = [(p, name) for name in names for p in self._part(by_class[name], split)]
+        index = {name: i for i, name in enumerate(names)}
+        return Records(self.root, [p for p, _ in chosen], [index[name] for _, name in chosen]), names
+
+    def _part(self, paths: Sequence[str], split: str) -> list[str]:
+        """The training or validation part of a class; at least one video in each if it has two."""
+        ranked = sorted(paths, key=lambda path: derive_seed("split", path))
+        held_out = min(max(1, round(self.val_fraction * len(paths))), len(paths) - 1)
+        return sorted(ranked[held_out:] if split == self.splits["train"] else ranked[:held_out])
+
+
+def find_list(folder: Path, split: str) -> Path | None:
+    """``<split>.csv``, .txt or .list in a folder, if there is one."""
+    candidates = (folder / f"{split}{suffix}" for suffix in (".csv", ".txt", ".list"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def from_class_folders(
+    root: Path, folder: Path, videos: dict[str, list[str]]
+) -> tuple[Records, list[str]]:
+    """Records of the class folders under ``folder``, with paths relative to ``root``."""
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    rows = [
+        (f"{prefix}{path}", label)
+        for label, paths in enumerate(videos.values())
+        for path in paths
+    ]  # fmt: skip
+    return Records(root, [path for path, _ in rows], [label for _, label in rows]), list(videos)
+
+
+def check_readable(folder: Path, videos: dict[str, list[str]], decoder: str) -> None:
+    """Opens the first videos of each class, until one answers.
+
+    A class of which nothing can be read would otherwise show only as a model that never
+    predicts it.
+
+    Raises:
+        UserError: If no video of a class can be opened.
+    """
+    for name, paths in videos.items():
+        errors = []
+        for path in paths:
+            try:
+                with VideoReader(folder / path, decoder):
+                    break
+            except DecodeError as error:
+                errors.append(error)
+        else:
+            raise UserError(
+                f"none of the {len(paths)} videos in {folder / name} can be read, the first: "
+                f"{errors[0]}. Replace the files or remove the folder"
+            )

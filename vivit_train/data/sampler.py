@@ -1,0 +1,99 @@
+"""Which video comes next: pure functions of the seed, the epoch, the position and the rank."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class Key(NamedTuple):
+    """One training sample: a row of the records, in one epoch."""
+
+    index: int
+    epoch: int
+
+
+def derive_seed(*key: int | str) -> int:
+    """A 63-bit seed from a key such as (seed, epoch, index), the same on every machine.
+
+    All random draws of training start here, so none depends on the number of workers or on what
+    was drawn before.
+    """
+    text = ":".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+class TrainSampler(Sampler[Key]):
+    """A fresh order every epoch, cut into global batches and shared between ranks.
+
+    Global batch ``b`` takes rows ``order[b*G : (b+1)*G]`` with G = batch_size * world_size, and
+    rank r the r-th part of it: one process with batch 8 and two with batch 4 train on the same
+    global batches. What does not fill a global batch is left out of that epoch; another order
+    leaves out other rows.
+
+    Args:
+        num_samples: Rows of the training split.
+        batch_size: Clips per step of one rank.
+        seed: The run's seed.
+        rank: This process, 0 <= rank < world_size.
+        world_size: Processes.
+        position: Called when iteration starts, after a resumed run has restored its progress;
+            gives (epoch, batches already done in it).
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.num_batches = num_samples // (batch_size * world_size)
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.position = position
+
+    def __len__(self) -> int:
+        return self.num_batches * self.batch_size
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, batches_done = self.position()
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        batches = order[: len(self) * self.world_size].reshape(
+            self.num_batches, self.world_size, self.batch_size
+        )
+        for index in batches[batches_done:, self.rank].flat:
+            yield Key(int(index), epoch)
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of all rows in an epoch: int64 ``[num_samples]``, a permutation."""
+    rng = np.random.default_rng(derive_seed(seed, "order", epoch))
+    return rng.permutation(num_samples)
+
+
+class EvalSampler(Sampler[int]):
+    """Every row once over all ranks, rank r taking rows r, r + world_size, ...
+
+    Where the rows do not divide evenly, the last ranks get a -1: a row that is masked out of
+    every score, so that all ranks do the same number of steps and no video counts twice.
+    """
+
+    def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
+        self.num_samples = num_samples
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        for row in range(self.rank, len(self) * self.world_size, self.world_size):
+            yield row if row < self.num_samples else -1
