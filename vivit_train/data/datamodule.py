@@ -244,6 +244,14 @@ class LazyLoader(DataLoader):
                 return
             yield batch
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the position follows from the trainer's progress. Its being here tells
+        Lightning that the loader resumes inside an epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
 
 def available_cores() -> int:
     """CPU cores for the decoding workers of this process, at most 16."""

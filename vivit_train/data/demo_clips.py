@@ -92,24 +92,38 @@ def render(
     slow, fast = _SPEEDS[moving]
     speed = direction * (slow + fraction * (fast - slow))
     time = np.arange(num_frames) - (num_frames - 1) / 2
-    # What moves is [T, 1, 1], the rest broadcasts: nothing that stands still is computed twice.
     track = {name: np.float32(value).reshape(1, 1, 1) for name, value in state.items()}
     track[moving] = (state[moving] + speed * time).astype(np.float32)[:, None, None]
 
-    # Offsets from the centre, the short way around the torus.
-    dx = _wrapped(np.arange(width, dtype=np.float32) - track["x"], width)  # [T or 1, 1, W]
-    dy = _wrapped(np.arange(height, dtype=np.float32)[:, None] - track["y"], height)  # [.., H, 1]
-    short_side = min(height, width)
-    mask = _object_mask(dx, dy, rng.uniform(0.3, 0.4) * short_side, rng)  # [T or 1, H, W]
-    texture = _log_polar_texture(dx, dy, track["angle"], track["zoom"], rng)  # [T or 1, H, W]
-
+    # Offsets from the centre, the short way around the torus: [T or 1, 1, W], [T or 1, H, 1].
+    dx = _wrapped(np.arange(width, dtype=np.float32) - track["x"], width)
+    dy = _wrapped(np.arange(height, dtype=np.float32)[:, None] - track["y"], height)
+    mask = _object_mask(dx, dy, rng.uniform(0.3, 0.4) * min(height, width), rng)
+    table = _texture_table(rng)
     # The object goes from dark to bright, the background stays between: no colour is a class's.
-    tint, contrast = rng.uniform(-30, 30, 3), rng.uniform(75, 100)
-    inside = 128 + tint + (contrast + rng.uniform(-20, 20, 3)) * texture[..., None]
+    tint, contrast = rng.uniform(-30, 30, 3), rng.uniform(75, 100) + rng.uniform(-20, 20, 3)
     backdrop = 128 + rng.uniform(-30, 30, 3) + 20 * _torus_texture(height, width, rng)[..., None]
-    frames = backdrop + mask[..., None] * (inside - backdrop)
-    frames = np.broadcast_to(frames, (num_frames, height, width, 3))
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+    # Only the object's pixels are computed for every frame, as a list: [P].
+    shape = (num_frames, height, width)
+    covered = np.broadcast_to(mask > 0, shape).nonzero()
+    dx, dy, angle, zoom, mask = (
+        np.broadcast_to(values, shape)[covered]
+        for values in (dx, dy, track["angle"], track["zoom"], mask)
+    )
+    radius = np.hypot(dx, dy) + np.float32(1e-3)
+    texture = _look_up(table, np.arctan2(dy, dx) - angle, np.log(radius) - zoom)
+    # Around the centre the texture is finer than pixels: it fades instead of flickering.
+    texture *= np.minimum(1, radius / 4)
+    colours = texture[:, None] * np.float32(contrast) + np.float32(128 + tint)
+    frames = np.broadcast_to(_to_uint8(backdrop), (*shape, 3)).copy()
+    behind = frames[covered].astype(np.float32)
+    frames[covered] = _to_uint8(behind + mask[:, None] * (colours - behind))
+    return frames
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
 
 
 def _wrapped(offset: np.ndarray, period: float) -> np.ndarray:
@@ -128,26 +142,29 @@ def _object_mask(
     return np.clip((radius - distance) / 1.5 + 0.5, 0, 1)  # an edge of one and a half pixels
 
 
-def _log_polar_texture(
-    dx: np.ndarray,
-    dy: np.ndarray,
-    angle: np.ndarray,
-    zoom: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Smooth random blobs in (-1, 1), turned and zoomed about the centre."""
-    amplitudes = rng.normal(size=(len(_WAVES), 2)) @ [1, 1j]
-    amplitudes *= np.sqrt(2) / np.linalg.norm(amplitudes)  # a variance of 1
-    radius = np.hypot(dx, dy) + np.float32(1e-3)
-    turn = (dx + 1j * dy) / radius  # exp(i theta)
-    depth = np.exp(np.complex64(2j * np.pi / _ZOOM_PERIOD) * np.log(radius))
-    waves = np.stack([turn**n * depth**m for n, m in _WAVES], axis=-1)  # [T or 1, H, W, K]
-    n, m = np.array(_WAVES, dtype=np.float32).T
-    phases = n * angle + (2 * np.pi / _ZOOM_PERIOD) * m * zoom  # [T or 1, 1, K]
-    weights = (amplitudes * np.exp(-1j * phases)).astype(np.complex64)
-    field = (waves @ weights[..., None])[..., 0].real  # [T, H, W]
-    # Around the centre the texture is finer than pixels: it fades instead of flickering.
-    return np.tanh(2 * field) * np.minimum(1, radius / 4)
+def _texture_table(rng: np.random.Generator) -> np.ndarray:
+    """One period of smooth random blobs in (-1, 1) over (theta, log r): [128, 64].
+
+    Its waves are so long that linear interpolation is as good as evaluating them.
+    """
+    spectrum = np.zeros((128, 64), dtype=np.complex64)
+    spectrum[tuple(np.transpose(_WAVES))] = rng.normal(size=(len(_WAVES), 2)) @ [1, 1j]
+    field = np.fft.ifft2(spectrum).real
+    return np.tanh(2 * field / field.std()).astype(np.float32)
+
+
+def _look_up(table: np.ndarray, angle: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Values of a texture table at angles in radians and depths in log r: [P]."""
+    num_rows, num_columns = table.shape
+    row = angle * np.float32(num_rows / (2 * np.pi))
+    column = depth * np.float32(num_columns / _ZOOM_PERIOD)
+    above, left = np.floor(row), np.floor(column)
+    down, right = row - above, column - left
+    above, left = above.astype(np.int32) % num_rows, left.astype(np.int32) % num_columns
+    below, beyond = (above + 1) % num_rows, (left + 1) % num_columns
+    upper = table[above, left] * (1 - right) + table[above, beyond] * right
+    lower = table[below, left] * (1 - right) + table[below, beyond] * right
+    return upper * (1 - down) + lower * down
 
 
 def _torus_texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -155,7 +172,7 @@ def _torus_texture(height: int, width: int, rng: np.random.Generator) -> np.ndar
     waves = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)
     spectrum = np.fft.fft2(rng.normal(size=(height, width)))
     smooth = np.fft.ifft2(spectrum * (np.hypot(*waves) <= 3)).real
-    return np.tanh((smooth - smooth.mean()) / smooth.std())
+    return np.tanh((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
 
 
 def write_demo(

@@ -41,6 +41,11 @@ def write_video(
             f"frames are {frames.dtype} {list(frames.shape)}; a video is written from uint8 "
             "[T, H, W, 3] with at least one frame"
         )
+    if fps <= 0 or not path.parent.is_dir():
+        raise UserError(
+            f"{path} at {fps} frames per second cannot be written: the folder must exist and the "
+            "rate be above 0"
+        )
     _, height, width, _ = frames.shape
     # The suffix stays last: the container is chosen by it.
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
@@ -56,8 +61,8 @@ def write_video(
         os.replace(partial, path)
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
-            f"{path}: {codec} cannot write {width}x{height} frames here ({error}); choose another "
-            "codec, suffix or size"
+            f"{path}: {codec} with options {options} cannot write {width}x{height} frames into a "
+            f"{path.suffix or 'suffixless'} file ({error}); change one of these"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

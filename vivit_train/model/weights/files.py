@@ -1,0 +1,90 @@
+"""What every format's reader returns, and reading files that are not trusted."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vivit_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file's weights under ViViT's own parameter names, and all else that the file tells.
+
+    Attributes:
+        origin: What was read, for people: the format and the path.
+        format: ``huggingface`` or ``vivit_train``.
+        state: Tensors by ViViT's parameter names. A tensor that no rule knows keeps the file's
+            name, so that loading reports it.
+        model: The constructor arguments of ViViT that the file tells; ``ViViT(**weights.model)``
+            fits ``state``. What a file does not tell is absent, never guessed.
+        class_names: Names of the head's rows, in order; ``None`` where the file names none.
+        processor: How frames become the model's input, as the file stores it (Hugging Face's
+            ``preprocessor_config.json``, our processor's settings); ``None`` if it does not.
+        unused: Tensors that are not needed: their name in the file and the reason.
+    """
+
+    origin: str
+    format: str
+    state: dict[str, Tensor]
+    model: dict[str, Any]
+    class_names: list[str] | None = None
+    processor: dict[str, Any] | None = None
+    unused: dict[str, str] = field(default_factory=dict)
+
+
+def read_tensors(path: Path) -> Any:
+    """Reads a ``.safetensors`` file or one of ``torch.save`` without running code from it.
+
+    Args:
+        path: The file; every suffix but ``.safetensors`` means ``torch.save``.
+
+    Returns:
+        What the file holds, on the CPU: tensors by name for ``.safetensors``.
+
+    Raises:
+        UserError: If the file is broken, of another kind or holds objects that could run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged pickle fails in any instruction, so with nearly any exception: text is a KeyError.
+    except Exception as error:
+        raise UserError(f"{path} {_fault(path, error)}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises UserError where the file holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file that could not be read, and what to do."""
+    if isinstance(error, OSError) and not path.is_file():
+        return f"cannot be opened: {error.strerror or error}"
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "is empty: copy or download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights: fetch them with `git lfs pull`"
+    if unsafe := re.search(r"(?:GLOBAL|class|function) ([\w.]*\w\.\w+)", str(error)):
+        return (
+            f"holds Python objects besides tensors ({unsafe[1]}), which could run code, so it was "
+            "not opened; if you trust it, save its tensors alone, best as .safetensors"
+        )
+    kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
+    return f"is not a {kind} file, or not a whole one: copy or download it again"

@@ -1,0 +1,316 @@
+"""Hugging Face's ViViT: ``VivitForVideoClassification`` and ``VivitModel``, Model 1."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivit_train.errors import UserError
+from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights.files import Weights, read_json, read_tensors
+
+# Our module or parameter -> theirs; three of theirs are fused in one of ours. Hub checkpoints
+# hold the names of transformers 4, which version 5 still writes; inside it has its own.
+LAYOUT_V4 = {
+    "cls_token": ("vivit.embeddings.cls_token",),
+    "pos_embed": ("vivit.embeddings.position_embeddings",),
+    "embed": ("vivit.embeddings.patch_embeddings.projection",),
+    "blocks.{i}.norm1": ("vivit.encoder.layer.{i}.layernorm_before",),
+    "blocks.{i}.attn.qkv": (
+        "vivit.encoder.layer.{i}.attention.attention.query",
+        "vivit.encoder.layer.{i}.attention.attention.key",
+        "vivit.encoder.layer.{i}.attention.attention.value",
+    ),
+    "blocks.{i}.attn.proj": ("vivit.encoder.layer.{i}.attention.output.dense",),
+    "blocks.{i}.norm2": ("vivit.encoder.layer.{i}.layernorm_after",),
+    "blocks.{i}.mlp.fc1": ("vivit.encoder.layer.{i}.intermediate.dense",),
+    "blocks.{i}.mlp.fc2": ("vivit.encoder.layer.{i}.output.dense",),
+    "norm": ("vivit.layernorm",),
+    "head": ("classifier",),
+}
+LAYOUT_V5 = LAYOUT_V4 | {
+    "blocks.{i}.norm1": ("vivit.layers.{i}.layernorm_before",),
+    "blocks.{i}.attn.qkv": (
+        "vivit.layers.{i}.attention.q_proj",
+        "vivit.layers.{i}.attention.k_proj",
+        "vivit.layers.{i}.attention.v_proj",
+    ),
+    "blocks.{i}.attn.proj": ("vivit.layers.{i}.attention.o_proj",),
+    "blocks.{i}.norm2": ("vivit.layers.{i}.layernorm_after",),
+    "blocks.{i}.mlp.fc1": ("vivit.layers.{i}.mlp.fc1",),
+    "blocks.{i}.mlp.fc2": ("vivit.layers.{i}.mlp.fc2",),
+}
+# ViViT's argument -> the key in config.json.
+CONFIG_KEYS = {
+    "image_size": "image_size",
+    "num_frames": "num_frames",
+    "tubelet_size": "tubelet_size",
+    "num_channels": "num_channels",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "mlp_size": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+    "qkv_bias": "qkv_bias",
+}
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# transformers' image processor writes the first name, its video processor the second.
+PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
+
+
+def _invert_layouts() -> dict[str, tuple[str, int, int]]:
+    inverse = {}
+    for layout in (LAYOUT_V4, LAYOUT_V5):
+        for ours, theirs in layout.items():
+            leaves = ("",) if ours in ("cls_token", "pos_embed") else (".weight", ".bias")
+            for part, name in enumerate(theirs):
+                for leaf in leaves:
+                    inverse[name + leaf] = (ours + leaf, part, len(theirs))
+    return inverse
+
+
+# Their tensor -> ours, its place there, and how many are fused there.
+_INVERSE = _invert_layouts()
+
+
+def read_folder(folder: Path, origin: str | None = None) -> Weights:
+    """Reads what ``save_pretrained`` wrote, in one file or in shards.
+
+    Args:
+        folder: Holds ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``.
+        origin: What to call it in messages, if not by its path.
+
+    Returns:
+        The weights.
+
+    Raises:
+        UserError: If a file is absent, broken or of another model.
+    """
+    origin = origin or f"Hugging Face folder {folder}"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{origin} has no config.json, which a folder of Hugging Face's has")
+    # Before the weights, which may be of another model and large.
+    config = _read_config(folder)
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{origin} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
+    tensors = _read_shards(file) if file.suffix == ".json" else _read_file(file)
+    return _convert(origin, tensors, config, _read_processor(folder))
+
+
+def read_file(path: Path) -> Weights:
+    """Reads one file of weights, with the ``config.json`` beside it if there is one.
+
+    Without, ``Weights.model`` holds what shapes tell: not heads, native size, activation, epsilon.
+
+    Args:
+        path: A ``.safetensors`` file or one of ``torch.save``.
+
+    Returns:
+        The weights.
+
+    Raises:
+        UserError: If the file is broken or of another model.
+    """
+    if (path.parent / "config.json").is_file():
+        config, origin = _read_config(path.parent), f"Hugging Face file {path}"
+    else:
+        config, origin = None, f"Hugging Face file {path} (no config.json beside it)"
+    return _convert(origin, _read_file(path), config, _read_processor(path.parent))
+
+
+def download(repo_id: str) -> Path:
+    """Fetches a checkpoint from the hub into Hugging Face's cache, or finds it there.
+
+    Args:
+        repo_id: ``owner/name``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If there is no such checkpoint, no access or no network.
+    """
+    # Here, not above: half a second that only hub ids should cost.
+    from huggingface_hub import snapshot_download
+
+    folder = Path()
+    # Many repositories hold the weights twice; one copy is enough.
+    for patterns in (["*.json", "model*.safetensors"], ["*.json", "pytorch_model*.bin"]):
+        try:
+            folder = Path(snapshot_download(repo_id, allow_patterns=patterns))
+        # The hub's client raises its own exceptions, requests' or httpx's, as versions differ.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise UserError(
+                f"{repo_id} is no file or folder here, and could not be fetched from the Hugging "
+                f"Face hub ({reason[0]}). Correct the path or the name; without network, download "
+                "the repository elsewhere and give the path of its folder"
+            ) from error
+        if any(folder.glob(patterns[1])):
+            break
+    return folder
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "vivit":
+        raise UserError(
+            f"{folder / 'config.json'} describes model_type {config.get('model_type')!r} "
+            f"({', '.join(config.get('architectures') or ['unnamed'])}); only 'vivit' can be loaded"
+        )
+    return config
+
+
+def _read_processor(folder: Path) -> dict[str, Any] | None:
+    file = next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), None)
+    return read_json(file) if file else None
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(path)
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        held = list(tensors)[:5] if isinstance(tensors, dict) else type(tensors).__name__
+        raise UserError(
+            f"{path} is not a dictionary of tensors, it holds {held}; "
+            "a checkpoint of vivit-train keeps its suffix .ckpt"
+        )
+    return tensors
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Tensors of all the files that ``*.index.json`` names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index} has no 'weight_map'")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        # Only beside the index, wherever its names point.
+        shard = index.parent / Path(name).name
+        if not shard.is_file():
+            raise UserError(f"{shard} is missing: {index.name} lists it")
+        tensors |= _read_file(shard)
+    if absent := sorted(weight_map.keys() - tensors.keys()):
+        raise UserError(
+            f"{index} lists {len(absent)} tensors that no shard holds, e.g. {absent[0]}"
+        )
+    return tensors
+
+
+def _convert(
+    origin: str,
+    tensors: dict[str, Tensor],
+    config: dict[str, Any] | None,
+    processor: dict[str, Any] | None,
+) -> Weights:
+    state, unused = _rename(origin, tensors)
+    model = _arguments(config) if config is not None else _sizes(origin, state)
+    class_names = None
+    # A model without a head says nothing of classes; its config.json then holds a default of two.
+    if "head.weight" in state:
+        model["num_classes"] = len(state["head.weight"])
+        if config is not None:
+            class_names = _class_names(origin, config, model["num_classes"])
+            if class_names is None and _is_placeholder(config) and model["num_classes"] == 400:
+                class_names = _kinetics400_names()
+                origin += " (400 unnamed classes, taken as those of Kinetics-400)"
+    return Weights(origin, "huggingface", state, model, class_names, processor, unused)
+
+
+def _rename(origin: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under our names, queries, keys and values fused; and the unused with the reason."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    fused: dict[str, int] = {}
+    unused: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        full = name if name.startswith(("vivit.", "classifier.")) else f"vivit.{name}"
+        if full.startswith("vivit.pooler."):
+            unused[name] = "Hugging Face's pooler, which classification does not use"
+            continue
+        layer = re.search(r"\.(\d+)\.", full)
+        kind = full.replace(layer[0], ".{i}.", 1) if layer else full
+        ours, part, count = _INVERSE.get(kind, (name, 0, 1))
+        ours = ours.replace("{i}", layer[1]) if layer else ours
+        if part in parts.setdefault(ours, {}):
+            raise UserError(f"{origin} holds {ours} twice: under the name {name} and another")
+        parts[ours][part] = tensor
+        fused[ours] = count
+    for ours, found in parts.items():
+        if len(found) != fused[ours]:
+            raise UserError(
+                f"{origin} is incomplete: of the query, key and value that make {ours} it holds "
+                f"{len(found)}"
+            )
+    state = {
+        ours: found[0] if len(found) == 1 else torch.cat([found[i] for i in sorted(found)])
+        for ours, found in parts.items()
+    }
+    return state, unused
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """ViViT's arguments from config.json."""
+    # What config.json leaves out is the library's default, and ViViT's are the same.
+    defaults = inspect.signature(ViViT).parameters
+    arguments = {ours: config.get(key, defaults[ours].default) for ours, key in CONFIG_KEYS.items()}
+    arguments["tubelet_size"] = list(arguments["tubelet_size"])
+    return {"attention": "spatio_temporal", "pooling": "cls"} | arguments
+
+
+def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
+    """ViViT's arguments as far as shapes tell."""
+    embed, fc1 = state.get("embed.weight"), state.get("blocks.0.mlp.fc1.weight")
+    if embed is None or embed.ndim != 5 or fc1 is None:
+        raise UserError(
+            f"{origin} does not hold a video model of Hugging Face's ViViT: it needs "
+            f"{LAYOUT_V4['embed'][0]}.weight with 5 dimensions and Transformer blocks; "
+            f"it holds {', '.join(list(state)[:3]) or 'nothing'}, ..."
+        )
+    hidden_size, num_channels, *tubelet_size = embed.shape
+    layers = {m[1] for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
+    return {
+        "attention": "spatio_temporal",
+        "pooling": "cls",
+        "tubelet_size": tubelet_size,
+        "num_channels": num_channels,
+        "hidden_size": hidden_size,
+        "num_layers": len(layers),
+        "mlp_size": len(fc1),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+    }
+
+
+def _class_names(origin: str, config: dict[str, Any], num_classes: int) -> list[str] | None:
+    """Names in ``id2label``, in the order of their numbers; ``None`` for placeholders."""
+    id2label = config.get("id2label")
+    if not id2label or _is_placeholder(config):
+        return None
+    if sorted(id2label, key=str) != sorted(map(str, range(num_classes))):
+        raise UserError(
+            f"{origin}: id2label in config.json names {len(id2label)} classes, but must name those "
+            f"of the head, 0 to {num_classes - 1}"
+        )
+    return [str(id2label[str(i)]) for i in range(num_classes)]
+
+
+def _is_placeholder(config: dict[str, Any]) -> bool:
+    id2label = config.get("id2label") or {}
+    return bool(id2label) and all(name == f"LABEL_{i}" for i, name in id2label.items())
+
+
+def _kinetics400_names() -> list[str]:
+    # Here, not above: torchvision costs seconds.
+    from torchvision.models.video import R3D_18_Weights
+
+    return list(R3D_18_Weights.KINETICS400_V1.meta["categories"])

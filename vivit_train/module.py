@@ -1,0 +1,130 @@
+"""The LightningModule: what a training step and an evaluation step are."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor
+
+from vivit_train.data.dataset import Batch
+from vivit_train.errors import UserError
+from vivit_train.metrics import VideoAccuracy
+from vivit_train.model.vivit import ViViT
+from vivit_train.optim import build_optimizer, warmup_cosine
+
+
+class VivitModule(LightningModule):
+    """Trains and evaluates a ViViT.
+
+    Everything that the constructor takes is plain (numbers, strings, lists, dicts) and goes into
+    the checkpoint, which thereby says by itself what it needs: `vivit_train.load` reads it.
+
+    Args:
+        model: Arguments of `ViViT`, ``num_classes`` included.
+        class_names: The classes in the order of the head's rows.
+        processor: Settings of the image processor that the model is trained with.
+        sampling: ``clip_frames``, ``frame_stride`` and ``eval_views`` that it is trained with.
+        optim: Optimiser, schedule and label smoothing, as in ``configs/optim``.
+        config: The whole resolved configuration of the run.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        class_names: list[str],
+        processor: dict[str, Any],
+        sampling: dict[str, Any],
+        optim: dict[str, Any],
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.model = ViViT(**model)
+        self.class_names = class_names
+        self.optim = optim
+        self.accuracy: VideoAccuracy | None = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch: cross-entropy with label smoothing, in float32."""
+        logits = self.model(batch.clips).float()
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.optim["label_smoothing"])
+        top1 = (logits.argmax(dim=1) == batch.labels).float().mean()
+        self.log("train/loss", loss.detach(), batch_size=len(logits))
+        self.log("train/top1", top1, batch_size=len(logits))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser and its schedule, stepped once per optimiser step."""
+        optimizer = build_optimizer(self.model, self.optim)
+        total, warmup = self.schedule_steps()
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, total, warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def schedule_steps(self) -> tuple[int, float]:
+        """(steps of the run, steps of its warm-up), in optimiser steps.
+
+        Worked out from the data and the trainer's limits; Lightning's own estimate would build
+        the loaders before a resumed run has restored its progress.
+
+        Raises:
+            UserError: If the run has no end, or the warm-up does not end before it.
+        """
+        trainer = self.trainer
+        batches = len(trainer.datamodule.train_dataloader())
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps_per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
+        ends = [trainer.max_steps] if trainer.max_steps > 0 else []
+        ends += [steps_per_epoch * trainer.max_epochs] if (trainer.max_epochs or -1) > 0 else []
+        if not ends:
+            raise UserError("trainer.max_epochs or trainer.max_steps must say when the run ends")
+        total, warmup = min(ends), self.optim["warmup_epochs"] * steps_per_epoch
+        # A short trial run keeps its shape: the warm-up never takes more than half of it.
+        return total, min(warmup, total / 2)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the scores afresh."""
+        self._start_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Starts the scores afresh."""
+        self._start_scores("test")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores a batch of videos."""
+        self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores a batch of videos."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/top1``, ``val/top5``, ``val/mean_class_accuracy`` and ``val/loss``."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores as ``test/...``."""
+        self._log_scores("test")
+
+    def _start_scores(self, role: str) -> None:
+        num_videos = len(self.trainer.datamodule.records[role])
+        # Not a sub-module: it belongs to one pass, and validation and test share nothing.
+        accuracy = VideoAccuracy(len(self.class_names), num_videos).to(self.device)
+        object.__setattr__(self, "accuracy", accuracy)
+
+    def _score(self, batch: Batch) -> None:
+        """Averages the logits of each video's views, one row per video."""
+        # As many views at a time as training has clips: what fits there fits here.
+        chunks = batch.clips.split(self.trainer.datamodule.batch_size)
+        logits = torch.cat([self.model(clips).float() for clips in chunks])  # [B * views, K]
+        logits = logits.unflatten(0, (len(batch.labels), -1)).mean(dim=1)  # [B, K]
+        self.accuracy.update(logits, batch.labels, batch.indices, batch.decoded)
+
+    def _log_scores(self, role: str) -> None:
+        scores = self.accuracy.compute()
+        if not self.trainer.sanity_checking:
+            self.log_dict({f"{role}/{name}": value for name, value in scores.items()})

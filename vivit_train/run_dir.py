@@ -1,0 +1,143 @@
+"""The one folder that a run writes: config.yaml, metrics.csv, checkpoints/, results.json."""
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
+
+
+@rank_zero_only
+def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Writes the resolved configuration, enough to run the same again."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    _replace(run_dir / "config.yaml", text)
+
+
+@rank_zero_only
+def write_results(run_dir: Path, results: Mapping[str, Any]) -> None:
+    """Writes results.json."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _replace(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a score depends on."""
+    import av
+    import lightning
+    import torch
+    import torchvision
+
+    import vivit_train
+
+    return {
+        "vivit_train": vivit_train.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+        "av": av.__version__,
+    }
+
+
+class MetricsCsv(Logger):
+    """Appends every logged metric to ``metrics.csv``: a column per metric, a row per step.
+
+    Unlike Lightning's own it survives resuming: rows up to the step of the checkpoint are kept,
+    later ones (of the part that is trained again) are dropped.
+
+    Args:
+        path: The csv file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+        self._columns = ["epoch", "step"]
+        self._written = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """The run's folder."""
+        return self.path.parent.name
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MetricsCsv":
+        """The logger itself."""
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds metrics to the row of a step."""
+        row = {"step": step, **metrics}
+        if self.rows and self.rows[-1]["step"] == step and len(self.rows) > self._written:
+            self.rows[-1].update(row)
+        else:
+            self.rows.append(row)
+        self._columns += [name for name in row if name not in self._columns]
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Takes up an existing file, up to the row of ``step``."""
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or self._columns)
+                self.rows = [row for row in reader if int(row["step"]) < step]
+            self._rewrite()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what is new; the whole file, atomically, when a column is new."""
+        if len(self.rows) == self._written:
+            return
+        if self._written == 0 or self._header() != self._columns:
+            self._rewrite()
+            return
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writerows(self.rows[self._written :])
+        self._written = len(self.rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes the rest."""
+        self.save()
+
+    def _header(self) -> list[str]:
+        with self.path.open(newline="") as file:
+            return next(csv.reader(file), [])
+
+    def _rewrite(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+        self._written = len(self.rows)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

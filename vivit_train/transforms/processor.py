@@ -1,0 +1,455 @@
+"""The image processor: decoded frames to what the model sees, on whatever device the frames are."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+from vivit_train.errors import UserError
+
+# name -> (PIL's code, torchvision's mode). PIL's "nearest" samples at pixel centres, which
+# torchvision calls NEAREST_EXACT; its plain NEAREST is OpenCV's and shifts the picture.
+_RESAMPLE = {
+    "nearest": (0, InterpolationMode.NEAREST_EXACT),
+    "bilinear": (2, InterpolationMode.BILINEAR),
+    "bicubic": (3, InterpolationMode.BICUBIC),
+}
+
+# The settings that decide a pixel's value, not which pixels are kept -> the switch that they need.
+_VALUE_SETTINGS = {
+    "do_rescale": None,
+    "rescale_factor": "do_rescale",
+    "offset": None,
+    "do_normalize": None,
+    "image_mean": "do_normalize",
+    "image_std": "do_normalize",
+}
+
+
+class Processor(nn.Module):
+    """Resize, crop and scale frames: the same steps in training, evaluation, prediction and export.
+
+    The arguments are those of Hugging Face's ``VivitImageProcessor``. The defaults are what the
+    original (Scenic) was trained with: shortest edge 256, centre crop 224, pixels in [-1, 1] and
+    no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
+    ``Processor.from_huggingface({})``.
+
+    Resize and crop work on uint8, with torchvision's kernels. They weight with 16 bits where PIL,
+    and so ``VivitImageProcessor``, uses 32: up to one pixel in a hundred lands on the neighbouring
+    grey level (bicubic: within two). A GPU computes in float32, as near to PIL for bilinear. All
+    else is equal, and ``VivitVideoProcessor`` resizes with the same kernels. The module holds
+    neither parameters nor buffers: a cast of the model to bfloat16 cannot coarsen the pixels.
+
+    Args:
+        do_resize: Whether to resize.
+        size: Shortest edge in pixels (the aspect ratio is kept) or (height, width). None is 8/7 of
+            the crop's shorter edge: 256 for 224.
+        resample: "nearest", "bilinear" or "bicubic", or PIL's code for it (0, 2, 3).
+        do_center_crop: Whether to crop. Without it frames keep the size that the resize gave.
+        crop_size: Edge of a square in pixels, or (height, width).
+        do_rescale: Whether to multiply pixels (0..255) by ``rescale_factor``.
+        rescale_factor: The factor.
+        offset: Whether to subtract 1 after rescaling.
+        do_normalize: Whether to subtract ``image_mean`` and divide by ``image_std`` after that.
+        image_mean: Mean for each channel, or one for all.
+        image_std: Standard deviation for each channel, or one for all.
+
+    Raises:
+        UserError: A value that no frame could be processed with.
+    """
+
+    def __init__(
+        self,
+        *,
+        do_resize: bool = True,
+        size: int | Sequence[int] | None = None,
+        resample: str | int = "bilinear",
+        do_center_crop: bool = True,
+        crop_size: int | Sequence[int] = 224,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 127.5,
+        offset: bool = True,
+        do_normalize: bool = False,
+        image_mean: float | Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: float | Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        self.do_resize = do_resize
+        self.do_center_crop = do_center_crop
+        self.crop_size = _pixel_pair("crop_size", crop_size)
+        if size is None:
+            size = round(min(self.crop_size) * 8 / 7)
+        self.size = _pixels("size", size) if isinstance(size, int) else _pixel_pair("size", size)
+        self.resample = _resample_name(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = float(rescale_factor)
+        self.offset = offset
+        self.do_normalize = do_normalize
+        self.image_mean = _per_channel("image_mean", image_mean)
+        self.image_std = _per_channel("image_std", image_std)
+
+        if not (math.isfinite(self.rescale_factor) and self.rescale_factor > 0):
+            raise UserError(f"rescale_factor must be a positive number, not {rescale_factor}")
+        if min(self.image_std) <= 0:
+            raise UserError(f"image_std must be positive, not {list(self.image_std)}")
+        if offset and not do_rescale:
+            raise UserError(
+                "offset=True subtracts 1 from rescaled pixels, but do_rescale is False: "
+                "set offset=False as well, or do_rescale=True"
+            )
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Height and width of what ``forward`` returns; None where they depend on the frames."""
+        if self.do_center_crop:
+            return self.crop_size
+        return self.size if self.do_resize and isinstance(self.size, tuple) else None
+
+    @property
+    def value_range(self) -> list[tuple[float, float]]:
+        """What black (0) and white (255) become, for each channel: ``[(-1, 1)] * 3`` by default."""
+        return [(-shift / scale, (255 - shift) / scale) for shift, scale in self._affine()]
+
+    def forward(self, frames: Tensor, spatial_views: int = 1) -> Tensor:
+        """Process clips of one size.
+
+        Args:
+            frames: uint8 [N, T, H, W, 3], RGB.
+            spatial_views: 1 for the centre crop, or 3 for crops along the longer side of the
+                resized frame (left, centre, right, or top, middle, bottom).
+
+        Returns:
+            float32 [N * spatial_views, 3, T, h, w], the spatial views of a clip side by side, with
+            values in ``value_range``.
+
+        Raises:
+            UserError: Frames of another type or shape, or smaller than the crop once resized.
+        """
+        images = self.resize(frames)  # [N, T, 3, H', W']
+        if self.do_center_crop:
+            images = self.crop(images, self.corners(images, spatial_views))
+        elif spatial_views != 1:
+            raise UserError(f"spatial_views={spatial_views} are crops: set do_center_crop=True")
+        return self.to_float(images)
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, in pixels, to which frames of this height and width are resized."""
+        if not self.do_resize:
+            return height, width
+        if isinstance(self.size, tuple):
+            return self.size
+        # The order of operations is Hugging Face's and torchvision's: it decides the last pixel.
+        if height <= width:
+            return self.size, int(self.size * width / height)
+        return int(self.size * height / width), self.size
+
+    def resize(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Resize all images of all clips in one call.
+
+        Args:
+            frames: uint8 [N, T, H, W, 3].
+            size: (height, width) in pixels; None is ``resized_size`` of the frames.
+
+        Returns:
+            uint8 [N, T, 3, H', W'], in memory still channels last: torchvision resizes that more
+            than twice as fast, and it is how decoders deliver frames. A view of ``frames`` where
+            they have the size already.
+
+        Raises:
+            UserError: Frames of another type or shape.
+        """
+        check_frames(frames, "[N, T, H, W, 3]")
+        images = frames.permute(0, 1, 4, 2, 3)  # [N, T, H, W, 3] -> [N, T, 3, H, W]
+        target = size or self.resized_size(*images.shape[-2:])
+        _, mode = _RESAMPLE[self.resample]
+        return F.resize(images, list(target), interpolation=mode, antialias=True)
+
+    def corners(self, images: Tensor, spatial_views: int = 1) -> list[tuple[int, int]]:
+        """Place the crop of each view in resized images.
+
+        One view is the centre crop with Hugging Face's rounding (down), three are Scenic's
+        ``three_spatial_crops``, whose centre rounds up.
+
+        Args:
+            images: [..., H', W'].
+            spatial_views: 1 or 3.
+
+        Returns:
+            (top, left) of each view, in pixels.
+
+        Raises:
+            UserError: Another number of views, or the crop is larger than the images.
+        """
+        free_height, free_width = self.free_pixels(images)
+        if spatial_views == 1:
+            return [(free_height // 2, free_width // 2)]
+        if spatial_views == 3:
+            top, left = (free_height + 1) // 2, (free_width + 1) // 2
+            if images.shape[-1] >= images.shape[-2]:
+                return [(top, 0), (top, left), (top, free_width)]
+            return [(0, left), (top, left), (free_height, left)]
+        raise UserError(f"spatial_views must be 1 or 3, not {spatial_views}")
+
+    def free_pixels(self, images: Tensor) -> tuple[int, int]:
+        """How far, in height and in width, a crop of ``output_size`` can move in images.
+
+        Raises:
+            UserError: The crop is larger than the images, [..., H', W'].
+        """
+        height, width = images.shape[-2:]
+        crop_height, crop_width = self.output_size or (height, width)
+        if crop_height > height or crop_width > width:
+            resized = f" (after resizing to size={self.size})" if self.do_resize else ""
+            mend = "raise size" if self.do_resize else "set do_resize=True"
+            raise UserError(
+                f"a crop of {crop_height}x{crop_width} (height x width) does not fit into frames "
+                f"of {height}x{width}{resized}: {mend} or lower crop_size "
+                "(Hugging Face would pad with black)"
+            )
+        return height - crop_height, width - crop_width
+
+    def crop(self, images: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
+        """Cut ``output_size`` out of every image, once for each corner.
+
+        Args:
+            images: uint8 [N, T, 3, H', W'].
+            corners: (top, left) of each view, in pixels, inside ``free_pixels``.
+
+        Returns:
+            uint8 [N * views, T, 3, h, w], the views of a clip side by side; one view is not copied.
+        """
+        height, width = self.output_size or images.shape[-2:]
+        views = [images[..., top : top + height, left : left + width] for top, left in corners]
+        if len(views) == 1:
+            return views[0]
+        # Stacked channels last, as they lie in memory: V x [N, T, h, w, 3] -> [N * V, T, h, w, 3].
+        stacked = torch.stack([view.movedim(2, -1) for view in views], dim=1).flatten(0, 1)
+        return stacked.movedim(-1, 2)  # [N * V, T, 3, h, w]
+
+    def to_float(self, images: Tensor) -> Tensor:
+        """Scale pixels and bring them into the model's order.
+
+        Args:
+            images: uint8, or float32 with values 0..255, [N, T, 3, h, w].
+
+        Returns:
+            float32 [N, 3, T, h, w], contiguous and never ``images`` itself.
+        """
+        video = images.transpose(1, 2)  # [N, T, 3, h, w] -> [N, 3, T, h, w]
+        video = video.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        # Rescale, offset and mean/std are one affine map. Subtracting first is exact for integers,
+        # so 0 and 255 become exactly -1 and 1. Scalars rather than tensors of three channels: they
+        # need no buffer and no copy to the device.
+        for channel, (shift, scale) in zip(video.unbind(1), self._affine()):
+            channel.sub_(shift).div_(scale)
+        return video
+
+    def settings(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON and checkpoints, that rebuild this: ``**settings``."""
+        return {
+            "do_resize": self.do_resize,
+            "size": self.size if isinstance(self.size, int) else list(self.size),
+            "resample": self.resample,
+            "do_center_crop": self.do_center_crop,
+            "crop_size": list(self.crop_size),
+            "do_rescale": self.do_rescale,
+            "rescale_factor": self.rescale_factor,
+            "offset": self.offset,
+            "do_normalize": self.do_normalize,
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+        }
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Say what another processor would do differently to the same frames.
+
+        Only what takes effect counts: a mean that is not applied is no difference, nor are two
+        ways to write the same scaling.
+
+        Args:
+            other: The other processor's ``settings()``.
+
+        Returns:
+            One line for each difference, like "size: 256 here, 224 there"; empty if there is none.
+        """
+        there = Processor(**other)
+        here_geometry, there_geometry = self._geometry(), there._geometry()
+        lines = [
+            f"{name}: {here} here, {there_geometry[name]} there"
+            for name, here in here_geometry.items()
+            if here != there_geometry[name]
+        ]
+        if not all(
+            math.isclose(a, b, rel_tol=0, abs_tol=1e-6)
+            for here, other_range in zip(self.value_range, there.value_range)
+            for a, b in zip(here, other_range)
+        ):
+            mine, theirs = self.settings(), there.settings()
+            causes = [
+                name
+                for name, switch in _VALUE_SETTINGS.items()
+                if mine[name] != theirs[name] and (not switch or (mine[switch] and theirs[switch]))
+            ]
+            lines.append(
+                f"pixel range: {_format_range(self.value_range)} here, "
+                f"{_format_range(there.value_range)} there (by {', '.join(causes)})"
+            )
+        return lines
+
+    @classmethod
+    def from_huggingface(cls, source: dict[str, Any] | str | Path) -> "Processor":
+        """Read the configuration of a ``VivitImageProcessor``.
+
+        Keys that it lacks take that class's defaults, among them ``do_normalize=True``. Keys that
+        today's library ignores, like ``do_zero_centering``, are ignored.
+
+        Args:
+            source: The configuration, or the path of a preprocessor_config.json or of its folder.
+
+        Raises:
+            UserError: No such file, another class's configuration, or a value that has no
+                counterpart here.
+        """
+        config = source if isinstance(source, dict) else _read_config(Path(source))
+        kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "Vivit"
+        if not kind.startswith("Vivit"):
+            raise UserError(
+                f"the image processor's configuration is for {kind}, whose defaults differ: "
+                "expected VivitImageProcessor"
+            )
+        defaults = cls().settings() | {"size": 256, "do_normalize": True}
+        # The library also takes null for "the default".
+        given = {name: config[name] for name in defaults if config.get(name) is not None}
+        for name in ("size", "crop_size"):
+            if isinstance(given.get(name), dict):
+                given[name] = _size_from_dict(name, given[name])
+        return cls(**(defaults | given))
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """Return the body of a preprocessor_config.json that makes VivitImageProcessor do this."""
+        height, width = self.crop_size
+        if isinstance(self.size, int):
+            size = {"shortest_edge": self.size}
+        else:
+            size = {"height": self.size[0], "width": self.size[1]}
+        return {
+            "image_processor_type": "VivitImageProcessor",
+            **self.settings(),
+            "size": size,
+            "resample": _RESAMPLE[self.resample][0],
+            "crop_size": {"height": height, "width": width},
+        }
+
+    def extra_repr(self) -> str:
+        """Say what takes effect."""
+        geometry = [f"{name}={value}" for name, value in self._geometry().items()]
+        return ", ".join([*geometry, f"range={_format_range(self.value_range)}"])
+
+    def _affine(self) -> list[tuple[float, float]]:
+        """For each channel (shift, scale) of ``(pixel - shift) / scale``."""
+        factor = self.rescale_factor if self.do_rescale else 1.0
+        mean = self.image_mean if self.do_normalize else (0.0,) * 3
+        std = self.image_std if self.do_normalize else (1.0,) * 3
+        return [((self.offset + m) / factor, s / factor) for m, s in zip(mean, std)]
+
+    def _geometry(self) -> dict[str, Any]:
+        """The steps that choose pixels; "off" where a step is not taken."""
+        return {
+            "size": self.size if self.do_resize else "off",
+            "resample": self.resample if self.do_resize else "off",
+            "crop_size": self.crop_size if self.do_center_crop else "off",
+        }
+
+
+def check_frames(frames: Tensor, layout: str) -> None:
+    """Check that frames are as decoders give them.
+
+    Args:
+        frames: What the caller passed.
+        layout: The shape expected, channels last, like "[T, H, W, 3]".
+
+    Raises:
+        UserError: Another dtype, rank or channel order.
+    """
+    shape = list(frames.shape)
+    if frames.dtype != torch.uint8:
+        raise UserError(
+            f"pixels must be uint8 0..255 in {layout}, not {frames.dtype} {shape}: "
+            "pass frames as decoded, the processor does the scaling"
+        )
+    if len(shape) != layout.count(",") + 1:
+        raise UserError(f"frames must be {layout}, not {shape} (rank {len(shape)})")
+    if shape[-1] != 3:
+        channels_first = shape[-3] == 3
+        raise UserError(
+            f"frames must be {layout} with the three RGB channels last, not {shape}"
+            + (": move them with .movedim(-3, -1)" if channels_first else "")
+        )
+    if 0 in shape:
+        raise UserError(f"frames must be {layout} with at least one pixel, not {shape}")
+
+
+def _pixels(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} must be in whole pixels, 1 or more, not {value!r}")
+    return value
+
+
+def _pixel_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    pair = [value, value] if isinstance(value, int) else value
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise UserError(f"{name} must be a number of pixels or (height, width), not {value!r}")
+    return _pixels(name, pair[0]), _pixels(name, pair[1])
+
+
+def _per_channel(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
+    values = [value] * 3 if isinstance(value, (int, float)) else value
+    if len(values) != 3:
+        raise UserError(f"{name} must be one number or three, for R, G and B, not {value!r}")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _resample_name(resample: str | int) -> str:
+    for name, (code, _) in _RESAMPLE.items():
+        if resample in (name, code):
+            return name
+    choices = ", ".join(f'"{name}" ({code})' for name, (code, _) in _RESAMPLE.items())
+    raise UserError(
+        f"resample must be one of {choices}, not {resample!r}: "
+        "torchvision has no other filter for tensors"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "preprocessor_config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no image processor configuration at {file}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} must hold a JSON object, not {type(config).__name__}")
+    return config
+
+
+def _size_from_dict(name: str, size: dict[str, int]) -> int | tuple[int, int]:
+    if size.keys() == {"height", "width"}:
+        return size["height"], size["width"]
+    if size.keys() == {"shortest_edge"} and name == "size":
+        return size["shortest_edge"]
+    expected = '{"height", "width"}' + (' or {"shortest_edge"}' if name == "size" else "")
+    raise UserError(f"{name} must have the keys {expected}, not {size}")
+
+
+def _format_range(value_range: Sequence[tuple[float, float]]) -> str:
+    """One range where the channels agree, else one for each."""
+    ranges = [f"[{low:.4g}, {high:.4g}]" for low, high in value_range]
+    return ranges[0] if len(set(ranges)) == 1 else " ".join(ranges)

@@ -1,0 +1,273 @@
+"""Exact frames from a video file, or a loud error.
+
+The only file that touches a decoder. Open a reader where it is used and close it there: one that
+was opened before a fork can hang in the child.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from math import inf
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, SupportsFloat
+
+import numpy as np
+
+from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    import av
+
+DECODERS = ("auto", "pyav", "decord")
+
+
+class DecodeError(Exception):
+    """A video that cannot be opened, or a frame that cannot be had exactly.
+
+    Attributes:
+        path: The file.
+        reason: What went wrong, on one line.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        # Both go to Exception, whose pickling rebuilds the error from them in another process.
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoReader:
+    """One open video, its frames by number in the order of display.
+
+    Args:
+        path: A video file.
+        decoder: ``pyav``, ``decord``, or ``auto``, which is PyAV: it opens all that decord does
+            and AV1, is installed everywhere, and checks each frame's time. decord 0.6 seeks by
+            assumptions that fail with open groups of pictures (x265's default), B-frames in
+            MPEG-4, and MPEG-TS: it then returns frames up to some tens away, without an error.
+
+    Attributes:
+        num_frames: Frames in the stream that players show by default.
+        fps: Average frames per second; 0 where the container does not say.
+        decoder: Who reads: ``pyav`` or ``decord``.
+
+    Raises:
+        UserError: If ``decoder`` is not one of the above, or is not installed.
+        DecodeError: If the file cannot be opened or holds no frame.
+    """
+
+    def __init__(self, path: str | Path, decoder: str = "auto") -> None:
+        if decoder not in DECODERS:
+            raise UserError(f"decoder={decoder!r} does not exist; choose {' or '.join(DECODERS)}")
+        self.path = str(path)
+        if not os.path.isfile(self.path):
+            raise DecodeError(self.path, "no such file")
+        try:
+            self._backend: _Backend = (_Decord if decoder == "decord" else _PyAV)(self.path)
+        except ImportError as error:
+            raise UserError(
+                f"decoder={decoder} cannot be imported ({error}); install it or choose another"
+            ) from error
+        except Exception as error:
+            raise DecodeError(self.path, _reason(error)) from error
+        self.num_frames: int = self._backend.num_frames
+        self.fps: float = self._backend.fps
+        self.decoder: str = self._backend.name
+        self._closed = False
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode frames, in any order and with repeats.
+
+        Args:
+            indices: At least one frame number in [0, num_frames).
+
+        Returns:
+            uint8 [len(indices), H, W, 3], RGB, upright: the file's rotation is applied.
+
+        Raises:
+            DecodeError: If an index is outside the video or one of the frames does not decode.
+        """
+        if self._closed:
+            raise DecodeError(self.path, "the reader is closed")
+        # Forward and once each: going back would decode again from a key frame.
+        wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        for index in wanted[[0, -1]]:
+            if not 0 <= index < self.num_frames:
+                raise DecodeError(self.path, f"there is no frame {index}, only {self.num_frames}")
+        try:
+            return self._backend.read(wanted.tolist())[places]
+        except Exception as error:
+            raise DecodeError(self.path, _reason(error)) from error
+
+    def close(self) -> None:
+        """Free the decoder; reading afterwards raises."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Backend(Protocol):
+    """One decoder; ``read`` gets sorted, distinct, existing frame numbers."""
+
+    name: str
+    num_frames: int
+    fps: float
+
+    def read(self, wanted: list[int]) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+class _PyAV:
+    name = "pyav"
+
+    def __init__(self, path: str) -> None:
+        import av  # here, as in _Decord, so that either decoder works without the other
+        from av.video.reformatter import VideoReformatter
+
+        self._path = path
+        # One converter for all frames: each holds megabytes, and by default a thread per core.
+        self._reformatter = VideoReformatter()
+        self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+        self._container = self._open()
+        try:
+            self._index()
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self) -> "av.container.InputContainer":
+        import av
+
+        container = av.open(self._path)
+        # The stream that players choose: the one marked default, then the largest.
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            container.close()
+            raise ValueError("no video stream")
+        if stream.codec_context is None:
+            container.close()
+            raise ValueError("no decoder for its video stream")
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+        return container
+
+    def _index(self) -> None:
+        """List the frames from the packets: what containers say about their number is no proof."""
+        packets = [
+            (packet.pts, packet.is_keyframe)
+            for packet in self._container.demux(self._stream)
+            # Discarded packets lie outside the edit list: decoded at most, never shown.
+            if packet.size and not packet.is_discard
+        ]
+        if not packets:
+            raise ValueError("no frames")
+        self.num_frames = len(packets)
+        self.fps = _known(self._stream.average_rate)
+        # Only these two families record when each frame is shown; in the others (AVI, MPEG-TS)
+        # frames can be told apart by counting from the start alone.
+        timed = self._container.format.name.startswith(("mov", "matroska"))
+        shown = {pts: is_key for pts, is_key in packets if pts is not None}
+        self._pts = sorted(shown) if timed and len(shown) == self.num_frames else None
+        # Where decoding can begin: frame numbers.
+        self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
+
+    def read(self, wanted: list[int]) -> np.ndarray:
+        try:
+            frames = [
+                frame
+                for start, group in groupby(wanted, key=self._start_of)
+                for frame in self._decode(start, list(group))
+            ]
+        except Exception:
+            if self._starts == [0]:
+                raise
+            # What is marked as key frame may be none (intra refresh): from the start it is, then.
+            self._starts = [0]
+            return self.read(wanted)
+        sizes = sorted({frame.shape[:2] for frame in frames})
+        if len(sizes) > 1:
+            raise ValueError(f"the frames differ in size: {sizes}")
+        return np.stack(frames)
+
+    def _start_of(self, index: int) -> int:
+        return self._starts[bisect_right(self._starts, index) - 1]
+
+    def _decode(self, start: int, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Decode from frame ``start`` to the last one wanted, each checked to be the one due."""
+        if self._pts and start:
+            self._container.seek(self._pts[start], stream=self._stream)
+        else:  # opened anew, since not every file can seek to its beginning
+            self._container.close()
+            self._container = self._open()
+        due = start
+        for frame in self._container.decode(self._stream):
+            if self._pts is not None:
+                if frame.pts is not None and frame.pts < self._pts[start]:
+                    continue  # belongs to an earlier key frame
+                if frame.pts != self._pts[due]:
+                    break
+            # Wanted or not: the frames that follow are predicted from this one.
+            if frame.is_corrupt:
+                raise ValueError(f"frame {due} is damaged")
+            if due in wanted:
+                yield self._to_rgb(frame)
+            if due == wanted[-1]:
+                return
+            due += 1
+        raise ValueError(f"frame {due} of {self.num_frames} does not decode")
+
+    def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
+        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
+        return np.rot90(rgb, round(frame.rotation / 90)) if frame.rotation else rgb
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _Decord:
+    name = "decord"
+
+    def __init__(self, path: str) -> None:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        # fault_tol: the smallest share, i.e. none, of frames that decord could not decode and put
+        # a neighbour in their place; by default any number passes unsaid.
+        self._reader = decord.VideoReader(path, num_threads=1, fault_tol=1e-9)
+        self.num_frames = len(self._reader)
+        self.fps = _known(self._reader.get_avg_fps())
+
+    def read(self, wanted: list[int]) -> np.ndarray:
+        return self._reader.get_batch(wanted).asnumpy()
+
+    def close(self) -> None:
+        self._reader = None
+
+
+def _known(fps: SupportsFloat | None) -> float:
+    """A frame rate, where None, 0/0 and nan mean that the container does not say."""
+    rate = float(fps or 0)
+    return rate if 0 < rate < inf else 0.0
+
+
+def _reason(error: Exception) -> str:
+    # FFmpeg's errors repeat the path and a number that means nothing to people; strerror does not.
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__
