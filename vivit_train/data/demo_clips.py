@@ -9,6 +9,7 @@ is a clip of the opposite class. Only motion, and its direction, can be learnt.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -47,7 +48,7 @@ _SPEEDS = {
     "angle": (0.07, 0.15),  # radians
     "zoom": (0.07, 0.15),  # in log r
 }
-_ZOOM_PERIOD = np.pi
+_ZOOM_PERIOD = math.pi
 # Texture waves (around the centre, outwards): no finer than what a small frame and H.264 keep.
 _WAVES = [(0, 1), (0, 2)] + [(n, m) for n in (1, 2, 3, 4) for m in (-2, -1, 0, 1, 2)]
 _SPLITS = ("train", "val")
@@ -86,7 +87,7 @@ def render(
     state = {
         "x": rng.uniform(0, width),
         "y": rng.uniform(0, height),
-        "angle": rng.uniform(0, 2 * np.pi),
+        "angle": rng.uniform(0, 2 * math.pi),
         "zoom": rng.uniform(0, _ZOOM_PERIOD),
     }
     slow, fast = _SPEEDS[moving]
@@ -134,10 +135,10 @@ def _object_mask(
     dx: np.ndarray, dy: np.ndarray, radius: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A disc, a rounded square or a rounded diamond, which does not turn with its texture."""
-    power = rng.choice([1.4, 2.0, 4.0])
-    tilt = rng.uniform(0, np.pi)
-    along = np.abs(np.cos(tilt) * dx + np.sin(tilt) * dy)
-    across = np.abs(np.cos(tilt) * dy - np.sin(tilt) * dx)
+    power = float(rng.choice([1.4, 2.0, 4.0]))  # NumPy's own floats would widen all to float64
+    tilt = rng.uniform(0, math.pi)
+    along = np.abs(math.cos(tilt) * dx + math.sin(tilt) * dy)
+    across = np.abs(math.cos(tilt) * dy - math.sin(tilt) * dx)
     distance = (along**power + across**power) ** (1 / power)
     return np.clip((radius - distance) / 1.5 + 0.5, 0, 1)  # an edge of one and a half pixels
 
@@ -156,7 +157,7 @@ def _texture_table(rng: np.random.Generator) -> np.ndarray:
 def _look_up(table: np.ndarray, angle: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Values of a texture table at angles in radians and depths in log r: [P]."""
     num_rows, num_columns = table.shape
-    row = angle * np.float32(num_rows / (2 * np.pi))
+    row = angle * np.float32(num_rows / (2 * math.pi))
     column = depth * np.float32(num_columns / _ZOOM_PERIOD)
     above, left = np.floor(row), np.floor(column)
     down, right = row - above, column - left

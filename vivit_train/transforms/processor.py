@@ -42,9 +42,10 @@ class Processor(nn.Module):
 
     Resize and crop work on uint8, with torchvision's kernels. They weight with 16 bits where PIL,
     and so ``VivitImageProcessor``, uses 32: up to one pixel in a hundred lands on the neighbouring
-    grey level (bicubic: within two). A GPU computes in float32, as near to PIL for bilinear. All
-    else is equal, and ``VivitVideoProcessor`` resizes with the same kernels. The module holds
-    neither parameters nor buffers: a cast of the model to bfloat16 cannot coarsen the pixels.
+    grey level (bicubic: within two). ``VivitVideoProcessor`` resizes with the same kernels, and
+    all else is equal. On a GPU torchvision resizes in float32 and rounds once, not after each
+    axis: more pixels land one level off. The module holds neither parameters nor buffers, so a
+    cast of the model to bfloat16 cannot coarsen the pixels.
 
     Args:
         do_resize: Whether to resize.

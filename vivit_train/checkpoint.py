@@ -1,0 +1,181 @@
+"""Checkpoints: written whole or not at all, and read back as classifiers."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor, nn
+
+from vivit_train.errors import UserError
+from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights import Weights, load_weights, read_weights
+from vivit_train.transforms.processor import Processor
+from vivit_train.video.decode import VideoReader
+from vivit_train.video.sampling import spread_windows
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, syncs it and renames it.
+
+    A process that is killed while saving leaves the previous file whole. Lightning's own writer
+    goes through the system's temporary folder, and across file systems its rename is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Saves, streaming to disk."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if os.name == "posix":  # the rename itself survives a power cut only when synced too
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+
+
+class Classifier(nn.Module):
+    """A model with all that it needs to name what a video shows.
+
+    Attributes:
+        model: The bare `ViViT`: float ``[B, 3, T, H, W]`` -> ``[B, K]``.
+        processor: The image processor that the model was trained with.
+        class_names: K names in the order of the logits.
+        config: The configuration of the run that trained it; ``None`` for foreign weights.
+        clip_frames: Frames per clip.
+        frame_stride: Frames of the video from one frame of the clip to the next.
+        eval_views: (temporal, spatial) views per video.
+    """
+
+    def __init__(
+        self,
+        model: ViViT,
+        processor: Processor,
+        class_names: list[str],
+        config: dict[str, Any] | None = None,
+        clip_frames: int | None = None,
+        frame_stride: int = 2,
+        eval_views: tuple[int, int] = (4, 3),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.class_names = class_names
+        self.config = config
+        self.clip_frames = clip_frames or model.config["num_frames"]
+        self.frame_stride = frame_stride
+        self.eval_views = eval_views
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Class logits of clips as decoded.
+
+        Args:
+            frames: uint8 ``[T, H, W, 3]`` or ``[B, T, H, W, 3]``, RGB.
+
+        Returns:
+            Float ``[B, K]`` (B = 1 for a single clip).
+        """
+        if frames.ndim == 4:
+            frames = frames.unsqueeze(0)
+        return self.model(self.processor(frames))
+
+    @torch.no_grad()
+    def classify(self, path: str | Path, views: tuple[int, int] | None = None) -> Tensor:
+        """Logits of a video file, averaged over views that are spread over it.
+
+        Args:
+            path: The video.
+            views: (temporal, spatial) views; ``None``: as the model was tested.
+
+        Returns:
+            Float ``[K]`` on the CPU.
+
+        Raises:
+            DecodeError: If the video cannot be decoded.
+        """
+        temporal, spatial = views or self.eval_views
+        with VideoReader(path) as video:
+            windows = spread_windows(
+                video.num_frames, self.clip_frames, self.frame_stride, temporal
+            )
+            frames = torch.from_numpy(video.read(windows.ravel()))  # [V*T, H, W, 3]
+        frames = frames.unflatten(0, windows.shape).to(self.model.head.weight.device)
+        # One temporal view at a time: the memory of a clip or three, however many views.
+        logits = [self.model(self.processor(clip[None], spatial)) for clip in frames]
+        return torch.cat(logits).float().mean(dim=0).cpu()
+
+
+def load_classifier(source: str | Path, **model: Any) -> Classifier:
+    """See `vivit_train.load`."""
+    weights = read_weights(source)
+    unknown = sorted(model.keys() - ViViT.__init__.__kwdefaults__.keys() - {"num_classes"})
+    if unknown:
+        raise UserError(
+            f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
+            f"{', '.join(sorted(ViViT.__init__.__kwdefaults__))}"
+        )
+    arguments = {"num_classes": len(weights.class_names or ()), **weights.model, **model}
+    if not arguments["num_classes"]:
+        raise UserError(f"{weights.origin} has no head: it gives features, not classes")
+    network = ViViT(**arguments)
+    load_weights(network, weights)
+    class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
+    processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
+    hyper_parameters = hyper_parameters_of(source) if weights.format == "vivit_train" else {}
+    sampling = hyper_parameters.get("sampling", {})
+    classifier = Classifier(
+        network,
+        processor,
+        class_names,
+        config=hyper_parameters.get("config"),
+        clip_frames=model.get("num_frames", sampling.get("clip_frames")),
+        frame_stride=sampling.get("frame_stride", 2),
+        eval_views=tuple(sampling.get("eval_views", (4, 3))),
+    )
+    return classifier.eval()
+
+
+def processor_of(weights: Weights) -> Processor | None:
+    """The image processor that weights were trained with; ``None`` where they do not tell."""
+    if weights.processor is None:
+        return None
+    if weights.format == "huggingface":
+        return Processor.from_huggingface(weights.processor)
+    return Processor(**weights.processor)
+
+
+def hyper_parameters_of(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself: model, class_names, processor, sampling, config.
+
+    Raises:
+        UserError: If the file is not a checkpoint of ours.
+    """
+    read_weights(path)  # says what is wrong, if anything is
+    # Mapped, not read: the tensors stay on disk.
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content["hyper_parameters"]
+
+
+def resolve_checkpoint(source: str | Path) -> Path:
+    """The checkpoint file that a run's folder, or a path to a file, means.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise UserError(f"the run {path} has no checkpoint yet: {path / 'checkpoints'} is empty")
+    return path
