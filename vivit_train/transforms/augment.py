@@ -160,10 +160,9 @@ class Augment(nn.Module):
         low, high = self.scale_jitter
         crop = self.processor.output_size
         assert crop is not None
-        # Jitter never shrinks a frame below the crop. One that is too small without jitter stays
-        # so: the crop reports it.
+        self.processor.free_pixels(*base)  # too small without jitter: an error, whatever the draw
         height, width = (
-            max(int(edge * (low + (high - low) * draw)), min(edge, smallest))
+            max(int(edge * (low + (high - low) * draw)), smallest)
             for edge, draw, smallest in zip(base, (draws.height_scale, draws.width_scale), crop)
         )
         return height, width
@@ -172,7 +171,7 @@ class Augment(nn.Module):
         """uint8 [1, T, 3, H', W'] -> [1, T, 3, h, w], a view."""
         if not self.random_crop:
             return self.processor.crop(images, self.processor.corners(images))
-        free_height, free_width = self.processor.free_pixels(images)
+        free_height, free_width = self.processor.free_pixels(*images.shape[-2:])
         corner = (int(draws.top * (free_height + 1)), int(draws.left * (free_width + 1)))
         return self.processor.crop(images, [corner])
 
@@ -185,7 +184,7 @@ class Augment(nn.Module):
         images = (images + change(self.brightness, draws.brightness)).clamp_(0, 1)
         images = F.adjust_saturation(images, 1 + change(self.saturation, draws.saturation))
         images = F.adjust_contrast(images, 1 + change(self.contrast, draws.contrast))
-        if self.hue:  # by far the slowest on a CPU: six times the rest together
+        if self.hue:  # on a CPU it takes several times as long as the rest together
             images = F.adjust_hue(images, change(self.hue, draws.hue))
         return images
 

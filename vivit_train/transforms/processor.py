@@ -40,12 +40,14 @@ class Processor(nn.Module):
     no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
     ``Processor.from_huggingface({})``.
 
-    Resize and crop work on uint8, with torchvision's kernels. They weight with 16 bits where PIL,
-    and so ``VivitImageProcessor``, uses 32: up to one pixel in a hundred lands on the neighbouring
-    grey level (bicubic: within two). ``VivitVideoProcessor`` resizes with the same kernels, and
-    all else is equal. On a GPU torchvision resizes in float32 and rounds once, not after each
-    axis: more pixels land one level off. The module holds neither parameters nor buffers, so a
-    cast of the model to bfloat16 cannot coarsen the pixels.
+    Resize and crop work on uint8, with torchvision's kernels: those of ``VivitVideoProcessor``, to
+    which this is equal. PIL, and so ``VivitImageProcessor``, holds filter weights in more bits: at
+    most sizes less than one pixel in a hundred (at worst one in ten) lands a grey level off, and
+    everything else is equal. With ``size`` a pair, Pillow 13 may resize height before width, which
+    moves more. So does a GPU, where torchvision resizes in float32 and rounds only once.
+
+    The module holds neither parameters nor buffers: casting the model to bfloat16 cannot coarsen
+    the pixels.
 
     Args:
         do_resize: Whether to resize.
@@ -187,23 +189,23 @@ class Processor(nn.Module):
         Raises:
             UserError: Another number of views, or the crop is larger than the images.
         """
-        free_height, free_width = self.free_pixels(images)
+        height, width = images.shape[-2:]
+        free_height, free_width = self.free_pixels(height, width)
         if spatial_views == 1:
             return [(free_height // 2, free_width // 2)]
         if spatial_views == 3:
             top, left = (free_height + 1) // 2, (free_width + 1) // 2
-            if images.shape[-1] >= images.shape[-2]:
+            if width >= height:
                 return [(top, 0), (top, left), (top, free_width)]
             return [(0, left), (top, left), (free_height, left)]
         raise UserError(f"spatial_views must be 1 or 3, not {spatial_views}")
 
-    def free_pixels(self, images: Tensor) -> tuple[int, int]:
-        """How far, in height and in width, a crop of ``output_size`` can move in images.
+    def free_pixels(self, height: int, width: int) -> tuple[int, int]:
+        """How far a crop of ``output_size`` can move in a resized frame, down and to the right.
 
         Raises:
-            UserError: The crop is larger than the images, [..., H', W'].
+            UserError: The crop is larger than the frame.
         """
-        height, width = images.shape[-2:]
         crop_height, crop_width = self.output_size or (height, width)
         if crop_height > height or crop_width > width:
             resized = f" (after resizing to size={self.size})" if self.do_resize else ""

@@ -1,6 +1,8 @@
 """What every format's reader returns, and reading files that are not trusted."""
 
 import json
+import os
+import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,7 @@ class Weights:
 
     origin: str
     format: str
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] = field(repr=False)
     model: dict[str, Any]
     class_names: list[str] | None = None
     processor: dict[str, Any] | None = None
@@ -73,8 +75,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _fault(path: Path, error: Exception) -> str:
     """What is wrong with a file that could not be read, and what to do."""
-    if isinstance(error, OSError) and not path.is_file():
-        return f"cannot be opened: {error.strerror or error}"
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return "is not a file that can be opened: check that it exists and may be read"
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -87,4 +89,10 @@ def _fault(path: Path, error: Exception) -> str:
             "not opened; if you trust it, save its tensors alone, best as .safetensors"
         )
     kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
-    return f"is not a {kind} file, or not a whole one: copy or download it again"
+    # The unpickler's own advice is to run the file's code.
+    reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
+    return f"is not a {kind} file, or not a whole one{reason}: copy or download it again"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:120]

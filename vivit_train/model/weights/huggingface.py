@@ -296,7 +296,7 @@ def _class_names(origin: str, config: dict[str, Any], num_classes: int) -> list[
     id2label = config.get("id2label")
     if not id2label or _is_placeholder(config):
         return None
-    if sorted(id2label, key=str) != sorted(map(str, range(num_classes))):
+    if set(id2label) != set(map(str, range(num_classes))):
         raise UserError(
             f"{origin}: id2label in config.json names {len(id2label)} classes, but must name those "
             f"of the head, 0 to {num_classes - 1}"

@@ -1,0 +1,200 @@
+"""Objects from configuration, shared by training and evaluation."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
+from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.errors import UserError
+from vivit_train.loggers import build_loggers
+from vivit_train.model.weights import load_weights, print_account, read_weights
+from vivit_train.module import VivitModule
+from vivit_train.run_dir import versions
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+
+
+def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
+    """The DataModule, with its processor and augmentation.
+
+    Args:
+        config: The resolved configuration.
+        class_names: The order of classes of a trained model; ``None``: the data set's own.
+    """
+    processor = Processor(**config["processor"])
+    augment = Augment(processor, **config["augment"])
+    return hydra.utils.instantiate(
+        config["data"],
+        processor=processor,
+        augment=augment,
+        seed=config["seed"],
+        class_names=class_names,
+        _convert_="all",
+    )
+
+
+def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
+    """The LightningModule for the classes of the data, with pretrained weights if any."""
+    arguments = {k: v for k, v in config["model"].items() if k not in ("name", "pretrained")}
+    module = VivitModule(
+        model={**arguments, "num_classes": len(data.class_names)},
+        class_names=data.class_names,
+        processor=data.processor.settings(),
+        sampling={
+            "clip_frames": data.sampling.clip_frames,
+            "frame_stride": data.sampling.frame_stride,
+            "eval_views": list(data.eval_views),
+        },
+        optim=config["optim"],
+        config=config,
+    )
+    if config["model"]["pretrained"] is not None:
+        weights = read_weights(config["model"]["pretrained"])
+        rows = load_weights(module.model, weights, data.class_names)
+        if rank_zero_only.rank == 0:
+            print_account(rows, weights.origin)
+        theirs = processor_of(weights)
+        differences = data.processor.differences(theirs.settings()) if theirs else []
+        if differences:
+            rank_zero_warn(
+                "the pretrained weights were trained with another image processor: "
+                f"{'; '.join(differences)}. To use theirs set processor.* accordingly"
+            )
+    return module
+
+
+def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Checkpoints]:
+    """The trainer with its callbacks and loggers, and the callback that knows the checkpoints.
+
+    Raises:
+        UserError: If the machine has not what the configuration asks for.
+    """
+    hush_lightning()
+    callbacks = config["callbacks"]
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", callbacks["monitor"], callbacks["every_n_train_steps"]
+    )
+    arguments = dict(config["trainer"])
+    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={arguments['accelerator']}: no GPU that torch can use was found "
+            "on this machine; set trainer.accelerator=cpu (or auto)"
+        )
+    arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
+    if arguments["accelerator"] == "auto" and not torch.cuda.is_available():
+        arguments["devices"] = 1 if arguments["devices"] == "auto" else arguments["devices"]
+    progress = [Progress(callbacks["refresh_rate"])] if arguments["enable_progress_bar"] else []
+    trainer = Trainer(
+        **arguments,
+        default_root_dir=run_dir,
+        logger=build_loggers(config["logger"], run_dir, config["name"]),
+        callbacks=[
+            StepSeed(config["seed"]),
+            BrokenVideos(config["data"]["max_bad_fraction"]),
+            Meter(),
+            checkpoints,
+            *progress,
+        ],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # the DataModule's own samplers share the videos
+        enable_checkpointing=True,
+    )
+    return trainer, checkpoints
+
+
+def check_resumable(ckpt_path: str, class_names: list[str]) -> None:
+    """Refuses to go on from a checkpoint whose classes are not the data's, in order.
+
+    Raises:
+        UserError: Naming the classes that differ.
+    """
+    theirs = hyper_parameters_of(ckpt_path)["class_names"]
+    if theirs != class_names:
+        lost = sorted(set(theirs) ^ set(class_names))[:8]
+        raise UserError(
+            f"ckpt_path={ckpt_path} was trained on other classes than the data set has: "
+            f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
+            "run's own data; to start a new run from its weights use model.pretrained"
+        )
+
+
+def step_of(ckpt_path: str) -> int:
+    """Optimiser steps that a checkpoint has behind it."""
+    content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    return content["global_step"]
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """``auto`` made definite: bf16-mixed, or 32-true where bf16 would be slower.
+
+    Raises:
+        UserError: For 16-mixed on a CPU, which Lightning would silently run as bf16.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if precision == "16-mixed" and on_cpu:
+        raise UserError(
+            "trainer.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true"
+        )
+    if precision != "auto":
+        return precision
+    return "32-true" if on_cpu and not cpu_has_bf16() else "bf16-mixed"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX, AVX512-BF16, ARM's BF16)."""
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def hush_lightning() -> None:
+    """Keeps Lightning's advertisements, double lines and known false alarms off the screen."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",  # Lightning 2.6 on newer torch
+        ".*does not have many workers.*",
+        ".*sync_dist=True.*",  # the scores are summed over processes by themselves
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*`isinstance\\(treespec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says, after `trainer.test`.
+
+    Raises:
+        UserError: If not every video was seen, though nothing limited the test.
+    """
+    module = trainer.lightning_module
+    assert isinstance(module, VivitModule)
+    assert module.accuracy is not None
+    records = data.records["test"]
+    scores = {k: v for k, v in module.accuracy.compute().items() if k != "loss"}
+    seen = int((module.accuracy.seen > 0).sum())
+    undecodable = module.accuracy.undecodable.nonzero()[:, 0].tolist()
+    if seen < len(records):
+        rank_zero_warn(f"trainer.limit_test_batches: only {seen} of {len(records)} videos scored")
+    return {
+        **scores,
+        "num_videos": len(records),
+        "num_videos_scored": seen,
+        "undecodable": [records.relative_path(row) for row in undecodable],
+        "views": list(data.eval_views),
+        "split": data.splits["test"],
+        "split_fingerprint": records.fingerprint(data.class_names),
+        "data": data.name,
+        "num_classes": len(data.class_names),
+        "precision": str(trainer.precision),
+        "seed": config["seed"],
+        "devices": trainer.world_size,
+        "versions": versions(),
+    }
