@@ -1,0 +1,95 @@
+"""Score a trained model on a data set: multi-view, every video exactly once.
+
+  vivit evaluate RUN                                 the run's own data, as it was tested
+  vivit evaluate RUN data.eval_views=[1,1]           other views
+  vivit evaluate RUN data=kinetics400 data.root=/data/k400
+  vivit evaluate owner/name model=vivit_b data=kinetics400 data.root=/data/k400
+
+Writes results.json to --output (default: evaluations/<date_time> in the run's folder, else under
+runs/) and prints the scores. The data set's classes are matched to the model's by name.
+"""
+
+import argparse
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vivit_train.launch import is_rank_zero
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument(
+        "checkpoint", help="a run's folder, our checkpoint, a Hugging Face folder or hub id"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument("--output", type=Path, help="folder for results.json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates and writes results.json."""
+    from vivit_train.config import check_keys, compose_config, override_config, to_plain
+
+    check_keys(arguments.overrides)
+
+    import torch
+    from omegaconf import OmegaConf
+
+    from vivit_train import training
+    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.module import VivitModule
+    from vivit_train.run_dir import write_results
+
+    source = resolve_checkpoint(arguments.checkpoint)
+    classifier = load_classifier(source)
+    if classifier.config is None:
+        config = compose_config(arguments.overrides)
+        config.data.clip_frames = classifier.clip_frames
+    else:
+        config = override_config(OmegaConf.create(classifier.config), arguments.overrides)
+    plain = to_plain(config)
+    # The checkpoint's own processor, unless this call asks for another.
+    if not any(word.lstrip("+").startswith("processor") for word in arguments.overrides):
+        plain["processor"] = classifier.processor.settings()
+    plain["logger"] = {"wandb": None, "tensorboard": None}
+
+    output = arguments.output or default_output(source)
+    data = training.build_data(plain, classifier.class_names)
+    data.setup("test")
+    module = VivitModule(
+        model=classifier.model.config,
+        class_names=classifier.class_names,
+        processor=classifier.processor.settings(),
+        sampling={},
+        optim=plain["optim"],
+        config=plain,
+    )
+    module.model.load_state_dict(classifier.model.state_dict())
+    trainer, _ = training.build_trainer(plain, output)
+    trainer.loggers = []
+    trainer.test(module, datamodule=data, verbose=False)
+    results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
+    write_results(output, results)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if is_rank_zero():
+        print_results(results, output)
+    return 0
+
+
+def default_output(source: Path) -> Path:
+    """Where results go: into the run that the checkpoint belongs to, if there is one."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    run = source.parent.parent
+    home = run if (run / "config.yaml").is_file() else Path("runs")
+    return home / "evaluations" / stamp
+
+
+def print_results(results: dict[str, Any], output: Path) -> None:
+    """Prints the scores, what could not be decoded, and where the rest is written."""
+    shown = {name: results[name] for name in ("top1", "top5", "mean_class_accuracy", "num_videos")}
+    print(f"results {json.dumps(shown)}")
+    if results["undecodable"]:
+        print(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
+    print(output / "results.json")
