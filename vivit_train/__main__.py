@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         verb = import_module(f"vivit_train.commands.{name}")
-        first_line = verb.__doc__.splitlines()[0]
+        first_line = (verb.__doc__ or "").splitlines()[0]
         subparser = verbs.add_parser(
             name,
             help=first_line,

@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from vivit_train.data.datamodule import LazyLoader, batches_done
 from vivit_train.data.dataset import Batch
 from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
@@ -82,7 +83,12 @@ class Checkpoints(Checkpoint):
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Saves every so many optimiser steps."""
         step = trainer.global_step
@@ -93,10 +99,10 @@ class Checkpoints(Checkpoint):
         """Saves, and keeps the file as the best if it is."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics.get(self.monitor)
-        improved = score is not None and float(score) > self.best_score
+        score = float(trainer.callback_metrics.get(self.monitor, float("-inf")))
+        improved = score > self.best_score
         if improved:
-            self.best_score = float(score)  # before saving: the checkpoint carries it
+            self.best_score = score  # before saving: the checkpoint carries it
             self._last_saved_step = -1
         self._save_last(trainer)
         if improved and trainer.is_global_zero:
@@ -167,20 +173,31 @@ class Meter(Callback):
 
     Both are of all processes together, over the steps since the last log, and are logged as
     ``train/clips_per_second`` and ``train/data_wait``.
+
+    Args:
+        every_n_batches: Batches between logs.
     """
+
+    def __init__(self, every_n_batches: int) -> None:
+        self.every_n_batches = every_n_batches
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts a span; validation between epochs does not count."""
         self._begin(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
-        """Counts the batch, and logs every ``log_every_n_steps`` batches."""
+        """Counts the batch, and logs when it is time."""
         self.clips += len(batch.labels)
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % self.every_n_batches == 0:
             seconds = time.perf_counter() - self.start
-            waited = trainer.train_dataloader.wait_seconds - self.waited
+            waited = _waited(trainer) - self.waited
             pl_module.log_dict(
                 {
                     "train/clips_per_second": trainer.world_size * self.clips / seconds,
@@ -191,7 +208,13 @@ class Meter(Callback):
 
     def _begin(self, trainer: Trainer) -> None:
         self.start, self.clips = time.perf_counter(), 0
-        self.waited = trainer.train_dataloader.wait_seconds
+        self.waited = _waited(trainer)
+
+
+def _waited(trainer: Trainer) -> float:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, LazyLoader)
+    return loader.wait_seconds
 
 
 class Progress(TQDMProgressBar):
@@ -226,10 +249,15 @@ class Progress(TQDMProgressBar):
         """Remembers when training began, for the time left."""
         super().on_train_start(trainer, pl_module)
         self._start = time.perf_counter()
-        self._first_batch = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        self._first_batch = batches_done(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Updates the bar, or prints a line when one is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -238,8 +266,8 @@ class Progress(TQDMProgressBar):
         if not self.is_terminal and trainer.is_global_zero and due:
             self._last_line = now
             figures = " ".join(f"{k} {v}" for k, v in self._figures(trainer).items())
-            batches = int(trainer.num_training_batches)
-            print(f"epoch {trainer.current_epoch} [{batch_idx + 1}/{batches}] {figures}", flush=True)
+            position = f"{batch_idx + 1}/{int(trainer.num_training_batches)}"
+            print(f"epoch {trainer.current_epoch} [{position}] {figures}", flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the scores, above the bar or as a line."""
@@ -273,7 +301,7 @@ class Progress(TQDMProgressBar):
         return shown | {"left": self._time_left(trainer)}
 
     def _time_left(self, trainer: Trainer) -> str:
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        done = batches_done(trainer)
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
         if trainer.max_steps > 0:
             steps = trainer.max_steps * trainer.accumulate_grad_batches

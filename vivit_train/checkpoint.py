@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and read back as classifiers."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,11 @@ class Classifier(nn.Module):
 def load_classifier(source: str | Path, **model: Any) -> Classifier:
     """See `vivit_train.load`."""
     weights = read_weights(source)
-    unknown = sorted(model.keys() - ViViT.__init__.__kwdefaults__.keys() - {"num_classes"})
-    if unknown:
+    known = inspect.signature(ViViT).parameters
+    if unknown := sorted(model.keys() - known.keys()):
         raise UserError(
             f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
-            f"{', '.join(sorted(ViViT.__init__.__kwdefaults__))}"
+            f"{', '.join(known)}"
         )
     arguments = {"num_classes": len(weights.class_names or ()), **weights.model, **model}
     if not arguments["num_classes"]:

@@ -1,5 +1,6 @@
 """Configuration without heavy imports: composing, and catching typos before torch is loaded."""
 
+import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     parsed = parse_overrides(overrides)
     groups = {o.key_or_group for o in parsed if is_group(o)}
-    config = OmegaConf.create(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    config = copy.deepcopy(config)
     if groups:
         composed = compose_config(overrides)
         for group in groups:
@@ -162,15 +163,15 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 def _check_kind(key: str, current: Any, value: Any) -> None:
     """A number stays a number and a switch a switch; null and references are always allowed."""
     refers = isinstance(value, str) and "${" in value
-    if value is None or refers or current is None or isinstance(current, (str, DictConfig)):
+    if value is None or refers or current is None or isinstance(current, str | DictConfig):
         return
     if isinstance(current, bool):
         fits, kind = isinstance(value, bool), "true or false"
-    elif isinstance(current, (int, float)):
+    elif isinstance(current, int | float):
         # Some numbers may be lists (an image size) or words of Lightning's (devices: auto).
-        fits = not isinstance(value, (bool, str))
+        fits = not isinstance(value, bool | str)
         kind = "a number"
     else:
-        fits, kind = not isinstance(value, (str, bool)), "a list, e.g. [2,16,16]"
+        fits, kind = not isinstance(value, str | bool), "a list, e.g. [2,16,16]"
     if not fits:
-        raise UserError(f"{key}={value}: expected {kind}, as in {key}={current}")
+        raise UserError(f"{key}={value!s}: expected {kind}, as in {key}={current!s}")

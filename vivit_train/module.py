@@ -5,8 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
 from vivit_train.metrics import VideoAccuracy
@@ -55,7 +57,7 @@ class VivitModule(LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""
         optimizer = build_optimizer(self.model, self.optim)
         total, warmup = self.schedule_steps()
@@ -74,12 +76,13 @@ class VivitModule(LightningModule):
             UserError: If the run has no end, or the warm-up does not end before it.
         """
         trainer = self.trainer
-        batches = len(trainer.datamodule.train_dataloader())
+        batches = len(self.data.train_dataloader())
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps_per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
         ends = [trainer.max_steps] if trainer.max_steps > 0 else []
-        ends += [steps_per_epoch * trainer.max_epochs] if (trainer.max_epochs or -1) > 0 else []
+        max_epochs = trainer.max_epochs or -1
+        ends += [steps_per_epoch * max_epochs] if max_epochs > 0 else []
         if not ends:
             raise UserError("trainer.max_epochs or trainer.max_steps must say when the run ends")
         total, warmup = min(ends), self.optim["warmup_epochs"] * steps_per_epoch
@@ -110,8 +113,13 @@ class VivitModule(LightningModule):
         """Logs the scores as ``test/...``."""
         self._log_scores("test")
 
+    @property
+    def data(self) -> VideoDataModule:
+        """The DataModule that the trainer runs on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def _start_scores(self, role: str) -> None:
-        num_videos = len(self.trainer.datamodule.records[role])
+        num_videos = len(self.data.records[role])
         # Not a sub-module: it belongs to one pass, and validation and test share nothing.
         accuracy = VideoAccuracy(len(self.class_names), num_videos).to(self.device)
         object.__setattr__(self, "accuracy", accuracy)
@@ -119,12 +127,15 @@ class VivitModule(LightningModule):
     def _score(self, batch: Batch) -> None:
         """Averages the logits of each video's views, one row per video."""
         # As many views at a time as training has clips: what fits there fits here.
-        chunks = batch.clips.split(self.trainer.datamodule.batch_size)
+        assert batch.clips is not None
+        assert self.accuracy is not None
+        chunks = batch.clips.split(self.data.batch_size)
         logits = torch.cat([self.model(clips).float() for clips in chunks])  # [B * views, K]
         logits = logits.unflatten(0, (len(batch.labels), -1)).mean(dim=1)  # [B, K]
         self.accuracy.update(logits, batch.labels, batch.indices, batch.decoded)
 
     def _log_scores(self, role: str) -> None:
+        assert self.accuracy is not None
         scores = self.accuracy.compute()
         if not self.trainer.sanity_checking:
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})

@@ -30,7 +30,8 @@ def build_optimizer(model: nn.Module, optim: dict[str, Any]) -> Optimizer:
     for key in ("lr", "weight_decay", "warmup_epochs"):
         if optim[key] < 0:
             raise UserError(f"optim.{key} must be 0 or more, got {optim[key]}")
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
         (decayed if is_matrix else spared).append(parameter)

@@ -8,12 +8,13 @@ from typing import Any
 import hydra.utils
 import torch
 from lightning import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
+from vivit_train.launch import is_rank_zero
 from vivit_train.loggers import build_loggers
 from vivit_train.model.weights import load_weights, print_account, read_weights
 from vivit_train.module import VivitModule
@@ -59,7 +60,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     if config["model"]["pretrained"] is not None:
         weights = read_weights(config["model"]["pretrained"])
         rows = load_weights(module.model, weights, data.class_names)
-        if rank_zero_only.rank == 0:
+        if is_rank_zero():
             print_account(rows, weights.origin)
         theirs = processor_of(weights)
         differences = data.processor.differences(theirs.settings()) if theirs else []
@@ -99,7 +100,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
         callbacks=[
             StepSeed(config["seed"]),
             BrokenVideos(config["data"]["max_bad_fraction"]),
-            Meter(),
+            Meter(arguments["log_every_n_steps"]),
             checkpoints,
             *progress,
         ],

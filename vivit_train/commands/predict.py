@@ -1,7 +1,7 @@
 """Name what videos show: the most probable classes of each.
 
-  vivit predict RUN/checkpoints/best.ckpt clip.mp4 other.webm
-  vivit predict owner/name clip.mp4 --top-k 3 --json
+vivit predict RUN/checkpoints/best.ckpt clip.mp4 other.webm
+vivit predict owner/name clip.mp4 --top-k 3 --json
 """
 
 import argparse

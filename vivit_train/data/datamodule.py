@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
@@ -197,6 +197,7 @@ class VideoDataModule(LightningDataModule):
         return self._loader(dataset, EvalSampler(len(records), rank, world_size), videos_per_batch)
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> "LazyLoader":
+        can_fork = self.num_workers > 0 and sys.platform == "linux"
         return LazyLoader(
             dataset,
             sampler=sampler,
@@ -206,7 +207,7 @@ class VideoDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             # Readers are opened in the worker and never cross a fork; a fork shares the records.
-            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
+            multiprocessing_context="fork" if can_fork else None,
             # Its own generator, so that seeding workers takes nothing from the global one.
             generator=torch.Generator(),
         )
@@ -217,8 +218,7 @@ class VideoDataModule(LightningDataModule):
     def _position(self) -> tuple[int, int]:
         """(epoch, batches done in it), from the loop's progress, which a resumed run restores."""
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return divmod(done, int(self.trainer.num_training_batches))
+        return divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
 
 
 class LazyLoader(DataLoader):
@@ -251,6 +251,12 @@ class LazyLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Training batches that a run has behind it, also over interruptions."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.total.processed
 
 
 def available_cores() -> int:

@@ -121,14 +121,14 @@ class TrainDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, key: Key) -> Sample:
-        """The clip of a key, a function of (seed, epoch, index) alone.
+        """The clip of a key, a function of (seed, epoch, row) alone.
 
         Raises:
             UserError: If this video and ten others drawn in its place are all broken.
         """
-        seed = derive_seed(self.seed, key.epoch, key.index)
+        seed = derive_seed(self.seed, key.epoch, key.row)
         rng = np.random.default_rng(seed)
-        index, broken = key.index, []
+        index, broken = key.row, []
         for _ in range(1 + MAX_REDRAWS):
             try:
                 frames = self._clip(index, rng)

@@ -7,7 +7,6 @@ from typing import Any
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import (
     Records,
-    match_classes,
     read_list,
     records_from_list,
     scan_class_folders,
@@ -50,7 +49,10 @@ class Folder(VideoDataModule):
             return self._from_one_list(self.root / "videos.csv", split)
         has_splits = (self.root / self.splits["train"]).is_dir()
         if has_splits and not (self.root / split).is_dir():
-            raise UserError(f"{self.root} has a folder {self.splits['train']} but none named {split}")
+            raise UserError(
+                f"{self.root} has a folder {self.splits['train']} but none named {split}: add it, "
+                "or name yours with data.train_split, data.val_split and data.test_split"
+            )
         folder = self.root / split if has_splits else self.root
         videos = scan_class_folders(folder)
         if split == self.splits["train"]:
@@ -67,8 +69,8 @@ class Folder(VideoDataModule):
         else:
             by_class = {name: [row[0] for row in rows if row[1] == name] for name in names}
             chosen = [(p, name) for name in names for p in self._part(by_class[name], split)]
-        index = {name: i for i, name in enumerate(names)}
-        return Records(self.root, [p for p, _ in chosen], [index[name] for _, name in chosen]), names
+        labels = [names.index(name) for _, name in chosen]
+        return Records(self.root, [path for path, _ in chosen], labels), names
 
     def _part(self, paths: Sequence[str], split: str) -> list[str]:
         """The training or validation part of a class; at least one video in each if it has two."""

@@ -99,7 +99,7 @@ OFFICIAL_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
 def is_official(listing: Path) -> bool:
     """Whether a csv has the columns of the official annotations."""
     with listing.open(encoding="utf-8-sig") as file:
-        return OFFICIAL_COLUMNS <= {column.strip() for column in file.readline().split(",")}
+        return {column.strip() for column in file.readline().split(",")} >= OFFICIAL_COLUMNS
 
 
 def clip_stem(youtube_id: str, time_start: str, time_end: str) -> str:

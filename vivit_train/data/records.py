@@ -12,7 +12,23 @@ import numpy as np
 from vivit_train.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
 )
 # Files that hold class names, one a line, beside list files with numbers for labels.
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "label_map.txt")
@@ -165,22 +181,19 @@ def read_list(path: Path) -> list[list[str]]:
     return rows
 
 
-def records_from_list(path: Path, roots: Sequence[Path], class_names: list[str] | None) -> tuple[
-    Records, list[str]
-]:  # fmt: skip
+def records_from_list(path: Path, roots: Sequence[Path]) -> tuple[Records, list[str]]:
     """Records of a list file ``path label``, labels being class names or numbers.
 
     Args:
         path: The list file.
         roots: Folders to try, in order, for the listed paths to be relative to.
-        class_names: The data set's class names if they are known already; else they come from
-            the list: sorted names or, for numbers, a class file beside it or the folders' names.
 
     Returns:
-        The records and their class names in index order.
+        The records and their class names in the order of the labels: sorted names or, where
+        labels are numbers, the lines of a class file beside the list or the names of the folders.
 
     Raises:
-        UserError: If numbers cannot be turned into names, or a label is unknown.
+        UserError: If numbers cannot be turned into names.
     """
     rows = read_list(path)
     paths = [row[0] for row in rows]
@@ -188,15 +201,10 @@ def records_from_list(path: Path, roots: Sequence[Path], class_names: list[str] 
     root = _root_of(paths, roots, path)
     if all(label.isdigit() for label in labels):
         numbers = [int(label) for label in labels]
-        names = _names_of_numbers(path, paths, numbers)
-        labels = [names[number] for number in numbers]
-    else:
-        names = sorted(set(labels))
-    class_names = class_names or names
-    indices = dict(zip(names, match_classes(names, class_names, "the training split")))
-    wanted = set(labels)
-    indices = {name: index for name, index in indices.items() if name in wanted}
-    return Records(root, paths, (indices[label] for label in labels)), class_names
+        return Records(root, paths, numbers), _names_of_numbers(path, paths, numbers)
+    names = sorted(set(labels))
+    index = {name: i for i, name in enumerate(names)}
+    return Records(root, paths, [index[label] for label in labels]), names
 
 
 def _root_of(paths: Sequence[str], roots: Sequence[Path], listing: Path) -> Path:

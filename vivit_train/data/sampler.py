@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 class Key(NamedTuple):
     """One training sample: a row of the records, in one epoch."""
 
-    index: int
+    row: int
     epoch: int
 
 
@@ -69,8 +69,8 @@ class TrainSampler(Sampler[Key]):
         batches = order[: len(self) * self.world_size].reshape(
             self.num_batches, self.world_size, self.batch_size
         )
-        for index in batches[batches_done:, self.rank].flat:
-            yield Key(int(index), epoch)
+        for row in batches[batches_done:, self.rank].flat:
+            yield Key(int(row), epoch)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:

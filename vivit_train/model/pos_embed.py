@@ -1,4 +1,4 @@
-"""Learned position embeddings on a (t, h, w) token grid, and their interpolation to another grid."""
+"""Learned position embeddings on a (t, h, w) token grid, and interpolation to another."""
 
 import torch
 import torch.nn.functional as F

@@ -131,8 +131,9 @@ class ViViT(nn.Module):
             for layer in range(num_layers)
         )  # fmt: skip
         self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.pre_logits = nn.Linear(hidden_size, representation_size) if representation_size else None
-        self.head = nn.Linear(representation_size or hidden_size, num_classes)
+        width = representation_size or hidden_size
+        self.pre_logits = nn.Linear(hidden_size, width) if representation_size else None
+        self.head = nn.Linear(width, num_classes)
         self.reset_parameters(initializer_range)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -195,7 +196,8 @@ class ViViT(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        nn.init.normal_(self.pos_embed, std=0.02 if initializer_range is None else initializer_range)
+        std = 0.02 if initializer_range is None else initializer_range
+        nn.init.normal_(self.pos_embed, std=std)
         if self.cls_token is not None:
             nn.init.zeros_(self.cls_token)
         fan_in = self.embed.weight[0].numel()
@@ -203,6 +205,7 @@ class ViViT(nn.Module):
         nn.init.zeros_(self.embed.bias)
         if initializer_range is None:
             for block in self.blocks:
+                assert isinstance(block, Block)
                 # Queries, keys and values are three matrices, each initialised on its own.
                 for matrix in block.attn.qkv.weight.chunk(3):
                     nn.init.xavier_uniform_(matrix)
@@ -329,9 +332,8 @@ class Attention(nn.Module):
         )
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
-        self.attend = (
-            F.scaled_dot_product_attention if attention_implementation == "sdpa" else eager_attention
-        )
+        is_eager = attention_implementation == "eager"
+        self.attend = eager_attention if is_eager else F.scaled_dot_product_attention
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)

@@ -146,7 +146,9 @@ def print_account(rows: Sequence[Row], origin: str) -> None:
         rows: What ``load_weights`` returned.
         origin: Where the weights came from, ``Weights.origin``.
     """
-    table = Table("tensor", "status", "count", "detail")
+    table = Table("tensor", "status", "count", "detail", box=None, pad_edge=False)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for name, (status, detail), count in _by_kind((r.name, (r.status, r.detail)) for r in rows):
         table.add_row(name, status, str(count), detail)
     statuses = Counter(row.status for row in rows)

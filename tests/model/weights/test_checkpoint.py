@@ -1,0 +1,128 @@
+"""Our own checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vivit_train.errors import UserError
+from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights import load_weights, read_weights
+
+ARGUMENTS = {
+    "num_classes": 2,
+    "image_size": [16, 24],
+    "num_frames": 4,
+    "tubelet_size": [2, 8, 8],
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_size": 32,
+    "drop_path": 0.1,
+}
+PROCESSOR = {"resize": 256, "crop": 224, "num_frames": 32, "frame_stride": 2}
+
+
+@pytest.fixture
+def content(randomise) -> dict[str, Any]:
+    model = randomise(ViViT(**ARGUMENTS))
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": {
+            **{f"model.{name}": value for name, value in model.state_dict().items()},
+            "loss.weight": torch.ones(2),
+        },
+        "hyper_parameters": {
+            "model": ARGUMENTS,
+            "class_names": ["b", "a"],
+            "processor": PROCESSOR,
+            "lr": 0.1,
+        },
+    }
+
+
+def save(content: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path)
+    return path
+
+
+def refused(path: Path, *parts: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_weights(path)
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+
+
+def test_everything_comes_back(content: dict[str, Any], tmp_path: Path) -> None:
+    path = save(content, tmp_path)
+    weights = read_weights(path)
+    assert weights.origin == f"vivit-train checkpoint {path}"
+    assert weights.format == "vivit_train"
+    assert weights.class_names == ["b", "a"]
+    assert weights.processor == PROCESSOR
+    assert weights.unused == {"loss.weight": "not part of the model"}
+
+    model = ViViT(**weights.model)
+    assert model.config == ViViT(**ARGUMENTS).config
+    rows = load_weights(model, weights, ["a", "b"])
+    assert {row.status for row in rows} == {"loaded", "unused"}
+    stored = content["state_dict"]
+    assert torch.equal(model.head.weight, stored["model.head.weight"].flip(0))
+    assert torch.equal(model.embed.weight, stored["model.embed.weight"])
+
+
+def test_defaults_count_as_told(content: dict[str, Any], tmp_path: Path) -> None:
+    weights = read_weights(save(content, tmp_path))
+    assert "activation" not in ARGUMENTS
+    model = ViViT(**ARGUMENTS | {"activation": "relu"})
+    with pytest.raises(UserError, match=r"activation=relu, but the file's is gelu_fast"):
+        load_weights(model, weights)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["state_dict"], None, "it has no state_dict"),
+        (["state_dict"], {"net.weight": torch.ones(1)}, "it has no tensors under 'model.'"),
+        (["hyper_parameters"], None, "it has no hyper_parameters['model'], hyper_parameters['cl"),
+        (["hyper_parameters", "model"], None, "it has no hyper_parameters['model']"),
+        (["hyper_parameters", "class_names"], None, "it has no hyper_parameters['class_names']"),
+        (["hyper_parameters", "class_names"], "ab", "it has no hyper_parameters['class_names']"),
+        (["hyper_parameters", "processor"], 3, "it has no hyper_parameters['processor']"),
+        (["hyper_parameters", "class_names"], ["a"], "2 classes, its list of class names 1"),
+        (
+            ["hyper_parameters", "model", "sparkle"],
+            1,
+            "was written by another version of vivit-train: this one has no model.sparkle",
+        ),
+    ],
+)
+def test_checkpoint_of_another_program(
+    path: list[str], value: Any, message: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    content["hyper_parameters"]["model"] = dict(ARGUMENTS)
+    *parents, key = path
+    target = content
+    for parent in parents:
+        target = target[parent]
+    target[key] = value
+    refused(save(content, tmp_path), "last.ckpt", message)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1], {}])
+def test_no_checkpoint_at_all(content: Any, tmp_path: Path) -> None:
+    refused(save(content, tmp_path), "is not a checkpoint of vivit-train", "state_dict")
+
+
+def test_pickled_objects_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    content["hyper_parameters"]["model"] = tmp_path
+    refused(save(content, tmp_path), "holds Python objects besides tensors (pathlib.PosixPath)")
+
+
+def test_truncated(content: dict[str, Any], tmp_path: Path) -> None:
+    path = save(content, tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    refused(path, "last.ckpt is not a PyTorch file, or not a whole one")

@@ -1,0 +1,252 @@
+import numpy as np
+import pytest
+import torch
+
+from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+
+OFF = {
+    "scale_jitter": None,
+    "random_crop": False,
+    "horizontal_flip": 0.0,
+    "color_jitter": 0.0,
+    "grayscale": 0.0,
+}
+
+
+def noise(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def position(height, width):
+    """A frame whose red is the row and whose green is the column: [1, height, width, 3]."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([rows, columns, torch.zeros_like(rows)], dim=-1)[None].to(torch.uint8)
+
+
+@pytest.fixture
+def processor():
+    return Processor(size=32, crop_size=28)
+
+
+@pytest.fixture
+def raw():
+    """Pixels as they are, 0..255, so that results can be read."""
+    return Processor(size=32, crop_size=28, do_rescale=False, offset=False)
+
+
+class TestOff:
+    @pytest.mark.parametrize(
+        ("height", "width"), [(40, 50), (50, 40), (32, 45), (32, 32), (20, 31)]
+    )
+    def test_equals_the_processor(self, processor, height, width):
+        frames = noise(2, 3, height, width, 3)
+        ours = Augment(processor, **OFF)(list(frames), [0, 1])
+        assert torch.equal(ours, processor(frames))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"size": (28, 40), "crop_size": (28, 36)},
+            {"size": (28, 36), "do_center_crop": False},
+            {"do_resize": False, "crop_size": 28},
+            {"size": 32, "crop_size": 28, "do_normalize": True, "resample": "bicubic"},
+        ],
+    )
+    def test_equals_other_processors(self, arguments):
+        processor, frames = Processor(**arguments), noise(1, 2, 40, 50, 3)
+        assert torch.equal(Augment(processor, **OFF)(list(frames), [3]), processor(frames))
+
+
+class TestSeeds:
+    def test_result_is_a_function_of_clip_and_seed(self, processor):
+        augment, clip = Augment(processor), noise(2, 40, 50, 3)
+        before = clip.clone()
+        assert torch.equal(augment([clip], [7]), augment([clip], [7]))
+        assert torch.equal(augment([clip], [7]), Augment(processor)([clip], [7]))
+        assert torch.equal(clip, before)
+        assert len({augment([clip], [seed]).sum().item() for seed in range(8)}) == 8
+
+    def test_global_generators_do_not_matter(self, processor):
+        augment, clip = Augment(processor), noise(2, 40, 50, 3)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        expected, state = augment([clip], [7]), torch.get_rng_state()
+        torch.manual_seed(1)
+        np.random.seed(1)
+        assert torch.equal(augment([clip], [7]), expected)
+        torch.manual_seed(0)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_the_rest_of_the_batch_does_not_matter(self, processor):
+        augment = Augment(processor)
+        clips = [
+            noise(2, *size, 3, seed=i) for i, size in enumerate([(40, 50), (61, 33), (32, 32)])
+        ]
+        batch = augment(clips, [5, 0, 9])
+        assert batch.shape == (3, 3, 2, 28, 28)
+        assert torch.equal(augment(clips[::-1], [9, 0, 5]), batch.flip(0))
+        for clip, seed, expected in zip(clips, [5, 0, 9], batch):
+            assert torch.equal(augment([clip], [seed])[0], expected)
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_switching_one_off_leaves_the_others(self, raw, seed):
+        clip = noise(1, 40, 50, 3)
+        still_there = {"scale_jitter": (0.9, 1.33), "random_crop": True}
+        geometry = Augment(raw, **OFF | still_there)([clip], [seed])
+        flipped = Augment(raw, **OFF | still_there | {"horizontal_flip": 1})([clip], [seed])
+        assert torch.equal(flipped, geometry.flip(-1))
+        gray = Augment(raw, **OFF | still_there | {"grayscale": 1})([clip], [seed])
+        weights = torch.tensor([0.2989, 0.587, 0.114]).reshape(3, 1, 1, 1)
+        torch.testing.assert_close(gray[0], (geometry[0] * weights).sum(0).expand(3, -1, -1, -1))
+        # Flip and colour are the same whether the frame is also stretched and cropped or not.
+        color = {"color_jitter": 0.8, "horizontal_flip": 0.5, "saturation": 0, "contrast": 0}
+        uniform = torch.full((1, 40, 50, 3), 128, dtype=torch.uint8)
+        moved = Augment(raw, **OFF | still_there | color)([uniform], [seed])
+        assert torch.equal(moved, Augment(raw, **OFF | color)([uniform], [seed]))
+
+    def test_published_draws(self, processor):
+        """A seed keeps its meaning: a change here changes every training run."""
+        corner = position(40, 50)[:, :32, :32].contiguous()
+        augment = Augment(
+            Processor(size=32, crop_size=28, do_rescale=False, offset=False),
+            **OFF | {"random_crop": True},
+        )
+        corners = [augment([corner], [seed])[0, :2, 0, 0, 0].tolist() for seed in range(4)]
+        draws = [np.random.Generator(np.random.PCG64(seed)).random(11) for seed in range(4)]
+        assert corners == [[int(d[2] * 5), int(d[3] * 5)] for d in draws]
+
+
+class TestGeometry:
+    def test_flips_as_often_as_asked(self, raw):
+        clip = position(32, 32)
+        augment = Augment(raw, **OFF | {"horizontal_flip": 0.3})
+        flips = [
+            bool((result := augment([clip], [seed])[0, 1, 0, 0])[0] > result[-1])
+            for seed in range(400)
+        ]
+        assert 0.3 - 0.1 < np.mean(flips) < 0.3 + 0.1
+
+    def test_crops_reach_every_place(self, raw):
+        clip = position(32, 35)
+        augment = Augment(raw, **OFF | {"random_crop": True})
+        corners = {
+            tuple(augment([clip], [seed])[0, :2, 0, 0, 0].int().tolist()) for seed in range(400)
+        }
+        assert corners == {(top, left) for top in range(5) for left in range(8)}
+
+    def test_scale_jitter_stretches_height_and_width_apart(self):
+        """Rows and columns of a gradient lie 1/factor apart; factors span the range."""
+        processor = Processor(size=64, crop_size=40, do_rescale=False, offset=False)
+        augment = Augment(processor, **OFF | {"scale_jitter": (0.8, 1.25)})
+        clip = (position(64, 64).int() * 3).to(torch.uint8)
+        factors = []
+        for seed in range(60):
+            red, green, _ = augment([clip], [seed])[0, :, 0]
+            rows = (red[-1, 0] - red[0, 0]) / (39 * 3)
+            columns = (green[0, -1] - green[0, 0]) / (39 * 3)
+            factors.append((1 / rows.item(), 1 / columns.item()))
+        factors = np.array(factors)
+        assert 0.77 < factors.min() < 0.86
+        assert 1.19 < factors.max() < 1.29
+        assert abs(np.corrcoef(factors.T)[0, 1]) < 0.4
+
+    def test_jitter_never_goes_below_the_crop(self, processor):
+        augment = Augment(processor, scale_jitter=(0.1, 0.2))
+        assert augment([noise(1, 40, 50, 3)], [0]).shape == (1, 3, 1, 28, 28)
+
+    def test_crop_of_another_shape(self):
+        processor = Processor(size=40, crop_size=(28, 36))
+        assert Augment(processor)([noise(2, 40, 50, 3)], [0]).shape == (1, 3, 2, 28, 36)
+
+
+class TestColor:
+    @pytest.mark.parametrize("seed", range(8))
+    def test_frames_of_a_clip_are_treated_alike(self, processor, seed):
+        clip = noise(1, 40, 50, 3).expand(4, -1, -1, -1)
+        augmented = Augment(processor, color_jitter=1)([clip], [seed])
+        assert torch.equal(augmented, augmented[:, :, :1].expand_as(augmented))
+
+    @pytest.mark.parametrize("arguments", [{}, {"do_normalize": True}, {"rescale_factor": 0.01}])
+    def test_stays_in_range(self, arguments):
+        processor = Processor(size=32, crop_size=28, **arguments)
+        augment = Augment(processor, color_jitter=1, grayscale=0.3, brightness=0.5, hue=0.5)
+        extremes = noise(2, 40, 50, 3) // 128 * 255
+        batch = augment([extremes, noise(2, 40, 50, 3)] * 20, range(40))
+        low, high = processor.value_range[0]
+        assert batch.min() >= low - 1e-6
+        assert batch.max() <= high + 1e-6
+        assert batch.isfinite().all()
+
+    def test_brightness_is_added(self, raw):
+        augment = Augment(
+            raw, **OFF | {"color_jitter": 1}, brightness=0.1, saturation=0, contrast=0, hue=0
+        )
+        clip = noise(1, 32, 32, 3) // 2 + 60
+        for seed in range(20):
+            change = augment([clip], [seed]) - raw(clip[None])
+            assert change.max() - change.min() < 1e-3
+            assert change.abs().max() <= 25.5
+
+    @pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "hue"])
+    def test_each_change_has_an_effect(self, raw, name):
+        nothing = {"brightness": 0, "saturation": 0, "contrast": 0, "hue": 0}
+        clip = noise(1, 32, 32, 3)
+        unchanged = Augment(raw, **OFF | nothing | {"color_jitter": 1})([clip], [0])
+        torch.testing.assert_close(unchanged, raw(clip[None]))
+        changed = Augment(raw, **OFF | nothing | {"color_jitter": 1, name: 0.4})([clip], [0])
+        assert (changed - unchanged).abs().mean() > 1
+
+    def test_as_often_as_asked(self, raw):
+        clip = noise(1, 32, 32, 3)
+        augment = Augment(raw, **OFF | {"color_jitter": 0.8, "grayscale": 0.1})
+        results = augment([clip] * 300, range(300))
+        gray = (results[:, 0] == results[:, 2]).flatten(1).all(1)
+        untouched = (results == raw(clip[None])).flatten(1).all(1)
+        assert 0.04 < gray.float().mean() < 0.17
+        assert 0.11 < untouched.float().mean() < 0.26  # 0.2 * 0.9
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"scale_jitter": (1.2, 0.9)}, "0 < smallest <= largest, or None, not"),
+            ({"scale_jitter": (0, 1)}, "scale_jitter must be"),
+            ({"scale_jitter": (1,)}, "scale_jitter must be"),
+            ({"horizontal_flip": 1.5}, "horizontal_flip must be between 0 and 1, not 1.5"),
+            ({"color_jitter": -0.1}, "color_jitter must be between 0 and 1, not -0.1"),
+            ({"grayscale": 2}, "grayscale must be between 0 and 1"),
+            ({"brightness": 32}, "brightness must be between 0 and 1, not 32"),
+            ({"hue": 0.6}, "hue must be between 0 and 0.5, not 0.6"),
+        ],
+    )
+    def test_arguments(self, processor, arguments, message):
+        with pytest.raises(UserError, match=message):
+            Augment(processor, **arguments)
+
+    def test_processor_without_one_size(self):
+        with pytest.raises(UserError, match="set do_center_crop=True"):
+            Augment(Processor(do_center_crop=False))
+
+    @pytest.mark.parametrize(
+        ("clips", "seeds", "message"),
+        [
+            ([noise(2, 40, 50, 3)], [1, 2], "1 clips, 2 seeds"),
+            ([noise(2, 40, 50, 3)], [-1], "seeds must be 0 or more, not -1"),
+            ([], [], "one number of frames"),
+            ([noise(2, 40, 50, 3), noise(3, 40, 50, 3)], [1, 2], r"one number .* not \[2, 3\]"),
+            ([torch.zeros(2, 40, 50, 3)], [1], r"uint8 0\.\.255 in \[T, H, W, 3\]"),
+            ([noise(2, 3, 40, 50)], [1], r"channels last, not \[2, 3, 40, 50\]: move"),
+            ([noise(1, 2, 40, 50, 3)], [1], r"must be \[T, H, W, 3\], not .* \(rank 5\)"),
+        ],
+    )
+    def test_batches(self, processor, clips, seeds, message):
+        with pytest.raises(UserError, match=message):
+            Augment(processor)(clips, seeds)
+
+    def test_frames_smaller_than_the_crop(self):
+        augment = Augment(Processor(size=24, crop_size=28))
+        with pytest.raises(UserError, match=r"28x28 .* does not fit into frames of 24x30"):
+            augment([noise(1, 40, 50, 3)], [0])
