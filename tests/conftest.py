@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vivit_train.data.demo_clips import write_demo
+
+REPOSITORY = Path(__file__).parents[1]
+
+# A run that takes seconds: 32 training and 16 validation clips, a model of two thin layers.
+SMALL = (
+    "data.train_per_class=4",
+    "data.val_per_class=2",
+    "data.batch_size=4",
+    "data.num_workers=1",
+    "data.clip_frames=4",
+    "model.num_frames=4",
+    "model.image_size=16",
+    "model.hidden_size=16",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "model.mlp_size=32",
+    "model.drop_path=0.2",
+    "model.dropout=0.1",
+    "augment=basic",
+    "augment.hue=0.0",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.precision=32-true",
+    "trainer.log_every_n_steps=1",
+    "optim.warmup_epochs=0.5",
+)
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo data set."""
+    root = tmp_path_factory.mktemp("data") / "demo"
+    write_demo(root, 4, 2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(demo_root: Path) -> tuple[str, ...]:
+    """Overrides of a run that takes seconds."""
+    return (*SMALL, f"data.root={demo_root}")
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a Python program of the repository as a user would, and returns what it printed."""
+
+    def run(*words: str, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run from start to end."""
+    from train import train
+
+    from vivit_train.config import compose_config
+
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    return train(compose_config([*small, f"run_dir={run_dir}"]))

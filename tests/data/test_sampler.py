@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vivit_train.data.sampler import EvalSampler, Key, TrainSampler, derive_seed, epoch_order
+
+
+def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0):
+    """Keys of every rank, [rank][position]."""
+    return [
+        list(TrainSampler(num_samples, batch_size, seed, rank, world_size, lambda: (epoch, done)))
+        for rank in range(world_size)
+    ]
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 5), st.integers(0, 3))
+def test_each_sample_at_most_once_per_epoch(num_samples, batch_size, world_size, epoch) -> None:
+    ranks = train_keys(num_samples, batch_size, world_size, epoch)
+    rows = [key.row for keys in ranks for key in keys]
+    assert len(rows) == len(set(rows))
+    assert len(rows) == num_samples // (batch_size * world_size) * batch_size * world_size
+    assert all(key.epoch == epoch for keys in ranks for key in keys)
+
+
+@given(st.integers(8, 100), st.integers(0, 5))
+def test_two_ranks_make_the_global_batches_of_one(num_samples, epoch) -> None:
+    (one,) = train_keys(num_samples, 4, 1, epoch)
+    two = train_keys(num_samples, 2, 2, epoch)
+    for batch in range(num_samples // 4):
+        ours = two[0][2 * batch :][:2] + two[1][2 * batch :][:2]
+        assert ours == one[4 * batch :][:4]
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 5])
+def test_resuming_gives_the_rest_of_the_epoch(done: int) -> None:
+    (whole,) = train_keys(23, 4, 1, epoch=2)
+    (rest,) = train_keys(23, 4, 1, epoch=2, done=done)
+    assert rest == whole[4 * done :]
+
+
+def test_the_position_is_asked_for_when_iteration_starts() -> None:
+    position = (0, 0)
+    sampler = TrainSampler(8, 2, 0, 0, 1, lambda: position)
+    position = (3, 1)
+    assert next(iter(sampler)) == Key(int(epoch_order(8, 0, 3)[2]), 3)
+
+
+def test_order_changes_with_epoch_and_seed_only() -> None:
+    assert (epoch_order(50, 1, 2) == epoch_order(50, 1, 2)).all()
+    assert (epoch_order(50, 1, 2) != epoch_order(50, 1, 3)).any()
+    assert (epoch_order(50, 1, 2) != epoch_order(50, 2, 2)).any()
+    assert sorted(epoch_order(50, 1, 2)) == list(range(50))
+
+
+def test_seeds_do_not_change_between_versions() -> None:
+    assert derive_seed(0, 1, 2) == 6892990246117180931
+    assert derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
+    assert 0 <= derive_seed("x") < 2**63
+
+
+@given(st.integers(1, 60), st.integers(1, 7))
+def test_evaluation_sees_every_row_once_in_step(num_samples, world_size) -> None:
+    ranks = [list(EvalSampler(num_samples, rank, world_size)) for rank in range(world_size)]
+    assert len({len(rows) for rows in ranks}) == 1
+    rows = np.concatenate(ranks)
+    assert sorted(rows[rows >= 0]) == list(range(num_samples))
+    assert (rows < 0).sum() == len(ranks[0]) * world_size - num_samples

@@ -1,0 +1,190 @@
+"""The main job from end to end, in one process and in two, stopped and resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def same(a: Path, b: Path) -> bool:
+    ours, theirs = weights(a), weights(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_run_folder(finished_run: Path) -> None:
+    names = sorted(p.relative_to(finished_run).as_posix() for p in finished_run.rglob("*.*"))
+    assert names == [
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "metrics.csv",
+        "results.json",
+    ]
+
+
+def test_results(finished_run: Path) -> None:
+    results = json.loads((finished_run / "results.json").read_text())
+    assert results["num_videos"] == results["num_videos_scored"] == 16
+    assert results["undecodable"] == []
+    assert results["views"] == [2, 1]
+    assert results["precision"] == "32-true"
+    assert results["seed"] == 0
+    assert results["versions"]["torch"] == torch.__version__
+    assert len(results["split_fingerprint"]) == 16
+    for score in ("top1", "top5", "mean_class_accuracy"):
+        assert 0 <= results[score] <= 1
+    assert round(results["top1"] * 16, 9).is_integer()
+
+
+def test_metrics(finished_run: Path) -> None:
+    table = rows(finished_run)
+    losses = [float(row["train/loss"]) for row in table if row["train/loss"]]
+    assert len(losses) == 16  # 32 clips / 4 x 2 epochs, every step logged
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert sum(bool(row["val/top1"]) for row in table) == 2
+    rates = [float(row["train/lr"]) for row in table if row["train/lr"]]
+    assert rates[0] == 0  # the original's warm-up starts at 0
+    assert max(rates) == pytest.approx(1e-3)
+
+
+def test_checkpoints_hold_plain_values_only(finished_run: Path) -> None:
+    for name in ("best", "last"):
+        path = finished_run / "checkpoints" / f"{name}.ckpt"
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    finished_run: Path, small: tuple[str, ...], tmp_path: Path, command
+) -> None:
+    """SIGKILL inside an epoch; the resumed run ends with the weights of one never stopped."""
+    run = tmp_path / "killed"
+    last = run / "checkpoints" / "last.ckpt"
+    words = ["train.py", *small, f"run_dir={run}", "callbacks.every_n_train_steps=3"]
+    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY)
+    deadline = time.time() + 120
+    while not last.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert last.is_file(), "no checkpoint was written"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step % 3 == 0
+    assert step < 16
+
+    done = command("train.py", f"ckpt_path={last}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(str(run))
+    assert same(last, finished_run / "checkpoints" / "last.ckpt")
+    ignored = ("train/clips_per_second", "train/data_wait")
+    ours, whole = (
+        [{k: v for k, v in row.items() if k not in ignored} for row in rows(folder)]
+        for folder in (run, finished_run)
+    )
+    assert ours == whole
+
+
+def test_two_processes_one_run_folder(small: tuple[str, ...], tmp_path: Path, command) -> None:
+    runs = tmp_path / "runs"
+    done = command(
+        "train.py", *small, f"run_dir={runs}/${{now:%S}}", "trainer.devices=2",
+        "trainer.strategy=ddp", "data.batch_size=2", "trainer.max_epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(runs.iterdir())) == 1
+    run = next(runs.iterdir())
+    results = json.loads((run / "results.json").read_text())
+    assert results["num_videos_scored"] == 16
+    assert results["devices"] == 2
+    assert len([row for row in rows(run) if row["train/loss"]]) == 8
+
+
+def test_torchrun(small: tuple[str, ...], tmp_path: Path, command) -> None:
+    runs = tmp_path / "runs"
+    done = command(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *small,
+        f"run_dir={runs}/${{now:%f}}", "trainer.devices=2", "trainer.strategy=ddp",
+        "data.batch_size=2", "trainer.max_epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(runs.iterdir())) == 1
+    results = json.loads((next(runs.iterdir()) / "results.json").read_text())
+    assert results["num_videos_scored"] == 16
+
+
+def test_a_sweep_runs_each_job_in_a_folder_of_its_own(
+    small: tuple[str, ...], tmp_path: Path, command
+) -> None:
+    words = [*small, "trainer.max_epochs=1", f"run_dir={tmp_path}/lr_${{optim.lr}}"]
+    done = command("train.py", "-m", *words, "optim.lr=0.001,0.01")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lr_0.001", "lr_0.01"]
+    for folder in tmp_path.iterdir():
+        assert (folder / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
+        (["+trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
+        (["model=vivit_bb"], "Could not find 'model/vivit_bb'"),
+        (["optim.lr=fast"], "optim.lr=fast: expected a number"),
+        (["experiment=nope"], "Could not find 'experiment/nope'"),
+        (["ckpt_path=nowhere.ckpt"], "expected RUN/checkpoints/last.ckpt"),
+    ],
+)
+def test_mistakes_are_answered_before_torch_is_imported(words, message, command) -> None:
+    probe = (
+        "import runpy, sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: print(end, file=sys.stderr)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = command("-c", probe, *words)
+    assert done.returncode == 0, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_message(small: tuple[str, ...], tmp_path: Path, command) -> None:
+    done = command("train.py", *small, f"data.root={tmp_path}/nowhere", "data=folder")
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("error: data.root=")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(small: tuple[str, ...], tmp_path: Path) -> None:
+    """An interrupted run ends by itself and what it saved is whole."""
+    run = tmp_path / "run"
+    words = ["train.py", *small, f"run_dir={run}", "callbacks.every_n_train_steps=1"]
+    process = subprocess.Popen(
+        [sys.executable, *words, "trainer.max_epochs=50"],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    last = run / "checkpoints" / "last.ckpt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert torch.load(last, weights_only=True)["global_step"] >= 1
