@@ -181,6 +181,10 @@ class Meter(Callback):
     def __init__(self, every_n_batches: int) -> None:
         self.every_n_batches = every_n_batches
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts a span; a run that resumes inside an epoch does not start that epoch."""
+        self._begin(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts a span; validation between epochs does not count."""
         self._begin(trainer)

@@ -70,7 +70,7 @@ def check_keys(overrides: Sequence[str]) -> None:
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"there is no key {key!r} in the configuration{hint}")
         if not override.is_sweep_override():
-            _check_kind(key, OmegaConf.select(base, key), override.value())
+            _check_kind(override, OmegaConf.select(base, key))
 
 
 def is_group(override: Override) -> bool:
@@ -112,7 +112,7 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             near = difflib.get_close_matches(key, list(_keys(config)), n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"there is no key {key!r} in the configuration{hint}")
-        _check_kind(key, OmegaConf.select(config, key), override.value())
+        _check_kind(override, OmegaConf.select(config, key))
         OmegaConf.update(config, key, override.value(), force_add=False)
     return config
 
@@ -152,7 +152,7 @@ def _has(config: DictConfig, key: str) -> bool:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
+    for key in map(str, config):
         node = config._get_node(key)
         if isinstance(node, DictConfig) and node._value() is not None:
             yield from _keys(node, f"{prefix}{key}.")
@@ -160,8 +160,9 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _check_kind(key: str, current: Any, value: Any) -> None:
+def _check_kind(override: Override, current: Any) -> None:
     """A number stays a number and a switch a switch; null and references are always allowed."""
+    value = override.value()
     refers = isinstance(value, str) and "${" in value
     if value is None or refers or current is None or isinstance(current, str | DictConfig):
         return
@@ -174,4 +175,4 @@ def _check_kind(key: str, current: Any, value: Any) -> None:
     else:
         fits, kind = not isinstance(value, str | bool), "a list, e.g. [2,16,16]"
     if not fits:
-        raise UserError(f"{key}={value!s}: expected {kind}, as in {key}={current!s}")
+        raise UserError(f"{override.input_line}: expected {kind}; without it, it is {current}")
