@@ -58,7 +58,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, *words],
             cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, **env},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -180,8 +180,9 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
     assert module.accuracy is not None
     records = data.records["test"]
     scores = {k: v for k, v in module.accuracy.compute().items() if k != "loss"}
-    seen = int((module.accuracy.seen > 0).sum())
-    undecodable = module.accuracy.undecodable.nonzero()[:, 0].tolist()
+    with module.accuracy.sync_context():  # sums over processes within
+        seen = int((module.accuracy.seen > 0).sum())
+        undecodable = module.accuracy.undecodable.nonzero()[:, 0].tolist()
     if seen < len(records):
         rank_zero_warn(f"trainer.limit_test_batches: only {seen} of {len(records)} videos scored")
     return {

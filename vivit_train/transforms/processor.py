@@ -1,13 +1,17 @@
 """The image processor: decoded frames to what the model sees, on whatever device the frames are."""
 
+import inspect
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
@@ -40,11 +44,9 @@ class Processor(nn.Module):
     no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
     ``Processor.from_huggingface({})``.
 
-    Resize and crop work on uint8, with torchvision's kernels: those of ``VivitVideoProcessor``, to
-    which this is equal. PIL, and so ``VivitImageProcessor``, holds filter weights in more bits: at
-    most sizes less than one pixel in a hundred (at worst one in ten) lands a grey level off, and
-    everything else is equal. With ``size`` a pair, Pillow 13 may resize height before width, which
-    moves more. So does a GPU, where torchvision resizes in float32 and rounds only once.
+    Resize and crop work on uint8. On the CPU Pillow resizes: these are exactly PIL's pixels, and so
+    those of ``VivitImageProcessor``. On other devices, and in compiled or exported graphs,
+    torchvision does: see ``resize`` for how far it may differ.
 
     The module holds neither parameters nor buffers: casting the model to bfloat16 cannot coarsen
     the pixels.
@@ -153,25 +155,57 @@ class Processor(nn.Module):
         return int(self.size * height / width), self.size
 
     def resize(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Resize all images of all clips in one call.
+        """Resize all images of all clips: on the CPU with Pillow, elsewhere with torchvision.
+
+        Torchvision serves other devices and what ``torch.compile`` and ``torch.export`` trace. It
+        rounds otherwise than Pillow: bilinear, it may differ by one grey level. Nearest, it may
+        take the other of two pixels equally near; bicubic, it may clip overshoot at another point
+        (on a GPU only at the end), so at sharp edges some pixels differ by tens of levels.
 
         Args:
             frames: uint8 [N, T, H, W, 3].
             size: (height, width) in pixels; None is ``resized_size`` of the frames.
 
         Returns:
-            uint8 [N, T, 3, H', W'], in memory still channels last: torchvision resizes that more
-            than twice as fast, and it is how decoders deliver frames. A view of ``frames`` where
-            they have the size already.
+            uint8 [N, T, 3, H', W'], in memory still channels last, as decoders deliver frames. A
+            view of ``frames`` where they have the size already.
 
         Raises:
             UserError: Frames of another type or shape.
         """
         check_frames(frames, "[N, T, H, W, 3]")
-        images = frames.permute(0, 1, 4, 2, 3)  # [N, T, H, W, 3] -> [N, T, 3, H, W]
-        target = size or self.resized_size(*images.shape[-2:])
+        size = size or self.resized_size(*frames.shape[2:4])
+        if size != frames.shape[2:4]:
+            traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+            on_cpu = frames.device.type == "cpu" and not traced
+            frames = (self._resize_by_pillow if on_cpu else self._resize_by_torchvision)(frames, size)
+        return frames.movedim(-1, 2)  # [N, T, H', W', 3] -> [N, T, 3, H', W']
+
+    def _resize_by_pillow(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 [N, T, H, W, 3] on the CPU -> [N, T, H', W', 3]."""
+        height, width = size
+        code, _ = _RESAMPLE[self.resample]
+        source = frames.numpy()
+        resized = np.empty((*source.shape[:2], height, width, 3), dtype=np.uint8)
+
+        def resize_frame(index: tuple[int, ...]) -> None:
+            resized[index] = Image.fromarray(source[index]).resize((width, height), code)
+
+        indices = list(np.ndindex(source.shape[:2]))
+        num_threads = min(torch.get_num_threads(), len(indices))
+        if num_threads == 1:
+            for index in indices:
+                resize_frame(index)
+        else:  # Pillow works outside Python's lock
+            with ThreadPoolExecutor(num_threads) as pool:
+                list(pool.map(resize_frame, indices))  # list: raises what a thread raised
+        return torch.from_numpy(resized)
+
+    def _resize_by_torchvision(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 [N, T, H, W, 3] on any device -> [N, T, H', W', 3], all in one call."""
         _, mode = _RESAMPLE[self.resample]
-        return F.resize(images, list(target), interpolation=mode, antialias=True)
+        images = frames.movedim(-1, 2)  # torchvision resizes these, still channels last, fastest
+        return F.resize(images, list(size), interpolation=mode, antialias=True).movedim(2, -1)
 
     def corners(self, images: Tensor, spatial_views: int = 1) -> list[tuple[int, int]]:
         """Place the crop of each view in resized images.
@@ -255,18 +289,10 @@ class Processor(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Return plain values, fit for JSON and checkpoints, that rebuild this: ``**settings``."""
+        values = {name: getattr(self, name) for name in inspect.signature(Processor).parameters}
         return {
-            "do_resize": self.do_resize,
-            "size": self.size if isinstance(self.size, int) else list(self.size),
-            "resample": self.resample,
-            "do_center_crop": self.do_center_crop,
-            "crop_size": list(self.crop_size),
-            "do_rescale": self.do_rescale,
-            "rescale_factor": self.rescale_factor,
-            "offset": self.offset,
-            "do_normalize": self.do_normalize,
-            "image_mean": list(self.image_mean),
-            "image_std": list(self.image_std),
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
