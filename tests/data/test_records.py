@@ -4,8 +4,6 @@ import pytest
 
 from vivit_train.data.records import (
     Records,
-    canonical,
-    match_classes,
     read_list,
     records_from_list,
     scan_class_folders,
@@ -32,7 +30,9 @@ def test_records_give_back_what_went_in() -> None:
 
 
 def test_records_hold_no_object_per_video() -> None:
-    records = Records(Path("/data"), (f"train/class/{i:07}.mp4" for i in range(50_000)), [0] * 50_000)
+    records = Records(
+        Path("/data"), (f"train/class/{i:07}.mp4" for i in range(50_000)), [0] * 50_000
+    )
     arrays = records._bytes.nbytes + records._ends.nbytes + records.labels.nbytes
     assert arrays / len(records) < 40  # bytes per video
 
@@ -44,25 +44,6 @@ def test_fingerprint_depends_on_the_videos_and_their_classes_only() -> None:
     fewer = Records(Path("/data"), ["a/1.mp4"], [0]).fingerprint(["a", "b"])
     assert one == other_order
     assert len({one, other_label, fewer}) == 3
-
-
-@pytest.mark.parametrize("name", ["Blowing leaves", "blowing_leaves", " blowing  leaves"])
-def test_canonical(name: str) -> None:
-    assert canonical(name) == "blowing leaves"
-
-
-def test_classes_are_matched_by_name_never_by_index() -> None:
-    assert match_classes(["b", "a"], ["a", "b", "c"], "the model") == [1, 0]
-    assert match_classes(["Blowing_leaves"], ["archery", "blowing leaves"], "the model") == [1]
-
-
-def test_names_that_differ_only_in_case_are_told_apart() -> None:
-    assert match_classes(["A", "a"], ["a", "A"], "the model") == [1, 0]
-
-
-def test_classes_that_do_not_match_are_named() -> None:
-    with pytest.raises(UserError, match=r"1 of the data set's 2 classes.*: zebra\. Left over.*: b"):
-        match_classes(["a", "zebra"], ["a", "b"], "the model")
 
 
 def test_scan(tmp_path: Path) -> None:

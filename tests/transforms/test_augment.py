@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
@@ -151,6 +152,17 @@ class TestGeometry:
         assert 0.77 < factors.min() < 0.86
         assert 1.19 < factors.max() < 1.29
         assert abs(np.corrcoef(factors.T)[0, 1]) < 0.4
+
+    @pytest.mark.parametrize("resample", [0, 2, 3])
+    def test_stretches_with_pillow(self, resample):
+        raw = {"do_rescale": False, "offset": False}
+        processor = Processor(size=32, crop_size=28, resample=resample, **raw)
+        clip = noise(2, 40, 50, 3)
+        augment = Augment(processor, **OFF | {"scale_jitter": (1.2, 1.2)})
+        images = [Image.fromarray(frame).resize((48, 38), resample) for frame in clip.numpy()]
+        expected = np.stack(images)[:, 5:33, 10:38]  # 32x40 pixels times 1.2, centre crop
+        result = augment([clip], [0])[0].movedim(0, -1)
+        np.testing.assert_array_equal(result.numpy(), expected)
 
     def test_jitter_never_goes_below_the_crop(self, processor):
         augment = Augment(processor, scale_jitter=(0.1, 0.2))

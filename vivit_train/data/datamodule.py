@@ -16,8 +16,9 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from vivit_train.class_names import find_classes
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
-from vivit_train.data.records import Records, match_classes
+from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
@@ -147,7 +148,7 @@ class VideoDataModule(LightningDataModule):
         if not self.class_names:
             self.class_names = names
         if names != self.class_names:
-            records = records.with_labels(match_classes(names, self.class_names, "the model"))
+            records = records.with_labels(find_classes(names, self.class_names, "the model"))
         self.records[role] = records
 
     def train_dataloader(self) -> DataLoader:

@@ -1,11 +1,10 @@
 """The demo's clips: eight motions that no single frame tells apart.
 
-A textured object on a background, on a torus: what leaves on one side comes in on the other. The
-texture is a function of (log r, theta) around the object's centre, periodic in both, so that
-zooming and turning, too, are shifts that never end. Position, angle and zoom are drawn uniformly
-from their periods, and a class moves one of them, at a speed drawn for both directions alike.
-Hence, exactly: a frame at any time is distributed alike in all classes, and a clip run backwards
-is a clip of the opposite class. Only motion, and its direction, can be learnt.
+A disc of sectors and rings hangs before a wall of crossing waves. Four phases say where the
+pattern of each stands: across and down the wall, around and outwards on the disc. All four are
+drawn uniformly from their period and a class moves one of them, at a speed drawn from the same
+range in all classes. Hence, exactly: a frame at any time is distributed alike in all classes, and
+a clip run backwards is a clip of the opposite class. Only motion and its direction can be learnt.
 """
 
 import json
@@ -22,35 +21,28 @@ import numpy as np
 from vivit_train.errors import UserError
 from vivit_train.video.write import write_video
 
-
-class _Motion(NamedTuple):
-    attribute: str
-    direction: int
-
-
-# On images y points down, so that theta grows clockwise.
+# Class: the phase that it moves, and which way. y points down, so that angles grow clockwise.
 _MOTIONS = {
-    "contracting": _Motion("zoom", -1),
-    "expanding": _Motion("zoom", 1),
-    "moving_down": _Motion("y", 1),
-    "moving_left": _Motion("x", -1),
-    "moving_right": _Motion("x", 1),
-    "moving_up": _Motion("y", -1),
-    "rotating_clockwise": _Motion("angle", 1),
-    "rotating_counterclockwise": _Motion("angle", -1),
+    "contracting": ("zoom", -1),
+    "expanding": ("zoom", 1),
+    "moving_down": ("y", 1),
+    "moving_left": ("x", -1),
+    "moving_right": ("x", 1),
+    "moving_up": ("y", -1),
+    "rotating_clockwise": ("angle", 1),
+    "rotating_counterclockwise": ("angle", -1),
 }
-CLASS_NAMES = tuple(sorted(_MOTIONS))
+CLASS_NAMES = tuple(_MOTIONS)
 
-# Change per frame. At two thirds of the mean object's radius each is one to two pixels.
-_SPEEDS = {
-    "x": (1.0, 2.2),  # pixels
-    "y": (1.0, 2.2),
-    "angle": (0.07, 0.15),  # radians
-    "zoom": (0.07, 0.15),  # in log r
-}
-_ZOOM_PERIOD = math.pi
-# Texture waves (around the centre, outwards): no finer than what a small frame and H.264 keep.
-_WAVES = [(0, 1), (0, 2)] + [(n, m) for n in (1, 2, 3, 4) for m in (-2, -1, 0, 1, 2)]
+# Radians of phase per frame: at 56 pixels 1.5 to 2.7 pixels or 7 to 13 degrees. Seen at every
+# second frame still less than half a period, beyond which motion would seem to reverse.
+_SPEED = (0.5, 0.9)
+# Coarse enough to outlive H.264 and 8x8 patches. The rings' period in log r is that of the
+# sectors in angle, so that both look as wide.
+_WAVES_PER_SHORT_SIDE = 3
+_NUM_SECTORS = 4
+# Raised whenever the same arguments begin to give other clips.
+_VERSION = 1
 _SPLITS = ("train", "val")
 
 
@@ -63,12 +55,12 @@ def render(
 ) -> np.ndarray:
     """Render one clip.
 
-    Everything is drawn the same way for every class and holds for the middle of the clip: the
+    What is drawn is drawn alike for every class, and phases hold for the middle of the clip: the
     same generator gives the opposite class the same clip backwards.
 
     Args:
         class_name: One of ``CLASS_NAMES``.
-        rng: Draws the scene and the speed.
+        rng: Draws phases, speed, the disc's size, and colours.
         num_frames: T.
         height: H in pixels.
         width: W in pixels.
@@ -82,98 +74,36 @@ def render(
     if class_name not in _MOTIONS:
         raise UserError(f"class {class_name!r} is not one of the demo's: {', '.join(CLASS_NAMES)}")
     moving, direction = _MOTIONS[class_name]
-
-    fraction = rng.random()
-    state = {
-        "x": rng.uniform(0, width),
-        "y": rng.uniform(0, height),
-        "angle": rng.uniform(0, 2 * math.pi),
-        "zoom": rng.uniform(0, _ZOOM_PERIOD),
-    }
-    slow, fast = _SPEEDS[moving]
-    speed = direction * (slow + fraction * (fast - slow))
+    speed = direction * rng.uniform(*_SPEED)
     time = np.arange(num_frames) - (num_frames - 1) / 2
-    track = {name: np.float32(value).reshape(1, 1, 1) for name, value in state.items()}
-    track[moving] = (state[moving] + speed * time).astype(np.float32)[:, None, None]
+    # [T, 1, 1] for the phase that moves, [1, 1, 1] for those that stand and broadcast.
+    phase = {
+        name: (rng.uniform(0, 2 * math.pi) + speed * time * (name == moving)).astype(np.float32)
+        for name in ("x", "y", "angle", "zoom")
+    }
+    phase = {
+        name: (values if name == moving else values[:1])[:, None, None]
+        for name, values in phase.items()
+    }
 
-    # Offsets from the centre, the short way around the torus: [T or 1, 1, W], [T or 1, H, 1].
-    dx = _wrapped(np.arange(width, dtype=np.float32) - track["x"], width)
-    dy = _wrapped(np.arange(height, dtype=np.float32)[:, None] - track["y"], height)
-    mask = _object_mask(dx, dy, rng.uniform(0.3, 0.4) * min(height, width), rng)
-    table = _texture_table(rng)
-    # The object goes from dark to bright, the background stays between: no colour is a class's.
-    tint, contrast = rng.uniform(-30, 30, 3), rng.uniform(75, 100) + rng.uniform(-20, 20, 3)
-    backdrop = 128 + rng.uniform(-30, 30, 3) + 20 * _torus_texture(height, width, rng)[..., None]
+    short_side = min(height, width)
+    x = np.arange(width, dtype=np.float32) - (width - 1) / 2  # [W]
+    y = np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2  # [H, 1]
+    wave = 2 * math.pi * _WAVES_PER_SHORT_SIDE / short_side
+    wall = (np.cos(wave * x - phase["x"]) + np.cos(wave * y - phase["y"])) / 2
 
-    # Only the object's pixels are computed for every frame, as a list: [P].
-    shape = (num_frames, height, width)
-    covered = np.broadcast_to(mask > 0, shape).nonzero()
-    dx, dy, angle, zoom, mask = (
-        np.broadcast_to(values, shape)[covered]
-        for values in (dx, dy, track["angle"], track["zoom"], mask)
-    )
-    radius = np.hypot(dx, dy) + np.float32(1e-3)
-    texture = _look_up(table, np.arctan2(dy, dx) - angle, np.log(radius) - zoom)
-    # Around the centre the texture is finer than pixels: it fades instead of flickering.
-    texture *= np.minimum(1, radius / 4)
-    colours = texture[:, None] * np.float32(contrast) + np.float32(128 + tint)
-    frames = np.broadcast_to(_to_uint8(backdrop), (*shape, 3)).copy()
-    behind = frames[covered].astype(np.float32)
-    frames[covered] = _to_uint8(behind + mask[:, None] * (colours - behind))
-    return frames
+    radius = np.maximum(np.hypot(x, y), 0.5)  # [H, W]; the logarithm of 0 is not a number
+    sectors = np.cos(_NUM_SECTORS * np.arctan2(y, x) - phase["angle"])
+    rings = np.cos(_NUM_SECTORS * np.log(radius) - phase["zoom"])
+    # Around the centre the pattern is finer than pixels: it fades instead of flickering.
+    disc = (sectors + rings) / 2 * np.minimum(1, radius * 14 / short_side)
 
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
-
-
-def _wrapped(offset: np.ndarray, period: float) -> np.ndarray:
-    return (offset + period / 2) % period - period / 2
-
-
-def _object_mask(
-    dx: np.ndarray, dy: np.ndarray, radius: float, rng: np.random.Generator
-) -> np.ndarray:
-    """A disc, a rounded square or a rounded diamond, which does not turn with its texture."""
-    power = float(rng.choice([1.4, 2.0, 4.0]))  # NumPy's own floats would widen all to float64
-    tilt = rng.uniform(0, math.pi)
-    along = np.abs(math.cos(tilt) * dx + math.sin(tilt) * dy)
-    across = np.abs(math.cos(tilt) * dy - math.sin(tilt) * dx)
-    distance = (along**power + across**power) ** (1 / power)
-    return np.clip((radius - distance) / 1.5 + 0.5, 0, 1)  # an edge of one and a half pixels
-
-
-def _texture_table(rng: np.random.Generator) -> np.ndarray:
-    """One period of smooth random blobs in (-1, 1) over (theta, log r): [128, 64].
-
-    Its waves are so long that linear interpolation is as good as evaluating them.
-    """
-    spectrum = np.zeros((128, 64), dtype=np.complex64)
-    spectrum[tuple(np.transpose(_WAVES))] = rng.normal(size=(len(_WAVES), 2)) @ [1, 1j]
-    field = np.fft.ifft2(spectrum).real
-    return np.tanh(2 * field / field.std()).astype(np.float32)
-
-
-def _look_up(table: np.ndarray, angle: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Values of a texture table at angles in radians and depths in log r: [P]."""
-    num_rows, num_columns = table.shape
-    row = angle * np.float32(num_rows / (2 * math.pi))
-    column = depth * np.float32(num_columns / _ZOOM_PERIOD)
-    above, left = np.floor(row), np.floor(column)
-    down, right = row - above, column - left
-    above, left = above.astype(np.int32) % num_rows, left.astype(np.int32) % num_columns
-    below, beyond = (above + 1) % num_rows, (left + 1) % num_columns
-    upper = table[above, left] * (1 - right) + table[above, beyond] * right
-    lower = table[below, left] * (1 - right) + table[below, beyond] * right
-    return upper * (1 - down) + lower * down
-
-
-def _torus_texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random blobs in about (-1, 1), without a seam at the borders: [H, W]."""
-    waves = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.fftfreq(width, 1 / width)
-    spectrum = np.fft.fft2(rng.normal(size=(height, width)))
-    smooth = np.fft.ifft2(spectrum * (np.hypot(*waves) <= 3)).real
-    return np.tanh((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
+    edge = np.clip((rng.uniform(0.32, 0.4) * short_side - radius) / 1.5 + 0.5, 0, 1)
+    pattern = wall + edge * (disc - wall)  # [T, H, W] in [-1, 1]
+    mean = 128 + rng.uniform(-12, 12, 3)
+    contrast = rng.uniform(95, 110) + rng.uniform(-15, 15, 3)
+    frames = pattern[..., None] * contrast.astype(np.float32) + mean.astype(np.float32)
+    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
 
 def write_demo(
@@ -194,7 +124,7 @@ def write_demo(
         root: Where to; its parents are made.
         train_per_class: Training clips per class.
         val_per_class: Validation clips per class.
-        seed: Draws the clips, each from (seed, split, class, number): more clips of a class leave
+        seed: 0 or more; draws the clips, each from (seed, split, class, number): more clips of a class leave
             the first ones as they are.
         num_workers: Processes; as many as this one may use cores if None, none but this one if 0.
         progress: Called with the number of clips written and of all clips, after each.
@@ -205,9 +135,9 @@ def write_demo(
     root = Path(root)
     recipe = {"train_per_class": train_per_class, "val_per_class": val_per_class, "seed": seed}
     for name, value in recipe.items():
-        least = 0 if name == "seed" else 1
-        if value < least:
+        if value < (least := 0 if name == "seed" else 1):
             raise UserError(f"{name}={value} must be at least {least}")
+    recipe["version"] = _VERSION
     if _is_written(root, recipe):
         return
     staging = root.with_name(f"{root.name}.partial-{os.getpid()}")

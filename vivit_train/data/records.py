@@ -3,12 +3,12 @@
 import csv
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vivit_train.class_names import shorten
 from vivit_train.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
@@ -86,42 +86,6 @@ class Records:
         return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def canonical(class_name: str) -> str:
-    """A class name without case, punctuation and the choice of space or underscore.
-
-    Names are matched in this form, because one data set is distributed as "blowing leaves",
-    "blowing_leaves" and "Blowing leaves".
-    """
-    return re.sub(r"[\W_]+", " ", class_name.lower()).strip()
-
-
-def match_classes(names: Sequence[str], targets: Sequence[str], what: str) -> list[int]:
-    """Index in ``targets`` of each of ``names``, found by name.
-
-    Args:
-        names: Class names to look up.
-        targets: Class names to look them up in.
-        what: Whom ``targets`` belong to, for the message.
-
-    Raises:
-        UserError: If a name is not among the targets, listing those that are not.
-    """
-    exact = {name: i for i, name in enumerate(targets)}
-    loose = {canonical(name): i for i, name in enumerate(targets)}
-    if len(loose) < len(exact):  # canonical forms collide: only exact names are safe
-        loose = {}
-    found = [exact.get(name, loose.get(canonical(name))) for name in names]
-    lost = [name for name, index in zip(names, found) if index is None]
-    if lost:
-        unused = [name for i, name in enumerate(targets) if i not in set(found)]
-        raise UserError(
-            f"{len(lost)} of the data set's {len(names)} classes are not among the "
-            f"{len(targets)} of {what}: {_listed(lost)}. Left over there: {_listed(unused)}. "
-            "Classes are matched by name: rename the data set's classes, or train a new head"
-        )
-    return [index for index in found if index is not None]
-
-
 def is_video(name: str) -> bool:
     """Whether a file name has the suffix of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
@@ -149,7 +113,7 @@ def scan_class_folders(folder: Path) -> dict[str, list[str]]:
     empty = [name for name, paths in videos.items() if not paths]
     if empty:
         raise UserError(
-            f"no video file in {_listed([str(folder / name) for name in empty])}: add videos "
+            f"no video file in {shorten([str(folder / name) for name in empty])}: add videos "
             f"({', '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder"
         )
     return videos
@@ -214,7 +178,7 @@ def _root_of(paths: Sequence[str], roots: Sequence[Path], listing: Path) -> Path
             return root
     raise UserError(
         f"none of the first videos that {listing} lists exists, e.g. {paths[0]!r}; looked under "
-        f"{_listed([str(root) for root in roots])}. Set data.root to the folder that the listed "
+        f"{shorten([str(root) for root in roots])}. Set data.root to the folder that the listed "
         "paths are relative to"
     )
 
@@ -243,8 +207,3 @@ def _names_of_numbers(path: Path, paths: Sequence[str], numbers: Sequence[int]) 
         f"{path} labels videos by number and nothing names the classes: put a file "
         f"{CLASS_FILES[0]} beside it, one class name per line in the order of the numbers"
     )
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most]) or "none"
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

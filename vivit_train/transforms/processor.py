@@ -44,9 +44,9 @@ class Processor(nn.Module):
     no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
     ``Processor.from_huggingface({})``.
 
-    Resize and crop work on uint8. On the CPU Pillow resizes: these are exactly PIL's pixels, and so
-    those of ``VivitImageProcessor``. On other devices, and in compiled or exported graphs,
-    torchvision does: see ``resize`` for how far it may differ.
+    Resize and crop work on uint8. On the CPU Pillow resizes: these are exactly the installed
+    PIL's pixels, and so those of ``VivitImageProcessor``. On other devices, and in compiled or
+    exported graphs, torchvision does: ``resize`` says how far it may differ.
 
     The module holds neither parameters nor buffers: casting the model to bfloat16 cannot coarsen
     the pixels.
@@ -176,9 +176,12 @@ class Processor(nn.Module):
         check_frames(frames, "[N, T, H, W, 3]")
         size = size or self.resized_size(*frames.shape[2:4])
         if size != frames.shape[2:4]:
+            # A trace would hold Pillow's result as a constant.
             traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-            on_cpu = frames.device.type == "cpu" and not traced
-            frames = (self._resize_by_pillow if on_cpu else self._resize_by_torchvision)(frames, size)
+            if frames.device.type == "cpu" and not traced:
+                frames = self._resize_by_pillow(frames, size)
+            else:
+                frames = self._resize_by_torchvision(frames, size)
         return frames.movedim(-1, 2)  # [N, T, H', W', 3] -> [N, T, 3, H', W']
 
     def _resize_by_pillow(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
@@ -314,11 +317,7 @@ class Processor(nn.Module):
             for name, here in here_geometry.items()
             if here != there_geometry[name]
         ]
-        if not all(
-            math.isclose(a, b, rel_tol=0, abs_tol=1e-6)
-            for here, other_range in zip(self.value_range, there.value_range)
-            for a, b in zip(here, other_range)
-        ):
+        if not np.allclose(self.value_range, there.value_range, rtol=0, atol=1e-6):
             mine, theirs = self.settings(), there.settings()
             causes = [
                 name
@@ -362,17 +361,12 @@ class Processor(nn.Module):
 
     def to_huggingface(self) -> dict[str, Any]:
         """Return the body of a preprocessor_config.json that makes VivitImageProcessor do this."""
-        height, width = self.crop_size
-        if isinstance(self.size, int):
-            size = {"shortest_edge": self.size}
-        else:
-            size = {"height": self.size[0], "width": self.size[1]}
         return {
             "image_processor_type": "VivitImageProcessor",
             **self.settings(),
-            "size": size,
+            "size": _size_to_dict(self.size),
             "resample": _RESAMPLE[self.resample][0],
-            "crop_size": {"height": height, "width": width},
+            "crop_size": _size_to_dict(self.crop_size),
         }
 
     def extra_repr(self) -> str:
@@ -452,7 +446,7 @@ def _resample_name(resample: str | int) -> str:
     choices = ", ".join(f'"{name}" ({code})' for name, (code, _) in _RESAMPLE.items())
     raise UserError(
         f"resample must be one of {choices}, not {resample!r}: "
-        "torchvision has no other filter for tensors"
+        "on a GPU torchvision has no other filter"
     )
 
 
@@ -467,6 +461,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} must hold a JSON object, not {type(config).__name__}")
     return config
+
+
+def _size_to_dict(size: int | tuple[int, int]) -> dict[str, int]:
+    if isinstance(size, int):
+        return {"shortest_edge": size}
+    return {"height": size[0], "width": size[1]}
 
 
 def _size_from_dict(name: str, size: dict[str, int]) -> int | tuple[int, int]:

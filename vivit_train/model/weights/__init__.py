@@ -1,7 +1,6 @@
 """Weights from files: reading foreign formats, and loading them into a model with an account."""
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vivit_train.class_names import match_class_names
 from vivit_train.errors import UserError
 from vivit_train.model.pos_embed import Grid, interpolate_positions
 from vivit_train.model.vivit import ACTIVATIONS, TubeletEmbedding, ViViT
@@ -20,7 +20,7 @@ from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.model.weights.files import Weights
 from vivit_train.model.weights.huggingface import download, read_file, read_folder
 
-__all__ = ["Row", "Weights", "load_weights", "match_class_names", "print_account", "read_weights"]
+__all__ = ["Row", "Weights", "load_weights", "print_account", "read_weights"]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Arguments that decide what the weights mean. Some leave no trace in any shape.
@@ -116,27 +116,6 @@ def load_weights(
     plan.the_rest()
     plan.carry_out()
     return plan.rows()
-
-
-def match_class_names(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs classes of the same name, whatever their order.
-
-    Case, spaces, underscores and punctuation do not count, unless two names of one list then
-    become the same: in that case names must be equal to the letter.
-
-    Args:
-        ours: Class names.
-        theirs: Class names.
-
-    Returns:
-        (index in ours, index in theirs) for each name that both have once.
-    """
-    if list(ours) == list(theirs):
-        return [(i, i) for i in range(len(ours))]
-    a, b = _once(map(_canonical, ours)), _once(map(_canonical, theirs))
-    if len(a) < len(ours) or len(b) < len(theirs):
-        a, b = _once(ours), _once(theirs)
-    return [(i, b[name]) for name, i in a.items() if name in b]
 
 
 def print_account(rows: Sequence[Row], origin: str) -> None:
@@ -319,21 +298,6 @@ def _grid(arguments: dict[str, Any]) -> Grid | None:
     height, width = (size, size) if isinstance(size, int) else size
     embedding = TubeletEmbedding(1, 1, arguments["tubelet_size"], arguments.get("sampled_frames"))
     return embedding.grid(arguments["num_frames"], height, width)
-
-
-def _canonical(name: str) -> str:
-    """A class name without case, spaces and punctuation; composed, as file names may not be."""
-    kept = (
-        c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c)[0] not in "PZC"
-    )
-    return "".join(kept).casefold() or name
-
-
-def _once(names: Iterable[str]) -> dict[str, int]:
-    """Index of each name that occurs once."""
-    names = list(names)
-    counts = Counter(names)
-    return {name: i for i, name in enumerate(names) if counts[name] == 1}
 
 
 def _by_kind(items: Iterable[tuple[str, Key]]) -> list[tuple[str, Key, int]]:

@@ -1,0 +1,24 @@
+import pytest
+
+from vivit_train.class_names import find_classes, shorten
+from vivit_train.errors import UserError
+
+
+def test_classes_are_matched_by_name_never_by_index() -> None:
+    assert find_classes(["b", "a"], ["a", "b", "c"], "the model") == [1, 0]
+    assert find_classes(["Blowing_leaves"], ["archery", "blowing leaves"], "the model") == [1]
+
+
+def test_names_that_differ_only_in_case_are_told_apart() -> None:
+    assert find_classes(["A", "a"], ["a", "A"], "the model") == [1, 0]
+
+
+def test_classes_that_do_not_match_are_named() -> None:
+    with pytest.raises(UserError, match=r"1 of the data set's 2 classes.*: zebra\. Left over.*: b"):
+        find_classes(["a", "zebra"], ["a", "b"], "the model")
+
+
+def test_long_lists_are_cut() -> None:
+    assert shorten([]) == "none"
+    assert shorten(["a", "b"]) == "a, b"
+    assert shorten([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"

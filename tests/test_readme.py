@@ -1,0 +1,74 @@
+"""Every command and every line of Python in the documentation works as written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from vivit_train.__main__ import main
+from vivit_train.config import check_keys
+
+PAGES = sorted(
+    [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *REPOSITORY.glob("docs/*.md")]
+)
+
+
+def commands(program: str) -> list[str]:
+    """Lines of the pages' code blocks, and inline code, that call a program."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+        lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+        lines += re.findall(r"`([^`\n]+)`", text)
+        found += [line for line in lines if program in shlex.split(line, posix=True)[:4]]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", commands("train.py"))
+def test_training_commands_compose(line: str) -> None:
+    words = shlex.split(line)
+    words = words[words.index("train.py") + 1 :]
+    check_keys([word for word in words if not word.startswith("-")])
+
+
+@pytest.mark.parametrize("line", commands("vivit"))
+def test_vivit_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb, *words = shlex.split(line)[1:]
+    parsed = []
+    monkeypatch.setattr(f"vivit_train.commands.{verb}.run", lambda a: parsed.append(a) or 0)
+    with pytest.raises(SystemExit) as end:
+        main([verb, *words])
+    assert end.value.code == 0
+    check_keys(getattr(parsed[0], "overrides", []))
+
+
+def test_there_are_commands() -> None:
+    assert len(commands("train.py")) > 15
+    assert len(commands("vivit")) > 5
+
+
+def test_python(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's Python, with a run that exists in place of the one it names."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    code = re.sub(r'load\("[^"]+"\)', f'load("{finished_run}/checkpoints/best.ckpt")', code)
+    names = {"frames": torch.zeros(4, 56, 72, 3, dtype=torch.uint8)}
+    exec(code, names)
+    assert names["logits"].shape == (1, 8)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_makefile_does_what_the_readme_says() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    assert 'pip install -c constraints.txt -e ".[dev]"' in makefile
+    assert 'pip install -c constraints.txt -e ".[dev]"' in readme

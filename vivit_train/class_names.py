@@ -1,0 +1,72 @@
+"""Class names are the contract between data sets and heads: matched by name, never by index."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from vivit_train.errors import UserError
+
+
+def match_class_names(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs classes of the same name, whatever their order.
+
+    Case, spaces, underscores and punctuation do not count, unless two names of one list then
+    become the same: in that case names must be equal to the letter.
+
+    Args:
+        ours: Class names.
+        theirs: Class names.
+
+    Returns:
+        (index in ours, index in theirs) for each name that both have once.
+    """
+    if list(ours) == list(theirs):
+        return [(i, i) for i in range(len(ours))]
+    a, b = _once(map(_canonical, ours)), _once(map(_canonical, theirs))
+    if len(a) < len(ours) or len(b) < len(theirs):
+        a, b = _once(ours), _once(theirs)
+    return [(i, b[name]) for name, i in a.items() if name in b]
+
+
+def find_classes(names: Sequence[str], targets: Sequence[str], whose: str) -> list[int]:
+    """Index in ``targets`` of each of ``names``.
+
+    Args:
+        names: A data set's class names.
+        targets: The class names to find them in, in the order of a head's rows.
+        whose: Whom ``targets`` belong to, for the message.
+
+    Raises:
+        UserError: If a name is not among the targets, listing those that are not.
+    """
+    pairs = dict(match_class_names(names, targets))
+    lost = [name for i, name in enumerate(names) if i not in pairs]
+    if lost:
+        left = [name for j, name in enumerate(targets) if j not in set(pairs.values())]
+        raise UserError(
+            f"{len(lost)} of the data set's {len(names)} classes are not among the "
+            f"{len(targets)} of {whose}: {shorten(lost)}. Left over there: {shorten(left)}. "
+            "Classes are matched by name: rename the data set's classes, or train a new head"
+        )
+    return [pairs[i] for i in range(len(names))]
+
+
+def shorten(names: Sequence[str], most: int = 8) -> str:
+    """Names in one line, a long list cut short."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _canonical(name: str) -> str:
+    """A class name without case, spaces and punctuation; composed, as file names may not be."""
+    kept = (
+        c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c)[0] not in "PZC"
+    )
+    return "".join(kept).casefold() or name
+
+
+def _once(names: Iterable[str]) -> dict[str, int]:
+    """Index of each name that occurs once."""
+    names = list(names)
+    counts = Counter(names)
+    return {name: i for i, name in enumerate(names) if counts[name] == 1}
