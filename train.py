@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from vivit_train.config import check_keys, override_config, to_plain
+from vivit_train.errors import UserError
 from vivit_train.launch import errors_in_one_line, is_rank_zero, launched_from
 
 
@@ -16,6 +19,8 @@ def main(config: DictConfig) -> None:
     with errors_in_one_line():
         if config.ckpt_path is not None:
             config = resumed(config)
+        elif HydraConfig.get().mode == RunMode.MULTIRUN:
+            config.run_dir = f"{config.run_dir}/{HydraConfig.get().job.num}"  # of the sweep's jobs
         run_dir = train(config)
     if is_rank_zero():
         print(run_dir)
@@ -61,13 +66,7 @@ def train(config: DictConfig) -> Path:
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run that a checkpoint belongs to, with this call's overrides."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from vivit_train.errors import UserError
-
-    checkpoint = Path(config.ckpt_path).expanduser().resolve()
+    """The configuration of the run that a checkpoint belongs to, with this call's overrides."""    checkpoint = Path(config.ckpt_path).expanduser().resolve()
     saved = checkpoint.parent.parent / "config.yaml"
     if not checkpoint.is_file() or not saved.is_file():
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.conftest import REPOSITORY
 
@@ -136,12 +137,15 @@ def test_torchrun(small: tuple[str, ...], tmp_path: Path, command) -> None:
 def test_a_sweep_runs_each_job_in_a_folder_of_its_own(
     small: tuple[str, ...], tmp_path: Path, command
 ) -> None:
-    words = [*small, "trainer.max_epochs=1", f"run_dir={tmp_path}/lr_${{optim.lr}}"]
-    done = command("train.py", "-m", *words, "optim.lr=0.001,0.01")
+    words = [*small, "trainer.max_epochs=1", f"run_dir={tmp_path}/runs"]
+    words += [f"hydra.sweep.dir={tmp_path}/sweep", "optim.lr=0.001,0.01"]
+    done = command("train.py", "-m", *words)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lr_0.001", "lr_0.01"]
-    for folder in tmp_path.iterdir():
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["0", "1"]
+    for number, rate in enumerate((0.001, 0.01)):
+        folder = tmp_path / "runs" / str(number)
         assert (folder / "results.json").is_file()
+        assert OmegaConf.load(folder / "config.yaml").optim.lr == rate
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ class TestResize:
     @pytest.mark.parametrize("size", ODD_SIZES)
     @pytest.mark.parametrize("do_normalize", [True, False])
     def test_torchvision_is_the_librarys(self, size, do_normalize):
-        """``VivitVideoProcessor`` resizes with torchvision: equal from the first step to the last."""
+        """``VivitVideoProcessor`` resizes with it: equal from the first step to the last."""
         transformers = pytest.importorskip("transformers")
         frames = noise(3, *size, 3)
         video_processor = transformers.VivitVideoProcessor(do_normalize=do_normalize)

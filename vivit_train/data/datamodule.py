@@ -23,6 +23,8 @@ from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.decode import DECODERS
+from vivit_train.video.sampling import FRAME_ORDERS
 
 
 class VideoDataModule(LightningDataModule):
@@ -79,9 +81,20 @@ class VideoDataModule(LightningDataModule):
         super().__init__()
         if root is None:
             raise UserError("data.root is not set: give the folder of the data set, data.root=...")
-        for key, value in (("batch_size", batch_size), ("clip_frames", clip_frames)):
-            if value < 1:
-                raise UserError(f"data.{key} must be 1 or more, got {value}")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("clip_frames", clip_frames, 1),
+            ("frame_stride", frame_stride, 1),
+            ("num_workers", num_workers or 0, 0),
+        ):
+            if value < least:
+                raise UserError(f"data.{key} must be {least} or more, got {value}")
+        for key, choice, choices in (
+            ("frame_order", frame_order, FRAME_ORDERS),
+            ("decoder", decoder, DECODERS),
+        ):
+            if choice not in choices:
+                raise UserError(f"data.{key}={choice!r} is not one of {', '.join(choices)}")
         for key, views in (("eval_views", eval_views), ("val_views", val_views)):
             if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
                 raise UserError(
@@ -239,7 +252,10 @@ class LazyLoader(DataLoader):
         while True:
             start = time.perf_counter()
             batches = batches or super().__iter__()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except UserError as error:  # a worker's comes with its traceback in the message
+                raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
             self.wait_seconds += time.perf_counter() - start
             if batch is None:
                 return

@@ -33,6 +33,7 @@ _MOTIONS = {
     "rotating_counterclockwise": ("angle", -1),
 }
 CLASS_NAMES = tuple(_MOTIONS)
+_PHASES = ("x", "y", "angle", "zoom")
 
 # Radians of phase per frame: at 56 pixels 1.5 to 2.7 pixels or 7 to 13 degrees. Seen at every
 # second frame still less than half a period, beyond which motion would seem to reverse.
@@ -74,17 +75,11 @@ def render(
     if class_name not in _MOTIONS:
         raise UserError(f"class {class_name!r} is not one of the demo's: {', '.join(CLASS_NAMES)}")
     moving, direction = _MOTIONS[class_name]
-    speed = direction * rng.uniform(*_SPEED)
-    time = np.arange(num_frames) - (num_frames - 1) / 2
-    # [T, 1, 1] for the phase that moves, [1, 1, 1] for those that stand and broadcast.
-    phase = {
-        name: (rng.uniform(0, 2 * math.pi) + speed * time * (name == moving)).astype(np.float32)
-        for name in ("x", "y", "angle", "zoom")
-    }
-    phase = {
-        name: (values if name == moving else values[:1])[:, None, None]
-        for name, values in phase.items()
-    }
+    # [1, 1, 1] where a phase stands, and broadcasts; [T, 1, 1] where it moves.
+    phase = {name: np.full((1, 1, 1), rng.uniform(0, 2 * math.pi)) for name in _PHASES}
+    time = np.arange(num_frames)[:, None, None] - (num_frames - 1) / 2
+    phase[moving] = phase[moving] + direction * rng.uniform(*_SPEED) * time
+    phase = {name: values.astype(np.float32) for name, values in phase.items()}
 
     short_side = min(height, width)
     x = np.arange(width, dtype=np.float32) - (width - 1) / 2  # [W]
@@ -124,8 +119,8 @@ def write_demo(
         root: Where to; its parents are made.
         train_per_class: Training clips per class.
         val_per_class: Validation clips per class.
-        seed: 0 or more; draws the clips, each from (seed, split, class, number): more clips of a class leave
-            the first ones as they are.
+        seed: 0 or more. Each clip is drawn from (seed, split, class, number): a larger set begins
+            with the clips of a smaller one.
         num_workers: Processes; as many as this one may use cores if None, none but this one if 0.
         progress: Called with the number of clips written and of all clips, after each.
 
@@ -181,17 +176,15 @@ def _list_clips(root: Path, recipe: dict[str, int]) -> list[_Clip]:
 
 def _write_all(clips: list[_Clip], num_workers: int | None) -> Iterator[None]:
     if num_workers is None:
-        num_workers = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        # Not cpu_count(): a container may have a few of the machine's cores.
+        has_affinity = hasattr(os, "sched_getaffinity")
+        num_workers = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if num_workers < 2:
         yield from map(_write_clip, clips)
-    else:
-        # Spawned: a fork would copy the threads' locks of whatever the caller has imported.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            yield from pool.imap_unordered(_write_clip, clips, chunksize=8)
+        return
+    # Spawned: a fork would copy the locks of whatever threads the caller runs.
+    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+        yield from pool.imap_unordered(_write_clip, clips, chunksize=8)
 
 
 def _write_clip(clip: _Clip) -> None:

@@ -26,8 +26,9 @@ class Folder(VideoDataModule):
     - ``train/<class name>/<video>`` and ``val/<class name>/<video>``;
     - ``<class name>/<video>``.
 
-    Where nothing names a validation split, a fixed part of every class is set aside, chosen by a
-    hash of the file's path: adding videos moves none of the others.
+    Where nothing names a validation split, about ``val_fraction`` of every class is set aside: a
+    hash of a video's own path decides, so that adding videos moves none of the others. Only where
+    a class would be left without a training or a validation video, one changes sides.
 
     Args:
         val_fraction: Part of each class to validate on where the data set names no split.
@@ -74,9 +75,15 @@ class Folder(VideoDataModule):
 
     def _part(self, paths: Sequence[str], split: str) -> list[str]:
         """The training or validation part of a class; at least one video in each if it has two."""
-        ranked = sorted(paths, key=lambda path: derive_seed("split", path))
-        held_out = min(max(1, round(self.val_fraction * len(paths))), len(paths) - 1)
+        ranked = sorted(paths, key=_place)
+        held_out = sum(_place(path) < self.val_fraction for path in paths)
+        held_out = min(max(1, held_out), len(paths) - 1)
         return sorted(ranked[held_out:] if split == self.splits["train"] else ranked[:held_out])
+
+
+def _place(path: str) -> float:
+    """A place in [0, 1) that depends on nothing but the path."""
+    return derive_seed("split", path) / 2**63
 
 
 def find_list(folder: Path, split: str) -> Path | None:

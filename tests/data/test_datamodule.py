@@ -1,0 +1,351 @@
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vivit_train.data import datamodule
+from vivit_train.data.datamodule import LazyLoader, VideoDataModule, available_cores
+from vivit_train.data.dataset import Sample, collate
+from vivit_train.data.records import Records
+from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+from vivit_train.video.write import write_video
+
+PROCESSOR = Processor(size=18, crop_size=16)
+AUGMENT = Augment(PROCESSOR)
+
+
+class Listed(VideoDataModule):
+    """Splits as given: name -> rows (path, label) and class names."""
+
+    def __init__(self, splits: dict[str, tuple[list[tuple[str, int]], list[str]]], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.given = splits
+        self.asked: list[str] = []
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        self.asked.append(split)
+        rows, names = self.given[split]
+        return Records(self.root, [row[0] for row in rows], [row[1] for row in rows]), names
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        frames = rng.integers(0, 256, (12, 24, 32 + 4 * i, 3), dtype=np.uint8)
+        write_video(root / f"{i}.mp4", frames)
+    return root
+
+
+def build(root: Path | None, splits: Any = None, **kwargs: Any) -> Listed:
+    rows = [(f"{i}.mp4", i % 2) for i in range(4)]
+    given = splits or {"train": (rows, ["a", "b"]), "val": (rows[:3], ["a", "b"])}
+    arguments = {
+        "root": root, "name": "listed", "clip_frames": 4, "frame_stride": 1, "batch_size": 2,
+        "num_workers": 0, "eval_views": [2, 3], "processor": PROCESSOR, "augment": AUGMENT,
+    }  # fmt: skip
+    return Listed(given, **arguments | kwargs)
+
+
+def attach(data: VideoDataModule, stage: str, **kwargs: Any) -> None:
+    """A trainer as far as the DataModule asks it."""
+    data.trainer = SimpleNamespace(
+        training=stage == "fit",
+        testing=stage == "test",
+        global_rank=kwargs.get("rank", 0),
+        world_size=kwargs.get("world_size", 1),
+        num_training_batches=2,
+        lightning_module=SimpleNamespace(dtype=kwargs.get("dtype", torch.float32)),
+        fit_loop=SimpleNamespace(
+            epoch_loop=SimpleNamespace(
+                batch_progress=SimpleNamespace(
+                    total=SimpleNamespace(processed=kwargs.get("done", 0))
+                )
+            )
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"root": None}, "data.root is not set: .*data.root=..."),
+        ({"batch_size": 0}, "data.batch_size must be 1 or more, got 0"),
+        ({"clip_frames": 0}, "data.clip_frames must be 1 or more, got 0"),
+        ({"frame_stride": 0}, "data.frame_stride must be 1 or more, got 0"),
+        ({"num_workers": -1}, "data.num_workers must be 0 or more, got -1"),
+        ({"eval_views": [4, 2]}, r"data.eval_views .* either 1 or 3, got \[4, 2\]"),
+        ({"eval_views": [0, 1]}, r"data.eval_views .* got \[0, 1\]"),
+        ({"val_views": [1]}, r"data.val_views is \[temporal, spatial\] views.* got \[1\]"),
+        ({"val_views": [1, 1, 1]}, "data.val_views"),
+        ({"frame_order": "random"}, "'random' is not one of natural, shuffled, repeated"),
+        ({"decoder": "opencv"}, "data.decoder='opencv' is not one of auto, "),
+    ],
+)
+def test_values_out_of_range(root: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(change.pop("root", root), **change)
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.root=.*nowhere is not a folder.*of listed with"):
+        build(tmp_path / "nowhere").setup()
+
+
+def test_an_empty_split(root: Path) -> None:
+    splits = {"train": ([("0.mp4", 0)], ["a"]), "val": ([], ["a"])}
+    with pytest.raises(UserError, match=r"listed: the split 'val' under .* lists no video"):
+        build(root, splits).setup()
+
+
+def test_fewer_videos_than_a_global_batch(root: Path) -> None:
+    data = build(root, batch_size=5)
+    data.setup()
+    with pytest.raises(UserError, match=r"has 4 training videos.*data.batch_size=5 x 1 processes"):
+        data.train_dataloader()
+    data = build(root, batch_size=3)
+    data.setup()
+    assert len(data.train_dataloader()) == 1
+    attach(data, "fit", world_size=2)
+    with pytest.raises(UserError, match="global batch of 6"):
+        data.train_dataloader()
+
+
+def test_labels_are_those_of_the_model_by_name(root: Path) -> None:
+    data = build(root, class_names=["b", "c", "a"])
+    data.setup()
+    assert data.class_names == ["b", "c", "a"]
+    assert data.records["train"].labels.tolist() == [2, 0, 2, 0]
+    assert data.records["val"].labels.tolist() == [2, 0, 2]
+
+
+def test_splits_of_one_data_set_agree_by_name(root: Path) -> None:
+    rows = [(f"{i}.mp4", i % 2) for i in range(4)]
+    data = build(root, {"train": (rows, ["a", "b"]), "val": (rows, ["B_", "a"])})
+    data.setup()
+    assert data.class_names == ["a", "b"]
+    assert data.records["train"].labels.tolist() == [0, 1, 0, 1]
+    assert data.records["val"].labels.tolist() == [1, 0, 1, 0]
+
+
+def test_a_class_that_the_model_does_not_know(root: Path) -> None:
+    data = build(root, class_names=["a", "x"])
+    with pytest.raises(UserError, match=r"among the 2 of the model: b\. Left over there: x\."):
+        data.setup()
+
+
+def test_each_split_is_read_once(root: Path) -> None:
+    data = build(root)
+    data.setup()
+    data.setup("fit")
+    data.setup("test")
+    assert data.asked == ["train", "val"]
+    assert data.records["test"] is data.records["val"]
+    only = build(root)
+    only.setup("test")
+    assert only.asked == ["val"]
+    assert list(only.records) == ["test"]
+
+
+def test_other_split_names(root: Path) -> None:
+    rows = [("0.mp4", 0)]
+    given = {name: (rows * n, ["a"]) for n, name in enumerate(("t", "v", "s"), start=1)}
+    data = build(root, given, train_split="t", val_split="v", test_split="s")
+    data.setup()
+    assert {role: len(records) for role, records in data.records.items()} == {
+        "train": 1, "val": 2, "test": 3,
+    }  # fmt: skip
+
+
+def test_training_loader_starts_where_the_run_stands(root: Path) -> None:
+    data = build(root)
+    data.setup()
+
+    def rows(done: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+        data.batch_size = 2 // world_size
+        attach(data, "fit", done=done, rank=rank, world_size=world_size)
+        return [batch.indices.tolist() for batch in data.train_dataloader()]
+
+    first, second = rows(0), rows(2)
+    assert sorted(np.ravel(first)) == sorted(np.ravel(second)) == [0, 1, 2, 3]
+    assert rows(1) == first[1:]
+    assert rows(3) == second[1:]
+    assert any(rows(2 * epoch) != first for epoch in range(1, 6))
+    ranks = [rows(0, rank, 2) for rank in range(2)]
+    assert [ours + theirs for ours, theirs in zip(*ranks)] == first
+
+
+def test_a_batch_of_evaluation_holds_as_many_views_as_training_has_clips(root: Path) -> None:
+    for batch_size, views, expected in [
+        (12, (2, 3), [2, 1]),
+        (11, (2, 3), [1, 1, 1]),
+        (1, (4, 3), [1, 1, 1]),
+        (8, (1, 1), [3]),
+        (3, (1, 1), [3]),
+        (2, (1, 1), [2, 1]),
+    ]:
+        data = build(root, batch_size=batch_size, eval_views=views, val_views=views)
+        data.setup()
+        for loader in (data.test_dataloader(), data.val_dataloader()):
+            batches = list(loader)
+            assert [len(batch.labels) for batch in batches] == expected
+            assert {frames.shape[0] for b in batches for frames in b.frames} == {views[0]}
+            assert sorted(torch.cat([b.indices for b in batches]).tolist()) == [0, 1, 2]
+
+
+def test_evaluation_is_shared_between_ranks_with_padding(root: Path) -> None:
+    data = build(root)
+    data.setup()
+    rows = []
+    for rank in range(2):
+        attach(data, "test", rank=rank, world_size=2)
+        rows.append(torch.cat([b.indices for b in data.test_dataloader()]).tolist())
+    assert rows == [[0, 2], [1, -1]]
+
+
+def raw_batch(num_views: int | None = None):
+    """Clips of random pixels, with two sizes; training's if ``num_views`` is None."""
+    generator = torch.Generator().manual_seed(0)
+    lead = () if num_views is None else (num_views,)
+    samples = []
+    for i, size in enumerate([(24, 40), (30, 20)]):
+        shape = (*lead, 4, *size, 3)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        frames[..., :2, :2, :] = 0
+        samples.append(Sample(frames, label=i, index=i, seed=100 + i))
+    return collate(samples)
+
+
+def test_training_batches_are_augmented_by_their_seeds(root: Path) -> None:
+    data, batch = build(root), raw_batch()
+    attach(data, "fit")
+    done = data.on_after_batch_transfer(batch, 0)
+    assert done.clips.shape == (2, 3, 4, 16, 16)
+    assert done.clips.dtype == torch.float32
+    assert -1 <= done.clips.min() < -0.5
+    assert 0.5 < done.clips.max() <= 1
+    assert torch.equal(done.clips, AUGMENT(batch.frames, [100, 101]))
+    assert not torch.equal(done.clips[0], PROCESSOR(batch.frames[0][None])[0])
+    assert done.frames == []  # the decoded frames are free
+    assert torch.equal(done.labels, batch.labels)
+
+
+@pytest.mark.parametrize("stage", ["validate", "sanity check", "test"])
+def test_evaluation_batches_are_processed(root: Path, stage: str) -> None:
+    """No augmentation; the spatial views of a clip side by side, then the next temporal view."""
+    data, batch = build(root), raw_batch(2)
+    attach(data, stage)
+    clips = data.on_after_batch_transfer(batch, 0).clips
+    spatial = 3 if stage == "test" else 1
+    assert clips.shape == (2 * 2 * spatial, 3, 4, 16, 16)
+    assert clips.abs().max() <= 1
+    by_video = clips.unflatten(0, (2, 2, spatial))
+    for video, temporal in np.ndindex(2, 2):
+        expected = PROCESSOR(batch.frames[video][temporal][None], spatial)
+        assert torch.equal(by_video[video, temporal], expected)
+    assert not torch.equal(by_video[0, 0], by_video[0, 1])
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_bf16_model_gets_bf16(root: Path, stage: str) -> None:
+    data = build(root)
+    attach(data, stage, dtype=torch.bfloat16)
+    batch = raw_batch(None if stage == "fit" else 2)
+    assert data.on_after_batch_transfer(batch, 0).clips.dtype == torch.bfloat16
+
+
+def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(datamodule, "time", clock)
+    asked: list[int] = []
+
+    class Slow(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> int:
+            asked.append(index)
+            clock.now += 2
+            return index
+
+    class Sampler(torch.utils.data.SequentialSampler):
+        def __iter__(self):
+            asked.append(-1)
+            return super().__iter__()
+
+    data = Slow()
+    loader = LazyLoader(data, sampler=Sampler(data), batch_size=1)
+    batches = iter(loader)
+    assert (asked, loader.wait_seconds) == ([], 0)
+    assert next(batches).tolist() == [0]
+    assert (asked, loader.wait_seconds) == ([-1, 0], 2)
+    clock.now += 100  # the training step: no waiting
+    assert [batch.item() for batch in batches] == [1, 2]
+    assert loader.wait_seconds == 6
+    assert len(list(loader)) == 3  # a second epoch adds to the first
+    assert loader.wait_seconds == 12
+    assert asked == [-1, 0, 1, 2] * 2
+
+
+def test_no_worker_before_the_first_next(root: Path) -> None:
+    data = build(root, num_workers=1)
+    data.setup()
+    attach(data, "fit")
+    before = len(multiprocessing.active_children())
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    assert len(multiprocessing.active_children()) == before
+    next(batches)
+    assert len(multiprocessing.active_children()) == before + 1
+    list(batches)
+    data.trainer.fit_loop.epoch_loop.batch_progress.total.processed = 2
+    list(loader)  # the second epoch, in the same worker
+    assert len(multiprocessing.active_children()) == before + 1
+    loader._iterator._shutdown_workers()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_workers_message_comes_without_its_traceback(root: Path, num_workers: int) -> None:
+    rows = [(f"gone_{i}.mp4", 0) for i in range(4)]
+    data = build(root, {"train": (rows, ["a"]), "val": (rows, ["a"])}, num_workers=num_workers)
+    data.setup()
+    attach(data, "fit")
+    with pytest.raises(UserError) as caught:
+        next(iter(data.train_dataloader()))
+    assert str(caught.value).startswith("11 videos in a row cannot be decoded, the last: ")
+    assert str(caught.value).endswith("Check data.root and the files")
+
+
+def test_loaders_take_nothing_from_the_global_generator(root: Path) -> None:
+    data = build(root)
+    data.setup()
+    attach(data, "fit")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cores(count: Sequence[int], **env: str) -> int:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(count), raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return available_cores()
+
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [cores(range(n)) for n in (1, 6, 64)] == [1, 6, 16]
+    assert cores(range(64), LOCAL_WORLD_SIZE="8") == 8
+    assert cores(range(4), LOCAL_WORLD_SIZE="8") == 1
