@@ -66,7 +66,8 @@ def train(config: DictConfig) -> Path:
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run that a checkpoint belongs to, with this call's overrides."""    checkpoint = Path(config.ckpt_path).expanduser().resolve()
+    """The configuration of the run that a checkpoint belongs to, with this call's overrides."""
+    checkpoint = Path(config.ckpt_path).expanduser().resolve()
     saved = checkpoint.parent.parent / "config.yaml"
     if not checkpoint.is_file() or not saved.is_file():
         raise UserError(

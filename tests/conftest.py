@@ -72,7 +72,6 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 def finished_run(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run from start to end."""
     from train import train
-
     from vivit_train.config import compose_config
 
     run_dir = tmp_path_factory.mktemp("runs") / "whole"

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and read back as classifiers."""
 
+import dataclasses
 import inspect
 import os
 from pathlib import Path
@@ -125,11 +126,19 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
             f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
             f"{', '.join(known)}"
         )
-    arguments = {"num_classes": len(weights.class_names or ()), **weights.model, **model}
-    if not arguments["num_classes"]:
+    arguments = {**weights.model, **model}
+    untold = [n for n in ("image_size", "num_frames", "num_heads") if n not in arguments]
+    if untold:
+        raise UserError(
+            f"{weights.origin} does not tell {', '.join(untold)}: give them, "
+            f"load({str(source)!r}, {', '.join(f'{name}=...' for name in untold)})"
+        )
+    if "head.weight" not in weights.state:
         raise UserError(f"{weights.origin} has no head: it gives features, not classes")
+    arguments["num_classes"] = len(weights.state["head.weight"])
     network = ViViT(**arguments)
-    load_weights(network, weights)
+    # What the file tells stays its own: another image_size then interpolates the positions.
+    load_weights(network, dataclasses.replace(weights, model={**model, **weights.model}))
     class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
     processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
     hyper_parameters = hyper_parameters_of(source) if weights.format == "vivit_train" else {}

@@ -47,11 +47,7 @@ class Kinetics(VideoDataModule):
         )
 
     def _from_annotations(self, listing: Path, split: str) -> tuple[Records, list[str]]:
-        with listing.open(newline="", encoding="utf-8-sig") as file:
-            rows = [
-                (row["label"], clip_stem(row["youtube_id"], row["time_start"], row["time_end"]))
-                for row in csv.DictReader(file)
-            ]
+        rows = read_annotations(listing)
         names = sorted({label for label, _ in rows})
         index = {name: i for i, name in enumerate(names)}
         files = self._files(split)
@@ -98,8 +94,28 @@ OFFICIAL_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
 
 def is_official(listing: Path) -> bool:
     """Whether a csv has the columns of the official annotations."""
-    with listing.open(encoding="utf-8-sig") as file:
-        return {column.strip() for column in file.readline().split(",")} >= OFFICIAL_COLUMNS
+    with listing.open(newline="", encoding="utf-8-sig") as file:
+        return set(next(csv.reader(file, skipinitialspace=True), ())) >= OFFICIAL_COLUMNS
+
+
+def read_annotations(listing: Path) -> list[tuple[str, str]]:
+    """(label, stem of the file) of each row of an official csv.
+
+    Raises:
+        UserError: If a row has no label, id or times.
+    """
+    rows = []
+    with listing.open(newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.DictReader(file, skipinitialspace=True), start=1):
+            try:
+                stem = clip_stem(row["youtube_id"], row["time_start"], row["time_end"])
+            except (TypeError, ValueError):  # fewer columns, or times that are no numbers
+                raise UserError(
+                    f"{listing}, row {number}: expected label,youtube_id,time_start,time_end, "
+                    f"got {','.join(map(str, row.values()))}"
+                ) from None
+            rows.append((row["label"], stem))
+    return rows
 
 
 def clip_stem(youtube_id: str, time_start: str, time_end: str) -> str:

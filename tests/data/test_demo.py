@@ -1,0 +1,125 @@
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vivit_train.data import demo
+from vivit_train.data.demo import Demo
+from vivit_train.data.demo_clips import CLASS_NAMES
+from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+
+
+def build(root: Path, train_per_class: int = 1, val_per_class: int = 1, **kwargs: Any) -> Demo:
+    processor = Processor(size=18, crop_size=16)
+    return Demo(
+        root=root, name="demo", clip_frames=4, frame_stride=1, batch_size=2, num_workers=0,
+        train_per_class=train_per_class, val_per_class=val_per_class, processor=processor,
+        augment=Augment(processor), **kwargs,
+    )  # fmt: skip
+
+
+def test_the_first_run_writes_it_and_the_next_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "not yet" / "demo"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)  # in this process
+    said: list[str] = []
+    monkeypatch.setattr(demo, "rank_zero_info", said.append)
+    first = build(root)
+    first.setup()
+    assert said == [f"Writing 16 demo clips to {root}, once"]
+    assert first.class_names == list(CLASS_NAMES)
+    assert [len(first.records[role]) for role in ("train", "val", "test")] == [8, 8, 8]
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    build(root).setup()
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert len(said) == 1
+
+
+def test_clips_are_those_of_the_recipe(demo_root: Path) -> None:
+    data = build(demo_root, 4, 2)
+    data.setup()
+    assert [len(data.records[role]) for role in ("train", "val")] == [32, 16]
+    for role in ("train", "val"):
+        for i, label in enumerate(data.records[role].labels):
+            folder, name, _ = data.records[role].relative_path(i).split("/")
+            assert (folder, name) == (role, CLASS_NAMES[label])
+
+
+def write_slowly(root: Path, train_per_class: int, val_per_class: int) -> None:
+    """Stands in for `write_demo`: like it, it writes only what is not there."""
+    with (root.parent / "log").open("a") as log:
+        log.write("+")
+    if root.exists():
+        return
+    for split, name in (("train", "a"), ("val", "a")):
+        (root / split / name).mkdir(parents=True)
+    time.sleep(0.5)  # a second writer would find it half done
+    with (root.parent / "log").open("a") as log:
+        log.write("w")
+    (root / "demo.json").write_text("{}")
+
+
+def setup_in_a_process(root: Path, gate: Any, seen: Any) -> None:
+    demo.write_demo = write_slowly
+    data = build(root)
+    # What is asked after the lock is released: is the data set whole?
+    Demo.__mro__[1].setup = lambda self, stage=None: seen.put((root / "demo.json").is_file())
+    gate.wait()
+    data.setup()
+
+
+def test_processes_that_start_at_once_write_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    gate, seen = context.Barrier(2), context.Queue()
+    root = tmp_path / "demo"
+    processes = [
+        context.Process(target=setup_in_a_process, args=(root, gate, seen)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    assert [seen.get(timeout=30) for _ in processes] == [True, True]
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "+w+"
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ((0, 1), "train_per_class=0 must be at least 1"),
+        ((1, 0), "val_per_class=0 must be at least 1"),
+    ],
+)
+def test_counts(tmp_path: Path, counts: tuple[int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / "demo", *counts).setup()
+    assert not (tmp_path / "demo").exists()
+
+
+def test_another_recipe_is_not_overwritten(demo_root: Path) -> None:
+    before = (demo_root / "demo.json").read_text()
+    with pytest.raises(UserError, match=r"holds .*4.* asked for is .*5.*: delete the folder"):
+        build(demo_root, 5, 2).setup()
+    assert (demo_root / "demo.json").read_text() == before
+    assert json.loads(before)["train_per_class"] == 4
+
+
+def test_something_else_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds something other than demo clips"):
+        build(tmp_path / "demo").setup()
+    assert os.listdir(tmp_path / "demo") == ["thesis.tex"]
+
+
+def test_no_root() -> None:
+    with pytest.raises(UserError, match=r"data\.root is not set"):
+        build(None)  # type: ignore[arg-type]

@@ -1,0 +1,165 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from vivit_train.metrics import VideoAccuracy
+
+
+def draw(num_videos: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits that are right about half of the time, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num_videos,), generator=generator)
+    logits = torch.randn(num_videos, num_classes, generator=generator)
+    logits[torch.arange(num_videos), labels] += 1.5
+    return logits, labels
+
+
+def score(
+    logits: Tensor, labels: Tensor, decoded: Tensor | None = None, batch: int = 7
+) -> VideoAccuracy:
+    """A metric that has seen each video once."""
+    metric = VideoAccuracy(logits.shape[1], len(labels))
+    decoded = torch.ones(len(labels), dtype=torch.bool) if decoded is None else decoded
+    for rows in torch.arange(len(labels)).split(batch):
+        metric.update(logits[rows], labels[rows], rows, decoded[rows])
+    return metric
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_torchmetrics(seed: int) -> None:
+    logits, labels = draw(101, 12, seed)
+    # A class without videos is out of the mean; torchmetrics agrees if it is never predicted.
+    labels[labels == 3] = 4
+    logits[:, 3] = -9
+    scores = score(logits, labels).compute()
+    for name, k, average in [
+        ("top1", 1, "micro"), ("top5", 5, "micro"), ("mean_class_accuracy", 1, "macro"),
+    ]:  # fmt: skip
+        theirs = MulticlassAccuracy(12, top_k=k, average=average)(logits, labels)
+        assert scores[name] == pytest.approx(float(theirs), abs=1e-6)
+    assert len({scores[name] for name in ("top1", "top5", "mean_class_accuracy")}) == 3
+
+
+def test_a_class_that_is_only_predicted_is_out_of_the_mean() -> None:
+    logits = torch.eye(3)[[0, 0, 2, 1]]
+    scores = score(logits, torch.tensor([0, 0, 0, 1])).compute()
+    assert scores["mean_class_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_loss() -> None:
+    logits, labels = draw(50, 6)
+    loss = score(5 * logits, labels).compute()["loss"]
+    assert loss == pytest.approx(float(F.cross_entropy(5 * logits, labels)), rel=1e-5)
+
+
+def test_padding_does_not_count() -> None:
+    logits, labels = draw(10, 4)
+    plain = score(logits, labels)
+    metric = score(logits, labels)
+    padding = torch.full((3, 4), torch.nan)
+    no = torch.zeros(3, dtype=torch.bool)
+    for decoded in (no, ~no):
+        metric.update(padding, torch.zeros(3).long(), torch.full((3,), -1), decoded)
+    assert metric.compute() == plain.compute()
+    assert metric.seen.tolist() == [1] * 10
+    assert metric.undecodable.sum() == 0
+
+
+def test_an_undecodable_video_counts_as_wrong() -> None:
+    logits, labels = draw(20, 4)
+    logits = 3.0 * F.one_hot(labels, 4)  # all right, whatever is said of the black frames
+    decoded = torch.ones(20, dtype=torch.bool)
+    decoded[[3, 11]] = False
+    metric = score(logits, labels, decoded)
+    scores = metric.compute()
+    assert scores["top1"] == scores["top5"] == 18 / 20
+    per_class = [float(decoded[labels == k].float().mean()) for k in range(4)]
+    assert scores["mean_class_accuracy"] == pytest.approx(sum(per_class) / 4)
+    assert metric.undecodable.nonzero()[:, 0].tolist() == [3, 11]
+    kept = F.cross_entropy(logits[decoded], labels[decoded])
+    assert scores["loss"] == pytest.approx(float(kept))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_wrong(value: float) -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0]])
+    logits[1, 0] = value
+    scores = score(logits, torch.tensor([1, 1])).compute()
+    assert scores["top1"] == scores["top5"] == 0.5
+
+
+def test_ties_go_to_the_lower_class() -> None:
+    even = torch.zeros(8, 8)  # a new model's logits
+    scores = score(even, torch.arange(8)).compute()
+    assert scores["top1"] == 1 / 8
+    assert scores["top5"] == 5 / 8
+    tied = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    metric = score(tied, torch.tensor([1, 2]))
+    assert metric.correct1.tolist() == [0, 1, 0]
+
+
+def test_fewer_classes_than_five() -> None:
+    logits, labels = draw(30, 3)
+    scores = score(logits, labels).compute()
+    assert scores["top5"] == 1
+    assert 0 < scores["top1"] < 1
+
+
+def test_a_video_counted_twice() -> None:
+    logits, labels = draw(10, 4)
+    metric = score(logits, labels)
+    metric.update(logits[4:6], labels[4:6], torch.tensor([4, 5]), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match=r"more than once, e\.g\. rows \[4, 5\]"):
+        metric.compute()
+
+
+def test_two_processes_count_as_one() -> None:
+    """States are summed, as torchmetrics does between processes; the padding is in one of them."""
+    logits, labels = draw(11, 5)
+    decoded = torch.ones(11, dtype=torch.bool)
+    decoded[[2, 7]] = False
+    whole = score(logits, labels, decoded, batch=4)
+    halves = []
+    for rank in range(2):
+        metric = VideoAccuracy(5, 11)
+        rows = torch.arange(rank, 12, 2)
+        rows[rows == 11] = -1
+        metric.update(logits[rows], labels[rows], rows, decoded[rows])
+        halves.append(metric)
+    merged = VideoAccuracy(5, 11)
+    for name, reduce in merged._reductions.items():
+        states = torch.stack([getattr(metric, name) for metric in halves])
+        setattr(merged, name, reduce(states))
+    merged._update_count = 1
+    exact, loss = whole.compute(), merged.compute()
+    assert loss.pop("loss") == pytest.approx(exact.pop("loss"))
+    assert loss == exact
+    assert torch.equal(merged.seen, whole.seen)
+    assert torch.equal(merged.undecodable, whole.undecodable)
+
+
+def test_batch_size_changes_nothing() -> None:
+    logits, labels = draw(23, 6)
+    scores = [score(logits, labels, batch=size).compute() for size in (1, 5, 23)]
+    for other in scores[1:]:
+        assert {k: v for k, v in other.items() if k != "loss"} == {
+            k: v for k, v in scores[0].items() if k != "loss"
+        }
+
+
+def test_reset() -> None:
+    logits, labels = draw(10, 4)
+    metric = score(logits, labels)
+    metric.reset()
+    rows = torch.arange(10)
+    metric.update(logits, labels, rows, torch.ones(10, dtype=torch.bool))
+    assert metric.compute() == score(logits, labels, batch=10).compute()
+
+
+def test_bf16_logits_are_what_the_caller_makes_them() -> None:
+    logits, labels = draw(40, 8)
+    logits = logits.bfloat16().float()
+    expected = MulticlassAccuracy(8, average="micro")(logits, labels)
+    assert score(logits, labels).compute()["top1"] == pytest.approx(float(expected))
