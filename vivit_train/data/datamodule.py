@@ -44,7 +44,7 @@ class VideoDataModule(LightningDataModule):
         val_split: Name of the split to validate on.
         test_split: Name of the split to test on.
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
-        decoder: ``auto`` (decord, then PyAV), ``decord`` or ``pyav``.
+        decoder: ``auto`` (PyAV), ``decord`` or ``pyav``.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
         processor: The image processor; evaluation uses it as it is.
         augment: Training transforms, built on the same processor.
