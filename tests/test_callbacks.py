@@ -203,7 +203,8 @@ class TestBrokenVideos:
 
     def test_each_is_named_once(self) -> None:
         callback = BrokenVideos(0.5)
-        with pytest.warns(UserWarning) as said:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             self.start(callback, "a.mp4", "b.mp4")
             self.start(callback, "a.mp4")
             callback.on_train_epoch_start(None, None)
@@ -274,7 +275,6 @@ class TestMeter:
             trainer.train_dataloader.wait_seconds += 0.5
             clock.now += 2 + index
             meter.on_train_batch_end(trainer, module, None, batch, index)
-            clock.now += 0
         return logged
 
     def test_rates_are_those_since_the_last_log(self, clock: SimpleNamespace) -> None:

@@ -82,6 +82,14 @@ class Checkpoints(Checkpoint):
         """Makes all ranks write to rank 0's folder."""
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the step at which training starts as saved.
+
+        With gradient accumulation it lasts for several batches more, after each of which a
+        checkpoint would lack the gradients so far.
+        """
+        self._last_saved_step = trainer.global_step
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -96,10 +104,20 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, and keeps the file as the best if it is."""
+        """Saves, and keeps the file as the best if it is.
+
+        Raises:
+            UserError: If validation gives no score of the name to monitor.
+        """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = float(trainer.callback_metrics.get(self.monitor, float("-inf")))
+        if self.monitor not in trainer.callback_metrics:
+            scores = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(
+                f"callbacks.monitor={self.monitor} is not among the validation's scores: "
+                f"{', '.join(scores)}"
+            )
+        score = float(trainer.callback_metrics[self.monitor])
         improved = score > self.best_score
         if improved:
             self.best_score = score  # before saving: the checkpoint carries it
@@ -175,7 +193,7 @@ class Meter(Callback):
     ``train/clips_per_second`` and ``train/data_wait``.
 
     Args:
-        every_n_batches: Batches between logs.
+        every_n_batches: Batches between logs; 0: never.
     """
 
     def __init__(self, every_n_batches: int) -> None:
@@ -199,7 +217,7 @@ class Meter(Callback):
     ) -> None:
         """Counts the batch, and logs when it is time."""
         self.clips += len(batch.labels)
-        if (batch_idx + 1) % self.every_n_batches == 0:
+        if self.every_n_batches and (batch_idx + 1) % self.every_n_batches == 0:
             seconds = time.perf_counter() - self.start
             waited = _waited(trainer) - self.waited
             pl_module.log_dict(

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,14 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         )
     if "head.weight" not in weights.state:
         raise UserError(f"{weights.origin} has no head: it gives features, not classes")
-    arguments["num_classes"] = len(weights.state["head.weight"])
+    arguments.setdefault("num_classes", len(weights.state["head.weight"]))
     network = ViViT(**arguments)
     # What the file tells stays its own: another image_size then interpolates the positions.
     load_weights(network, dataclasses.replace(weights, model={**model, **weights.model}))
     class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
     processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
+    if "image_size" in model:
+        processor = with_crop(processor, network.config["image_size"])
     hyper_parameters = hyper_parameters_of(source) if weights.format == "vivit_train" else {}
     sampling = hyper_parameters.get("sampling", {})
     classifier = Classifier(
@@ -164,6 +167,16 @@ def processor_of(weights: Weights) -> Processor | None:
     return Processor(**weights.processor)
 
 
+def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor:
+    """The same processor for clips of another size: what it resizes to grows with the crop."""
+    settings = Processor(crop_size=crop_size).settings()
+    crop, before = settings["crop_size"], processor.settings()
+    scale = min(crop) / min(before["crop_size"])
+    size = before["size"]
+    size = round(scale * size) if isinstance(size, int) else [round(scale * s) for s in size]
+    return Processor(**before | {"crop_size": crop, "size": size})
+
+
 def hyper_parameters_of(path: str | Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: model, class_names, processor, sampling, config.
 
@@ -172,6 +185,7 @@ def hyper_parameters_of(path: str | Path) -> dict[str, Any]:
     """
     read_weights(path)  # says what is wrong, if anything is
     # Mapped, not read: the tensors stay on disk.
+    path = Path(path).expanduser()
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return content["hyper_parameters"]
 

@@ -26,9 +26,13 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         UserError: If one is not of the form key=value.
     """
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from None
+    for override in parsed:
+        if override.is_delete():
+            raise UserError(f"{override.input_line}: keys can be set, not removed")
+    return parsed
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -60,8 +64,6 @@ def check_keys(overrides: Sequence[str]) -> None:
         key = override.key_or_group
         if is_group(override) or key.split(".")[0] == "hydra":
             continue
-        if override.is_delete():
-            raise UserError(f"{override.input_line}: keys can be set, not removed")
         if not _has(base, key):
             known = list(_keys(base))
             # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
@@ -96,10 +98,14 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: If a key does not exist.
     """
     parsed = parse_overrides(overrides)
-    groups = {o.key_or_group for o in parsed if is_group(o)}
+    groups = {o.key_or_group: o.input_line or "" for o in parsed if is_group(o)}
     config = copy.deepcopy(config)
     if groups:
-        composed = compose_config(overrides)
+        for group, word in groups.items():
+            if group not in config:
+                raise UserError(f"{word} makes a new configuration; a saved one has no such part")
+        # The demo, chosen by default, sets parts of other groups; data=video sets none.
+        composed = _compose([*({"data": "data=video"} | groups).values()])
         for group in groups:
             # Against the saved model and the like, not against the defaults.
             part = OmegaConf.to_container(composed[group], resolve=False)

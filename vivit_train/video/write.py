@@ -19,8 +19,8 @@ def write_video(
 ) -> None:
     """Encode frames into the container that the suffix of ``path`` names.
 
-    The file appears under its name only once complete. One encoder thread, so that the same
-    frames give the same bytes on any number of cores.
+    The file appears under its name only once complete. The encoder has one thread: the number of
+    cores does not change what it writes.
 
     Args:
         path: Where to write; ``.mp4``, ``.mkv``, ``.webm`` (VP9, AV1), ``.avi``, ...

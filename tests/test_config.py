@@ -1,0 +1,231 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vivit_train import config as config_module
+from vivit_train.config import check_keys, compose_config, override_config, to_plain
+from vivit_train.errors import UserError
+
+
+def refused(words: list[str]) -> str:
+    with pytest.raises(UserError) as caught:
+        check_keys(words)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("trainer.max_epoch", "trainer.max_epochs"),
+        ("trainer.epochs", "trainer.max_epochs"),
+        ("optim.learning_rate", None),
+        ("lr", "optim.lr"),
+        ("model.hiden_size", "model.hidden_size"),
+        ("batch_size", "data.batch_size"),
+        ("model.name.first", None),
+        ("nonsense", None),
+        ("+trainer.max_epoch", "trainer.max_epochs"),
+        ("++data.root_folder", "data.root"),
+    ],
+)
+def test_typos(key: str, suggestion: str | None) -> None:
+    message = refused([f"{key}=3"])
+    key = key.lstrip("+")
+    assert message.startswith(f"there is no key {key!r} in the configuration")
+    if suggestion:
+        assert message.split("did you mean ")[1].split(" or ")[0].rstrip("?") == suggestion
+
+
+def test_keys_of_the_chosen_groups_exist() -> None:
+    check_keys(["optim=sgd", "optim.momentum=0.8"])
+    check_keys(["data=kinetics400", "data.root=/k400", "optim.momentum=0.8"])  # sgd by default
+    assert "'optim.momentum'" in refused(["optim.momentum=0.8"])  # the demo's is adamw
+    assert "'data.train_per_class'" in refused(["data=kinetics400", "data.train_per_class=3"])
+    check_keys(["logger=wandb", "logger.wandb.project=mine"])
+    assert "'logger.wandb.project'" in refused(["logger.wandb.project=mine"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["~optim.lr", "~optim", "~logger", "~model.pretrained", "~optim.lr=0.001", "~data"],
+)
+def test_nothing_is_removed(word: str) -> None:
+    assert refused([word]) == f"{word}: keys can be set, not removed"
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("optim.lr=fast", "a number"),
+        ("optim.lr=true", "a number"),
+        ("trainer.max_epochs=ten", "a number"),
+        ("seed=false", "a number"),
+        ("augment.random_crop=1", "true or false"),
+        ("augment.random_crop=yes", "true or false"),
+        ("model.qkv_bias=[1]", "true or false"),
+        ("data.eval_views=4x3", "a list"),
+        ("model.tubelet_size=true", "a list"),
+    ],
+)
+def test_values_of_the_wrong_kind(word: str, kind: str) -> None:
+    assert refused([word]).startswith(f"{word}: expected {kind}")
+
+
+def test_values_of_the_right_kind() -> None:
+    words = [
+        "optim.lr=1e-4",
+        "optim.weight_decay=1",
+        "optim.warmup_epochs=${optim.weight_decay}",
+        "model.image_size=[224,320]",
+        "model.pretrained=/weights/vivit",
+        "data.num_workers=3",
+        "trainer.devices=2",
+        "trainer.precision=32-true",
+        "trainer.max_time=00:12:00:00",
+        "augment.scale_jitter=null",
+        "data.clip_frames=8",
+        "seed=12",
+        "name=first try",
+        "hydra.verbose=true",
+        "trainer.limit_train_batches=10",
+        "++trainer.limit_val_batches=10",
+    ]
+    check_keys([*words, "optim.lr=1"])
+    config = compose_config(words)
+    assert (config.seed, config.name, config.trainer.devices) == (12, "first try", 2)
+    assert config.augment.scale_jitter is None
+    check_keys(["trainer.devices=[0,1]"])
+
+
+def test_composing_checks_first() -> None:
+    with pytest.raises(UserError, match=r"did you mean trainer\.max_epochs"):
+        compose_config(["+trainer.max_epoch=3"])
+
+
+def test_sweeps() -> None:
+    check_keys(["optim.lr=0.1,0.2", "model=vivit_b,vivit_l", "seed=range(1,4)", "optim=sgd,adamw"])
+    with pytest.raises(UserError, match=r"no key 'optim\.lrr'.*optim\.lr"):
+        check_keys(["optim.lrr=0.1,0.2"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model=vivit_bb", "Could not find 'model/vivit_bb'"),
+        ("data=kinetics", "Could not find 'data/kinetics'"),
+        ("experiment=none", "Could not find 'experiment/none'"),
+        ("optim.lr", "cannot read the overrides 'optim.lr'"),
+        ("optim.lr=[1", "cannot read the overrides"),
+    ],
+)
+def test_choices_that_do_not_exist(word: str, message: str) -> None:
+    assert message in refused([word])
+
+
+def test_without_the_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "CONFIG_DIR", tmp_path / "configs")
+    with pytest.raises(UserError, match="does not exist: run from a clone of the repository"):
+        compose_config([])
+
+
+def test_composed_values() -> None:
+    config = compose_config(["model=vivit_b", "data=kinetics400", "optim.lr=0.05"])
+    assert config.optim == {**config.optim, "name": "sgd", "lr": 0.05, "momentum": 0.9}
+    assert config.name == "vivit_b_kinetics400"
+    assert config.data.clip_frames == 32
+    assert config.processor.crop_size == 224
+    assert config.data.eval_views == [4, 3]
+
+
+def saved(*words: str) -> DictConfig:
+    """What a run's config.yaml holds."""
+    return OmegaConf.create(to_plain(compose_config(["run_dir=runs/x", *words])))
+
+
+class TestOverridingASavedConfiguration:
+    def test_a_value(self) -> None:
+        config = saved("model.num_frames=8")
+        changed = override_config(config, ["trainer.max_epochs=9", "data.eval_views=[1,3]"])
+        assert changed.trainer.max_epochs == 9
+        assert changed.data.eval_views == [1, 3]
+        assert config.trainer.max_epochs == 6  # a copy
+        changed.trainer.max_epochs, changed.data.eval_views = 6, [2, 1]
+        assert changed == config
+
+    def test_a_group_refers_to_the_saved_model(self) -> None:
+        config = saved("model.num_frames=8", "optim.lr=0.02", "trainer.max_epochs=2")
+        changed = override_config(config, ["data=kinetics400", "data.root=/data/k400"])
+        plain = to_plain(changed)
+        assert plain["data"]["_target_"] == "vivit_train.data.kinetics.Kinetics"
+        assert plain["data"]["root"] == "/data/k400"
+        assert plain["data"]["clip_frames"] == 8
+        assert "train_per_class" not in plain["data"]  # replaced as a whole
+        assert plain["data"]["frame_stride"] == 2
+        for part in ("model", "optim", "trainer", "processor"):
+            assert plain[part] == to_plain(config)[part]
+
+    def test_a_group_with_values_in_it(self) -> None:
+        changed = override_config(saved(), ["optim=sgd", "optim.momentum=0.5", "optim.lr=0.3"])
+        assert to_plain(changed)["optim"] == {
+            "name": "sgd", "lr": 0.3, "momentum": 0.5, "weight_decay": 0.0, "warmup_epochs": 2.5,
+            "label_smoothing": 0.0,
+        }  # fmt: skip
+
+    def test_what_the_demo_sets_for_itself_is_not_taken_over(self) -> None:
+        config = saved("data=kinetics400", "data.root=/k400", "optim=adamw")
+        changed = to_plain(override_config(config, ["optim=sgd"]))
+        assert (changed["optim"]["lr"], changed["optim"]["warmup_epochs"]) == (0.1, 2.5)
+
+    def test_two_groups(self) -> None:
+        config = override_config(saved(), ["processor=huggingface", "augment=none"])
+        plain = to_plain(config)
+        assert plain["processor"]["do_normalize"] is True
+        assert plain["processor"]["crop_size"] == 48  # the saved model's
+        assert plain["augment"]["random_crop"] is False
+
+    def test_keys_that_only_the_saved_one_has(self) -> None:
+        config = saved("data=kinetics400", "data.root=/k400")
+        changed = override_config(config, ["optim.momentum=0.8"])
+        assert changed.optim.momentum == 0.8
+        with pytest.raises(UserError, match=r"no key 'data\.train_per_class'"):
+            override_config(config, ["data.train_per_class=8"])
+
+    @pytest.mark.parametrize("word", ["optim.lrr=1", "+optim.lrr=1", "optim.lr=fast"])
+    def test_mistakes(self, word: str) -> None:
+        with pytest.raises(UserError, match=r"optim\.lr"):
+            override_config(saved(), [word])
+
+    @pytest.mark.parametrize("word", ["~optim.lr", "~data"])
+    def test_nothing_is_removed(self, word: str) -> None:
+        with pytest.raises(UserError, match="keys can be set, not removed"):
+            override_config(saved(), [word])
+
+    def test_an_experiment_is_for_new_runs(self) -> None:
+        with pytest.raises(UserError, match="experiment=vivit_b_k400 makes a new configuration"):
+            override_config(saved(), ["experiment=vivit_b_k400"])
+
+
+def test_plain_values_only() -> None:
+    plain = to_plain(compose_config(["data.root=/x", "model.num_frames=8"]))
+    kinds = set()
+
+    def walk(node: object) -> None:
+        kinds.add(type(node))
+        for child in node.values() if isinstance(node, dict) else ():
+            walk(child)
+        for child in node if isinstance(node, list) else ():
+            walk(child)
+
+    walk(plain)
+    assert kinds <= {dict, list, str, int, float, bool, type(None)}
+    assert plain["data"]["clip_frames"] == 8
+    assert plain["name"] == "vivit_demo_demo"
+    assert plain["run_dir"].startswith("runs/vivit_demo_demo/20")
+
+
+def test_references_that_lead_nowhere() -> None:
+    with pytest.raises(UserError, match=r"cannot be resolved: .*model\.frames"):
+        to_plain(compose_config(["data.clip_frames=${model.frames}"]))
+    with pytest.raises(UserError, match="cannot be resolved: .*_target_"):
+        to_plain(OmegaConf.create({"data": {"_target_": "???"}}))
