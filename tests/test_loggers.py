@@ -23,7 +23,8 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what Lightning sets is undone
+        monkeypatch.delenv(name)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a question was asked"))
 
 
@@ -109,7 +110,9 @@ class TestWandb:
         (folder,) = (run_dir / "wandb").glob("offline-run-*")
         assert list(folder.glob("*.wandb"))
         assert logger.experiment.name == "vivit_x/2026-01-31"
-        assert "wandb:" not in capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert out.count("\n") == 1  # why it is offline
+        assert "wandb:" not in err
 
     def test_the_reason_is_said(
         self, tmp_path: Path, capsys: pytest.CaptureFixture, connections: list[Any]
@@ -118,8 +121,8 @@ class TestWandb:
         training.hush_lightning()
         self.build(tmp_path)
         said = "".join(capsys.readouterr())
-        assert said.startswith("wandb: no API key; logging offline, `wandb sync ")
-        assert f"{tmp_path}/wandb/offline-*" in said
+        where = f"{tmp_path}/wandb/offline-*"
+        assert said == f"wandb: no API key; logging offline, `wandb sync {where}` sends it\n"
 
     def test_the_users_own_mode_is_left_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

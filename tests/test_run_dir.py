@@ -130,7 +130,7 @@ class TestMetricsCsv:
 
 
 def test_the_configuration_comes_back(tmp_path: Path) -> None:
-    plain = to_plain(compose_config(["model.image_size=[16,24]", "name=é: #1", "run_dir=runs/a"]))
+    plain = to_plain(compose_config(["model.image_size=[16,24]", "name='é: #1'", "run_dir=runs/a"]))
     write_config(tmp_path / "new" / "run", plain)
     assert os.listdir(tmp_path / "new" / "run") == ["config.yaml"]
     saved = OmegaConf.load(tmp_path / "new" / "run" / "config.yaml")

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from vivit_train.errors import UserError
+from vivit_train.launch import is_rank_zero
 from vivit_train.run_dir import MetricsCsv
 
 
@@ -44,17 +44,20 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> WandbLogger:
     reason = None
     if os.environ.get("WANDB_MODE") is None:
         reason = why_wandb_is_offline()
-        if reason:
-            rank_zero_info(
+        if reason and is_rank_zero():
+            print(
                 f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it"
             )
-    return WandbLogger(
+    wandb_logger = WandbLogger(
         name=f"{name}/{run_dir.name}",
         save_dir=run_dir,
         offline=reason is not None,
         settings=wandb.Settings(silent=True),
         **settings,
     )
+    # Lightning passes it even if unset, and wandb then warns that it means nothing.
+    wandb_logger._wandb_init.pop("anonymous", None)
+    return wandb_logger
 
 
 def why_wandb_is_offline() -> str | None:

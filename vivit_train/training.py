@@ -140,9 +140,9 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         UserError: For 16-mixed on a CPU, which Lightning would silently run as bf16.
     """
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if precision == "16-mixed" and on_cpu:
+    if str(precision) in ("16-mixed", "16") and on_cpu:
         raise UserError(
-            "trainer.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true"
+            f"trainer.precision={precision} needs a GPU; on a CPU use bf16-mixed or 32-true"
         )
     if precision != "auto":
         return precision
@@ -170,11 +170,7 @@ def hush_lightning() -> None:
 
 
 def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:
-    """What results.json says, after `trainer.test`.
-
-    Raises:
-        UserError: If not every video was seen, though nothing limited the test.
-    """
+    """What results.json says, after `trainer.test`; warns if that left videos out."""
     module = trainer.lightning_module
     assert isinstance(module, VivitModule)
     assert module.accuracy is not None

@@ -77,6 +77,6 @@ def parse_views(text: str) -> tuple[int, int]:
         UserError: If it is not of that form.
     """
     parts = text.split("x")
-    if len(parts) != 2 or not all(p.isdigit() for p in parts) or int(parts[0]) < 1:
+    if len(parts) != 2 or not all(p.isdecimal() for p in parts) or int(parts[0]) < 1:
         raise UserError(f"--views {text}: expected TEMPORALxSPATIAL, e.g. 4x3")
     return int(parts[0]), int(parts[1])

@@ -10,7 +10,7 @@ from vivit_train.data.folder import Folder
 
 
 class Demo(Folder):
-    """Eight kinds of motion, in pairs that are each other's reversal.
+    """Objects that drift in eight directions, in pairs that are each other's reversal.
 
     Nothing but the motion tells the class: a model that sees one frame, repeated, stays at
     chance (0.125), one that sees the frames shuffled can at best name the pair (0.5).

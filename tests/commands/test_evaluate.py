@@ -1,0 +1,228 @@
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vivit_train import load
+from vivit_train.__main__ import main
+from vivit_train.commands import evaluate
+from vivit_train.data.demo_clips import CLASS_NAMES
+from vivit_train.errors import UserError
+
+SCORES = ("top1", "top5", "mean_class_accuracy")
+
+
+def run(checkpoint: object, *overrides: str, output: Path | None = None) -> None:
+    arguments = argparse.Namespace(
+        checkpoint=str(checkpoint), overrides=list(overrides), output=output
+    )
+    assert evaluate.run(arguments) == 0
+
+
+@pytest.fixture
+def score(finished_run: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Evaluates, and reads results.json."""
+
+    def run_and_read(*overrides: str, checkpoint: object = finished_run) -> dict[str, Any]:
+        run(checkpoint, "data.num_workers=0", *overrides, output=tmp_path / "out")
+        return json.loads((tmp_path / "out" / "results.json").read_text())
+
+    return run_and_read
+
+
+def by_hand(checkpoint: Path, videos: list[tuple[Path, str]], views: tuple[int, int], **own: Any):
+    """Scores video by video, as `vivit predict` would name them."""
+    classifier = load(checkpoint)
+    for name, value in own.items():
+        setattr(classifier, name, value)
+    logits = torch.stack([classifier.classify(path, views) for path, _ in videos])
+    labels = torch.tensor([classifier.class_names.index(name) for _, name in videos])
+    right = logits.argsort(dim=1, descending=True) == labels[:, None]
+    per_class = [right[labels == k, 0].float().mean() for k in labels.unique()]
+    return {
+        "top1": float(right[:, 0].float().mean()),
+        "top5": float(right[:, :5].any(dim=1).float().mean()),
+        "mean_class_accuracy": float(sum(per_class) / len(per_class)),
+    }
+
+
+def validation_clips(demo_root: Path) -> list[tuple[Path, str]]:
+    return [(path, path.parent.name) for path in sorted((demo_root / "val").rglob("*.mp4"))]
+
+
+def test_a_run_scores_exactly_as_when_it_was_tested(finished_run: Path, score) -> None:
+    before = json.loads((finished_run / "results.json").read_text())
+    after = score()
+    assert after.pop("checkpoint") == str(finished_run / "checkpoints" / "best.ckpt")
+    del before["checkpoint"]
+    assert after == before
+
+
+def test_other_views(finished_run: Path, demo_root: Path, score) -> None:
+    clips = validation_clips(demo_root)
+    for views in ((1, 1), (3, 3)):
+        results = score(f"data.eval_views=[{views[0]},{views[1]}]")
+        assert results["views"] == list(views)
+        expected = by_hand(finished_run / "checkpoints" / "best.ckpt", clips, views)
+        assert {name: results[name] for name in SCORES} == pytest.approx(expected)
+
+
+def test_the_last_checkpoint_too(finished_run: Path, demo_root: Path, score) -> None:
+    last = finished_run / "checkpoints" / "last.ckpt"
+    results = score(checkpoint=last)
+    assert results["checkpoint"] == str(last)
+    expected = by_hand(last, validation_clips(demo_root), (2, 1))
+    assert {name: results[name] for name in SCORES} == pytest.approx(expected)
+
+
+def numbered(root: Path, clips: list[tuple[Path, str]], names: list[str]) -> None:
+    """A data set that labels the clips by number, in the order of ``names``."""
+    rows = [f"{path},{names.index(name)}" for path, name in clips]
+    (root / "val.csv").write_text("\n".join(rows))
+    (root / "classes.txt").write_text("\n".join(names))
+
+
+def test_another_data_set_is_matched_by_name(
+    finished_run: Path, demo_root: Path, tmp_path: Path, score
+) -> None:
+    before = json.loads((finished_run / "results.json").read_text())
+    numbered(tmp_path, validation_clips(demo_root), sorted(CLASS_NAMES, reverse=True))
+    results = score("data=folder", f"data.root={tmp_path}", "data.eval_views=[2,1]")
+    assert results["data"] == "folder"
+    assert {name: results[name] for name in SCORES} == {name: before[name] for name in SCORES}
+
+
+def test_frames_are_taken_as_in_training(
+    finished_run: Path, demo_root: Path, tmp_path: Path, score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo's stride of 1, not the 2 that configs/data has for other videos."""
+    from vivit_train import training
+
+    built = []
+    build = training.build_data
+    monkeypatch.setattr(training, "build_data", lambda *a: built.append(build(*a)) or built[-1])
+    numbered(tmp_path, validation_clips(demo_root), list(CLASS_NAMES))
+    words = ["data=folder", f"data.root={tmp_path}", "data.eval_views=[1,1]"]
+    score(*words)
+    score(*words, "data.frame_stride=3", "data.clip_frames=6")
+    sampled = [(d.sampling.clip_frames, d.sampling.frame_stride) for d in built]
+    assert sampled == [(4, 1), (6, 3)]
+    assert built[0].processor.settings() == load(
+        finished_run / "checkpoints" / "best.ckpt"
+    ).processor.settings()  # fmt: skip
+
+
+def test_the_processor_is_the_checkpoints_unless_asked(
+    score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vivit_train import training
+
+    built = []
+    build = training.build_data
+    monkeypatch.setattr(training, "build_data", lambda *a: built.append(build(*a)) or built[-1])
+    score("data.eval_views=[1,1]")
+    score("data.eval_views=[1,1]", "processor.size=20")
+    score("data.eval_views=[1,1]", "processor=huggingface", "processor.size=18")
+    assert [d.processor.size for d in built] == [18, 20, 18]
+    assert [d.processor.do_normalize for d in built] == [False, False, True]
+
+
+def test_a_class_that_the_model_does_not_know(demo_root: Path, tmp_path: Path, score) -> None:
+    clips = [(path, name.replace(CLASS_NAMES[0], "juggling")) for path, name in
+             validation_clips(demo_root)]  # fmt: skip
+    numbered(tmp_path, clips, ["juggling", *CLASS_NAMES[1:]])
+    with pytest.raises(UserError) as caught:
+        score("data=folder", f"data.root={tmp_path}")
+    assert "of the model: juggling. Left over there: " + CLASS_NAMES[0] in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_of_the_classes(finished_run: Path, demo_root: Path, tmp_path: Path, score) -> None:
+    """A data set with two of the classes: scores are over those, of eight that are predicted."""
+    names = [CLASS_NAMES[5], CLASS_NAMES[2]]
+    clips = [clip for clip in validation_clips(demo_root) if clip[1] in names]
+    numbered(tmp_path, clips, names)
+    results = score("data=folder", f"data.root={tmp_path}", "data.eval_views=[1,1]")
+    expected = by_hand(finished_run / "checkpoints" / "best.ckpt", clips, (1, 1))
+    assert {name: results[name] for name in SCORES} == pytest.approx(expected)
+    assert results["num_videos"] == 4
+
+
+def test_what_cannot_be_decoded_is_listed_and_wrong(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import transformers
+
+    # A model that always says class 3, so that the score is known.
+    config = transformers.VivitConfig(
+        image_size=16, num_frames=4, tubelet_size=[2, 8, 8], hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, id2label=dict(enumerate(CLASS_NAMES)),
+        label2id={name: i for i, name in enumerate(CLASS_NAMES)},
+    )  # fmt: skip
+    model = transformers.VivitForVideoClassification(config)
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.nn.functional.one_hot(torch.tensor(3), 8).float()
+    model.save_pretrained(tmp_path / "model")
+    clips = validation_clips(demo_root)
+    (tmp_path / "bad.mp4").write_bytes(b"this is no video")
+    clips += [(Path("bad.mp4"), CLASS_NAMES[3]), (Path("gone.mp4"), CLASS_NAMES[3])]
+    numbered(tmp_path, clips, list(CLASS_NAMES))
+    run(
+        tmp_path / "model", "data=folder", f"data.root={tmp_path}", "data.eval_views=[1,3]",
+        "data.num_workers=0", "trainer.accelerator=cpu", output=tmp_path / "out",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["top1"] == 2 / 18
+    assert results["mean_class_accuracy"] == pytest.approx(1 / 8 * 2 / 4)
+    assert results["undecodable"] == ["bad.mp4", "gone.mp4"]
+    assert (results["num_videos"], results["num_videos_scored"]) == (18, 18)
+    assert results["views"] == [1, 3]
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == "undecodable, counted as wrong: bad.mp4, gone.mp4"
+
+
+class TestWhereResultsGo:
+    def test_into_the_run(self, finished_run: Path, capsys: pytest.CaptureFixture) -> None:
+        before = (finished_run / "results.json").read_text()
+        run(finished_run, "data.num_workers=0", "data.eval_views=[1,1]")
+        *_, scores, path = capsys.readouterr().out.splitlines()
+        folder = Path(path).parent
+        assert folder.parent == finished_run / "evaluations"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
+        results = json.loads(Path(path).read_text())
+        assert scores.startswith("results ")
+        shown = json.loads(scores.removeprefix("results "))
+        assert shown == {name: results[name] for name in (*SCORES, "num_videos")}
+        assert [p.name for p in folder.iterdir()] == ["results.json"]
+        assert (finished_run / "results.json").read_text() == before
+
+    def test_by_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        run_dir = tmp_path / "run"
+        (run_dir / "checkpoints").mkdir(parents=True)
+        checkpoint = run_dir / "checkpoints" / "best.ckpt"
+        assert evaluate.default_output(checkpoint).parent == Path("runs/evaluations")
+        (run_dir / "config.yaml").touch()
+        assert evaluate.default_output(checkpoint).parent == run_dir / "evaluations"
+        assert evaluate.default_output(Path("owner/name")).parent == Path("runs/evaluations")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUN", "data.eval_view=[1,1]"], "error: there is no key 'data.eval_view'.*eval_views"),
+        (["RUN", "data.eval_views=[1,2]"], "error: data.eval_views is .*got .1, 2."),
+        (["RUN", "data=folder", "data.root=/nowhere"], "error: data.root=/nowhere is not a folder"),
+        (["RUN", "experiment=vivit_b_k400"], "error: experiment=vivit_b_k400 makes a new"),
+        (["/nowhere/best.ckpt"], "error: /nowhere/best.ckpt does not exist"),
+    ],
+)
+def test_mistakes(finished_run: Path, words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *(str(finished_run) if word == "RUN" else word for word in words)])
+    assert re.match(message, str(end.value.code)), end.value.code

@@ -1,0 +1,273 @@
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vivit_train import training
+from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
+from vivit_train.checkpoint import AtomicCheckpointIO
+from vivit_train.config import compose_config, to_plain
+from vivit_train.data.dataset import Sampling
+from vivit_train.data.demo import Demo
+from vivit_train.data.demo_clips import CLASS_NAMES
+from vivit_train.errors import UserError
+from vivit_train.metrics import VideoAccuracy
+from vivit_train.module import VivitModule
+from vivit_train.run_dir import MetricsCsv
+from vivit_train.training import (
+    build_data,
+    build_module,
+    build_trainer,
+    check_resumable,
+    cpu_has_bf16,
+    resolve_precision,
+    step_of,
+)
+from vivit_train.transforms.processor import Processor
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture(scope="module")
+def config(small: tuple[str, ...]) -> dict[str, Any]:
+    return to_plain(compose_config([*small, "name=test"]))
+
+
+def stub_data(class_names: list[str], **processor: Any) -> Any:
+    """A DataModule as far as `build_module` asks it."""
+    return SimpleNamespace(
+        class_names=class_names,
+        processor=Processor(**{"crop_size": 16} | processor),
+        sampling=Sampling(4, 1),
+        eval_views=(2, 1),
+    )
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+    @pytest.mark.parametrize("has_bf16", [True, False])
+    @pytest.mark.usefixtures("no_gpu")
+    def test_auto_on_a_cpu(
+        self, accelerator: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "cpu_has_bf16", lambda: has_bf16)
+        expected = "bf16-mixed" if has_bf16 else "32-true"
+        assert resolve_precision("auto", accelerator) == expected
+
+    @pytest.mark.parametrize("accelerator", ["gpu", "auto", "cuda"])
+    @pytest.mark.usefixtures("a_gpu")
+    def test_auto_on_a_gpu(self, accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training, "cpu_has_bf16", lambda: False)
+        assert resolve_precision("auto", accelerator) == "bf16-mixed"
+        assert resolve_precision("auto", "cpu") == "32-true"
+        assert resolve_precision("16-mixed", accelerator) == "16-mixed"
+
+    @pytest.mark.usefixtures("no_gpu")
+    def test_what_is_asked_for_is_what_runs(self) -> None:
+        for precision in ("32-true", "bf16-mixed", "bf16-true"):
+            assert resolve_precision(precision, "cpu") == precision
+
+    @pytest.mark.parametrize("precision", ["16-mixed", 16, "16"])
+    @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+    @pytest.mark.usefixtures("no_gpu")
+    def test_half_precision_on_a_cpu(self, precision: Any, accelerator: str) -> None:
+        """Lightning would run bf16 instead, with a warning at most."""
+        with pytest.raises(UserError, match=rf"precision={precision} needs a GPU; .*bf16-mixed"):
+            resolve_precision(precision, accelerator)
+
+    @pytest.mark.parametrize(
+        "probe", ["_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported"]
+    )
+    def test_probes(self, probe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in (
+            "_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported"
+        ):  # fmt: skip
+            monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+        assert not cpu_has_bf16()
+        monkeypatch.setattr(torch.cpu, probe, lambda: True)
+        assert cpu_has_bf16()
+        monkeypatch.delattr(torch.cpu, probe)  # another version of torch
+        assert not cpu_has_bf16()
+
+
+class TestTrainer:
+    @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+    @pytest.mark.usefixtures("no_gpu")
+    def test_no_gpu(self, config: dict, tmp_path: Path, accelerator: str) -> None:
+        config = config | {"trainer": config["trainer"] | {"accelerator": accelerator}}
+        message = f"trainer.accelerator={accelerator}: no GPU .* set trainer.accelerator=cpu"
+        with pytest.raises(UserError, match=message):
+            build_trainer(config, tmp_path)
+
+    @pytest.mark.usefixtures("no_gpu")
+    def test_what_it_is_made_of(
+        self, config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
+        changes = {"accelerator": "auto", "devices": "auto", "precision": "auto"}
+        config = config | {"trainer": config["trainer"] | changes}
+        config["callbacks"] = {"monitor": "val/loss", "every_n_train_steps": 7, "refresh_rate": 1}
+        trainer, checkpoints = build_trainer(config, tmp_path)
+        assert trainer.precision == "bf16-mixed"
+        assert trainer.num_devices == 1
+        assert trainer.max_epochs == 2
+        assert (checkpoints.monitor, checkpoints.every_n_train_steps) == ("val/loss", 7)
+        assert checkpoints.last == tmp_path / "checkpoints" / "last.ckpt"
+        assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        assert [type(logger) for logger in trainer.loggers] == [MetricsCsv]
+        kinds = {type(callback) for callback in trainer.callbacks}
+        assert {StepSeed, BrokenVideos, Meter, Checkpoints, Progress} <= kinds
+        broken = next(c for c in trainer.callbacks if isinstance(c, BrokenVideos))
+        assert broken.max_bad_fraction == 0.1
+        assert list(tmp_path.iterdir()) == []  # nothing is written before the run
+
+    def test_without_a_bar(self, config: dict, tmp_path: Path) -> None:
+        config = config | {"trainer": config["trainer"] | {"enable_progress_bar": False}}
+        trainer, _ = build_trainer(config, tmp_path)
+        assert not any(isinstance(callback, Progress) for callback in trainer.callbacks)
+
+
+class TestData:
+    def test_it_is_built_from_the_configuration(self, config: dict, demo_root: Path) -> None:
+        data = build_data(config)
+        assert isinstance(data, Demo)
+        assert data.root == demo_root
+        assert data.processor.crop_size == (16, 16)
+        assert data.augment.processor is data.processor
+        assert data.augment.hue == 0
+        assert data.seed == config["seed"] == 0
+        assert type(data.augment.scale_jitter) is tuple
+        names = list(reversed(CLASS_NAMES))
+        assert build_data(config, names).class_names == names
+
+
+class TestModule:
+    def test_it_says_all_that_it_needs(self, config: dict) -> None:
+        module = build_module(config, stub_data(["b", "a"]))
+        assert isinstance(module, VivitModule)
+        assert module.hparams["class_names"] == ["b", "a"]
+        assert module.hparams["model"]["num_classes"] == 2
+        assert module.hparams["sampling"] == {
+            "clip_frames": 4, "frame_stride": 1, "eval_views": [2, 1],
+        }  # fmt: skip
+        assert module.hparams["processor"] == Processor(crop_size=16).settings()
+        assert module.hparams["config"] == config
+        assert module.model.head.out_features == 2
+
+    def pretrained(self, config: dict, run: Path, **model: Any) -> dict:
+        weights = str(run / "checkpoints" / "best.ckpt")
+        return config | {"model": config["model"] | {"pretrained": weights} | model}
+
+    def test_pretrained(
+        self, config: dict, finished_run: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        config = self.pretrained(config, finished_run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            module = build_module(config, stub_data(list(CLASS_NAMES)))
+        state = torch.load(config["model"]["pretrained"], weights_only=True)["state_dict"]
+        ours = module.model.state_dict()
+        assert all(torch.equal(ours[name.removeprefix("model.")], v) for name, v in state.items())
+        said = capsys.readouterr().out
+        assert "Weights from vivit-train checkpoint" in said
+        assert f"\n{len(state)} loaded\n" in said
+
+    def test_another_order_of_classes(self, config: dict, finished_run: Path) -> None:
+        config = self.pretrained(config, finished_run)
+        module = build_module(config, stub_data(list(reversed(CLASS_NAMES))))
+        state = torch.load(config["model"]["pretrained"], weights_only=True)["state_dict"]
+        assert state["model.head.weight"].std() > 0
+        assert torch.equal(module.model.head.weight, state["model.head.weight"].flip(0))
+
+    def test_other_classes_replace_the_head(
+        self, config: dict, finished_run: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        config = self.pretrained(config, finished_run)
+        module = build_module(config, stub_data(["juggling", CLASS_NAMES[3]]))
+        state = torch.load(config["model"]["pretrained"], weights_only=True)["state_dict"]
+        head = module.model.head.weight
+        assert head.shape == (2, 16)
+        assert torch.equal(head[1], state["model.head.weight"][3])  # found by name
+        assert not head[0].any()  # new, as initialised
+        assert torch.equal(module.model.embed.weight, state["model.embed.weight"])
+        said = capsys.readouterr().out
+        assert "replaced head" in said
+        assert "1 of 2 classes found by name" in said
+
+    def test_another_processor_is_said_loudly(self, config: dict, finished_run: Path) -> None:
+        config = self.pretrained(config, finished_run)
+        data = stub_data(list(CLASS_NAMES), do_normalize=True, size=20)
+        with pytest.warns(UserWarning, match="trained with another image processor") as said:
+            build_module(config, data)
+        (message,) = (str(w.message) for w in said)
+        assert "size: 20 here, 18 there" in message
+        assert "pixel range: [-3, 1] here, [-1, 1] there (by do_normalize)" in message
+        assert message.endswith("To use theirs set processor.* accordingly")
+
+    def test_another_size(self, config: dict, finished_run: Path) -> None:
+        config = self.pretrained(config, finished_run, num_frames=8)
+        assert build_module(config, stub_data(list(CLASS_NAMES))).model.grid == (4, 2, 2)
+
+    def test_another_model(self, config: dict, finished_run: Path) -> None:
+        config = self.pretrained(config, finished_run, num_layers=3)
+        with pytest.raises(UserError, match=r"model\.num_layers=3, but the file's is 2"):
+            build_module(config, stub_data(list(CLASS_NAMES)))
+
+
+class TestResuming:
+    def test_the_runs_own_classes(self, finished_run: Path) -> None:
+        check_resumable(str(finished_run / "checkpoints" / "last.ckpt"), list(CLASS_NAMES))
+
+    def test_other_classes_are_named(self, finished_run: Path) -> None:
+        names = [*CLASS_NAMES[1:], "juggling"]
+        with pytest.raises(UserError) as caught:
+            check_resumable(str(finished_run / "checkpoints" / "last.ckpt"), names)
+        message = str(caught.value)
+        assert f"data set has: {', '.join(sorted([CLASS_NAMES[0], 'juggling']))}. Resume" in message
+        assert "model.pretrained" in message
+
+    def test_another_order(self, finished_run: Path) -> None:
+        with pytest.raises(UserError, match="the same names in another order"):
+            check_resumable(
+                str(finished_run / "checkpoints" / "last.ckpt"), list(reversed(CLASS_NAMES))
+            )
+
+    def test_steps(self, finished_run: Path) -> None:
+        assert step_of(str(finished_run / "checkpoints" / "last.ckpt")) == 16
+
+
+def test_results(config: dict) -> None:
+    data = build_data(config)
+    data.setup("test")
+    module = build_module(config, data)
+    accuracy = VideoAccuracy(8, 16)
+    rows = torch.arange(12)  # four are left out
+    labels = torch.tensor(data.records["test"].labels.astype("int64"))[:12]
+    logits = 3.0 * torch.nn.functional.one_hot(labels, 8)
+    logits[:3] = -logits[:3]
+    decoded = torch.ones(12, dtype=torch.bool)
+    decoded[[4, 5]] = False
+    accuracy.update(logits, labels, rows, decoded)
+    object.__setattr__(module, "accuracy", accuracy)
+    trainer = SimpleNamespace(lightning_module=module, precision="32-true", world_size=1)
+    with pytest.warns(UserWarning, match="only 12 of 16 videos scored"):
+        results = training.results(trainer, data, config)
+    paths = [data.records["test"].relative_path(row) for row in (4, 5)]
+    assert results["undecodable"] == paths
+    assert results["top1"] == 7 / 12
+    assert "loss" not in results
+    assert (results["num_videos"], results["num_videos_scored"]) == (16, 12)
+    assert results["split_fingerprint"] == data.records["test"].fingerprint(data.class_names)
+    assert (results["data"], results["split"], results["num_classes"]) == ("demo", "val", 8)
+    assert (results["views"], results["devices"], results["seed"]) == ([2, 1], 1, 0)
