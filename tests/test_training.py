@@ -151,6 +151,10 @@ class TestData:
         names = list(reversed(CLASS_NAMES))
         assert build_data(config, names).class_names == names
 
+    def test_a_mistake_stays_one_message(self, config: dict) -> None:
+        with pytest.raises(UserError, match=r"^data\.root is not set"):
+            build_data(config | {"data": config["data"] | {"root": None}})
+
 
 class TestModule:
     def test_it_says_all_that_it_needs(self, config: dict) -> None:

@@ -32,13 +32,15 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
     """
     processor = Processor(**config["processor"])
     augment = Augment(processor, **config["augment"])
-    return hydra.utils.instantiate(
-        config["data"],
+    arguments = dict(config["data"])
+    # Not hydra.utils.instantiate, which turns a UserError into a traceback of its own.
+    data_module = hydra.utils.get_class(arguments.pop("_target_"))
+    return data_module(
+        **arguments,
         processor=processor,
         augment=augment,
         seed=config["seed"],
         class_names=class_names,
-        _convert_="all",
     )
 
 

@@ -45,13 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(source)
     if classifier.config is None:
         config = compose_config(arguments.overrides)
-        config.data.clip_frames = classifier.clip_frames
     else:
         config = override_config(OmegaConf.create(classifier.config), arguments.overrides)
     plain = to_plain(config)
-    # The checkpoint's own processor, unless this call asks for another.
-    if not any(word.lstrip("+").startswith("processor") for word in arguments.overrides):
+
+    def asks_for(key: str) -> bool:
+        return any(word.lstrip("+").startswith(key) for word in arguments.overrides)
+
+    # Frames and pixels as the model was trained with, unless this call asks for others.
+    if not asks_for("processor"):
         plain["processor"] = classifier.processor.settings()
+    if not asks_for("data.clip_frames="):
+        plain["data"]["clip_frames"] = classifier.clip_frames
+    if classifier.config is not None and not asks_for("data.frame_stride="):
+        plain["data"]["frame_stride"] = classifier.frame_stride
     plain["logger"] = {"wandb": None, "tensorboard": None}
 
     output = arguments.output or default_output(source)
