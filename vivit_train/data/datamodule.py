@@ -7,6 +7,7 @@ of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from vivit_train.video.decode import DECODERS
 from vivit_train.video.sampling import FRAME_ORDERS
 
 
-class VideoDataModule(LightningDataModule):
+class VideoDataModule(LightningDataModule, ABC):
     """Videos with one class each. Subclasses say in `read_split` what a split holds.
 
     Args:
@@ -116,6 +117,7 @@ class VideoDataModule(LightningDataModule):
         self.class_names: list[str] = list(class_names or ())
         self.records: dict[str, Records] = {}
 
+    @abstractmethod
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """What a split holds.
 
@@ -128,7 +130,6 @@ class VideoDataModule(LightningDataModule):
         Raises:
             UserError: If the files are not there or not as expected.
         """
-        raise NotImplementedError  # an abstract method: every data set has its own
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the splits; called by Lightning, and earlier to learn the class names.
