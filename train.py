@@ -36,6 +36,7 @@ def train(config: DictConfig) -> Path:
     from vivit_train import training
     from vivit_train.run_dir import MetricsCsv, write_config, write_results
 
+    training.hush_lightning()
     plain = to_plain(config)
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)

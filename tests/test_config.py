@@ -145,7 +145,7 @@ def saved(*words: str) -> DictConfig:
 
 class TestOverridingASavedConfiguration:
     def test_a_value(self) -> None:
-        config = saved("model.num_frames=8")
+        config = saved("model.num_frames=8", "trainer.max_epochs=6", "data.eval_views=[2,1]")
         changed = override_config(config, ["trainer.max_epochs=9", "data.eval_views=[1,3]"])
         assert changed.trainer.max_epochs == 9
         assert changed.data.eval_views == [1, 3]

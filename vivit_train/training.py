@@ -80,7 +80,6 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
     Raises:
         UserError: If the machine has not what the configuration asks for.
     """
-    hush_lightning()
     callbacks = config["callbacks"]
     checkpoints = Checkpoints(
         run_dir / "checkpoints", callbacks["monitor"], callbacks["every_n_train_steps"]
@@ -158,7 +157,11 @@ def cpu_has_bf16() -> bool:
 
 
 def hush_lightning() -> None:
-    """Keeps Lightning's advertisements, double lines and known false alarms off the screen."""
+    """Keeps Lightning's advertisements, double lines and known false alarms off the screen.
+
+    Warnings are then a line each, without the place in the code: they are for the user.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.module import VivitModule
     from vivit_train.run_dir import write_results
 
+    training.hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
     classifier = load_classifier(source)
     if classifier.config is None:
