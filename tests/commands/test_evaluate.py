@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from vivit_train import load
+from vivit_train import load, training
 from vivit_train.__main__ import main
 from vivit_train.commands import evaluate
+from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 
@@ -33,6 +34,15 @@ def score(finished_run: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return json.loads((tmp_path / "out" / "results.json").read_text())
 
     return run_and_read
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[VideoDataModule]:
+    """The DataModules that the command builds."""
+    found: list[VideoDataModule] = []
+    build = training.build_data
+    monkeypatch.setattr(training, "build_data", lambda *a: found.append(build(*a)) or found[-1])
+    return found
 
 
 def by_hand(checkpoint: Path, videos: list[tuple[Path, str]], views: tuple[int, int], **own: Any):
@@ -98,14 +108,9 @@ def test_another_data_set_is_matched_by_name(
 
 
 def test_frames_are_taken_as_in_training(
-    finished_run: Path, demo_root: Path, tmp_path: Path, score, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, demo_root: Path, tmp_path: Path, score, built
 ) -> None:
     """The demo's stride of 1, not the 2 that configs/data has for other videos."""
-    from vivit_train import training
-
-    built = []
-    build = training.build_data
-    monkeypatch.setattr(training, "build_data", lambda *a: built.append(build(*a)) or built[-1])
     numbered(tmp_path, validation_clips(demo_root), list(CLASS_NAMES))
     words = ["data=folder", f"data.root={tmp_path}", "data.eval_views=[1,1]"]
     score(*words)
@@ -117,14 +122,7 @@ def test_frames_are_taken_as_in_training(
     ).processor.settings()  # fmt: skip
 
 
-def test_the_processor_is_the_checkpoints_unless_asked(
-    score, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vivit_train import training
-
-    built = []
-    build = training.build_data
-    monkeypatch.setattr(training, "build_data", lambda *a: built.append(build(*a)) or built[-1])
+def test_the_processor_is_the_checkpoints_unless_asked(score, built) -> None:
     score("data.eval_views=[1,1]")
     score("data.eval_views=[1,1]", "processor.size=20")
     score("data.eval_views=[1,1]", "processor=huggingface", "processor.size=18")
@@ -153,30 +151,45 @@ def test_some_of_the_classes(finished_run: Path, demo_root: Path, tmp_path: Path
     assert results["num_videos"] == 4
 
 
-def test_what_cannot_be_decoded_is_listed_and_wrong(
-    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.fixture(scope="module")
+def always_class_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a model whose scores are known beforehand."""
     import transformers
 
-    # A model that always says class 3, so that the score is known.
     config = transformers.VivitConfig(
-        image_size=16, num_frames=4, tubelet_size=[2, 8, 8], hidden_size=16, num_hidden_layers=1,
+        image_size=16, num_frames=6, tubelet_size=[2, 8, 8], hidden_size=16, num_hidden_layers=1,
         num_attention_heads=2, intermediate_size=32, id2label=dict(enumerate(CLASS_NAMES)),
         label2id={name: i for i, name in enumerate(CLASS_NAMES)},
     )  # fmt: skip
     model = transformers.VivitForVideoClassification(config)
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.nn.functional.one_hot(torch.tensor(3), 8).float()
-    model.save_pretrained(tmp_path / "model")
+    folder = tmp_path_factory.mktemp("huggingface")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_foreign_checkpoint(always_class_3: Path, small: tuple[str, ...], score, built) -> None:
+    words = [word for word in small if not word.startswith(("model.", "data.clip_frames"))]
+    results = score(*words, checkpoint=always_class_3)
+    assert results["top1"] == results["mean_class_accuracy"] == 1 / 8
+    assert (results["num_videos"], results["views"]) == (16, [2, 1])
+    # The model's own, not those of the configuration's model.
+    assert built[0].processor.crop_size == (16, 16)
+    assert built[0].sampling.clip_frames == 6
+
+
+def test_what_cannot_be_decoded_is_listed_and_wrong(
+    always_class_3: Path, demo_root: Path, tmp_path: Path, score, capsys: pytest.CaptureFixture
+) -> None:
     clips = validation_clips(demo_root)
     (tmp_path / "bad.mp4").write_bytes(b"this is no video")
     clips += [(Path("bad.mp4"), CLASS_NAMES[3]), (Path("gone.mp4"), CLASS_NAMES[3])]
     numbered(tmp_path, clips, list(CLASS_NAMES))
-    run(
-        tmp_path / "model", "data=folder", f"data.root={tmp_path}", "data.eval_views=[1,3]",
-        "data.num_workers=0", "trainer.accelerator=cpu", output=tmp_path / "out",
+    results = score(
+        "data=folder", f"data.root={tmp_path}", "data.eval_views=[1,3]",
+        "trainer.accelerator=cpu", checkpoint=always_class_3,
     )  # fmt: skip
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["top1"] == 2 / 18
     assert results["mean_class_accuracy"] == pytest.approx(1 / 8 * 2 / 4)
     assert results["undecodable"] == ["bad.mp4", "gone.mp4"]
