@@ -85,7 +85,10 @@ def resumed(config: DictConfig) -> DictConfig:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    if not any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
+    # A resumed run has keys of its own: they are checked against its own configuration.
+    resumes = any(word.startswith("ckpt_path=") for word in words)
+    has_flags = any(word.startswith("-") and word not in ("-m", "--multirun") for word in words)
+    if not resumes and not has_flags:
         with errors_in_one_line():
             check_keys([word for word in words if not word.startswith("-")])
     main()

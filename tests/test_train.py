@@ -32,7 +32,8 @@ def same(a: Path, b: Path) -> bool:
 
 def test_run_folder(finished_run: Path) -> None:
     names = sorted(p.relative_to(finished_run).as_posix() for p in finished_run.rglob("*.*"))
-    assert names == [
+    # Other tests evaluate the same run, which adds a folder of its own.
+    assert [name for name in names if not name.startswith("evaluations/")] == [
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "config.yaml",

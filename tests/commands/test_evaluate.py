@@ -45,6 +45,11 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[VideoDataModule]:
     return found
 
 
+def test_the_model_is_the_checkpoints(finished_run: Path) -> None:
+    with pytest.raises(UserError, match="brings its own model"):
+        run(finished_run, "model.image_size=32")
+
+
 def by_hand(checkpoint: Path, videos: list[tuple[Path, str]], views: tuple[int, int], **own: Any):
     """Scores video by video, as `vivit predict` would name them."""
     classifier = load(checkpoint)

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 
 
@@ -47,6 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     if classifier.config is None:
         config = compose_config(arguments.overrides)
     else:
+        if any(word.lstrip("+").startswith("model") for word in arguments.overrides):
+            raise UserError(
+                f"{source} brings its own model: model.* cannot be set in its evaluation; to train "
+                "on from it at another size use model.pretrained"
+            )
         config = override_config(OmegaConf.create(classifier.config), arguments.overrides)
     plain = to_plain(config)
 
