@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         models, difference = build_pair(args.model, args.device, Path(folder))
     for precision in args.precision:
         seconds, matrix_rates[precision] = measure(models, precision, args)
-        for form, phase in itertools.product(args.forms, PHASES):
+        for form, phase in itertools.product(args.forms, args.phases):
             results.append(compare(form, phase, precision, seconds, matrix_rates, args))
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -123,6 +123,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["eager"])
     parser.add_argument(
         "--memory",
@@ -228,7 +229,7 @@ def measure(
     """Seconds of each round for each variant, and the matrix rate in FLOP/s."""
     variants = [
         Variant(library, form, phase, precision)
-        for form, phase, library in itertools.product(args.forms, PHASES, LIBRARIES)
+        for form, phase, library in itertools.product(args.forms, args.phases, LIBRARIES)
     ]
     steps = {
         v: make_step(v, models[v.library], args.model, args.batch, args.device) for v in variants
