@@ -73,13 +73,14 @@ def test_checkpoints_hold_plain_values_only(finished_run: Path) -> None:
         assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
 
 
+@pytest.mark.parametrize("every", [3, 0], ids=["inside an epoch", "between epochs"])
 def test_a_killed_run_goes_on_to_the_same_weights(
-    finished_run: Path, small: tuple[str, ...], tmp_path: Path, command
+    every: int, finished_run: Path, small: tuple[str, ...], tmp_path: Path, command
 ) -> None:
-    """SIGKILL inside an epoch; the resumed run ends with the weights of one never stopped."""
+    """SIGKILL after a save; the resumed run ends with the weights of one never stopped."""
     run = tmp_path / "killed"
     last = run / "checkpoints" / "last.ckpt"
-    words = ["train.py", *small, f"run_dir={run}", "callbacks.every_n_train_steps=3"]
+    words = ["train.py", *small, f"run_dir={run}", f"callbacks.every_n_train_steps={every}"]
     process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY)
     deadline = time.time() + 120
     while not last.exists() and process.poll() is None and time.time() < deadline:
@@ -88,7 +89,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     process.wait()
     assert last.is_file(), "no checkpoint was written"
     step = torch.load(last, weights_only=True)["global_step"]
-    assert step % 3 == 0
+    assert step % (every or 8) == 0
     assert step < 16
 
     done = command("train.py", f"ckpt_path={last}")
