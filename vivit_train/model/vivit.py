@@ -1,57 +1,72 @@
-"""ViViT: A Video Vision Transformer (arXiv 2103.15691), the paper in one file.
+"""ViViT: A Video Vision Transformer (arXiv 2103.15691), the paper's four models in one file.
 
-Shapes: B clips of C channels, T frames, H x W pixels; a grid of t x h x w tokens, N = t*h*w;
-D hidden_size, A heads of d = D / A, M mlp_size, K classes. Every 3-tuple is (t, h, w).
-Numerics follow the original (Scenic, JAX): tanh GELU, LayerNorm eps 1e-6, pre-norm blocks.
+Shapes: B clips of C channels, T frames, H x W pixels; a grid of t x h x w tokens, s = h*w of them
+per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. Every 3-tuple is
+(t, h, w). Numerics follow the original (Scenic, JAX): tanh GELU, LayerNorm eps 1e-6, pre-norm.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
+from vivit_train.model.layers import ACTIVATIONS, Attention, DropPath, Mlp
 from vivit_train.model.pos_embed import Grid, interpolate_positions
 
-ATTENTIONS = ("spatio_temporal",)
-POOLINGS = ("cls", "mean")
+# Models 1 to 4 of the paper.
+ATTENTIONS = (
+    "spatio_temporal",
+    "factorised_encoder",
+    "factorised_self_attention",
+    "factorised_dot_product",
+)
+ATTENTION_ORDERS = ("time_space", "space_time")
+POOLINGS = ("cls", "mean", "max", "sum", "first")
+DROP_PATH_STYLES = ("scenic", "timm")
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
-# Hugging Face's names. Its gelu_fast and gelu_new are both the tanh form, the original's.
-ACTIVATIONS = {
-    "gelu": lambda: nn.GELU(),
-    "gelu_fast": lambda: nn.GELU(approximate="tanh"),
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),
-    "relu": lambda: nn.ReLU(),
-    "selu": lambda: nn.SELU(),
-}
 
 
 class ViViT(nn.Module):
-    """Model 1 of the paper: joint attention over all spatio-temporal tokens.
+    """The video model: tubelets to tokens, a Transformer over space and time, a linear head.
 
-    Paper: ViViT §3.2 (embedding), §3.3 Model 1.
+    Paper: ViViT §3.2 (embedding), §3.3 (the four models).
 
     Args:
         num_classes: Classes K of the head, 1 or more.
-        attention: ``spatio_temporal``, Model 1.
-        pooling: ``cls`` reads the class token, ``mean`` averages all tokens (then there is no
-            class token).
+        attention: Model 1 ``spatio_temporal``: every token attends to all. Model 2
+            ``factorised_encoder``: an encoder over each frame's tokens, then one over frames.
+            Model 3 ``factorised_self_attention``: each block attends over time, then over space.
+            Model 4 ``factorised_dot_product``: half of the heads over time, half over space.
+        attention_order: Model 3: ``time_space`` (also for ``None``) or ``space_time``.
+        pooling: ``cls`` reads a class token; ``mean``, ``max`` and ``sum`` pool all tokens;
+            ``first`` reads the first token. Models 3 and 4 have no class token, and need one of
+            ``mean``, ``max``, ``sum``.
         image_size: Native side in pixels, or (height, width); a multiple of the tubelet's.
         num_frames: Native frames per clip; a multiple of the tubelet's.
         tubelet_size: Frames and pixels (t, h, w) that one token covers.
         num_channels: Channels C of a frame.
         hidden_size: Width D of a token; a multiple of ``num_heads``.
-        num_layers: Transformer blocks.
-        num_heads: Attention heads A of a block.
+        num_layers: Transformer blocks; in Model 2, of the spatial encoder.
+        num_heads: Attention heads A of a block; even in Model 4.
         mlp_size: Width M inside a block's MLP.
+        temporal_layers: Model 2: blocks of the temporal encoder, 4 for ``None`` (the paper's);
+            with 0 the frames' representations are averaged.
+        temporal_heads: Model 2: heads of the temporal encoder; ``None``: ``num_heads``.
+        temporal_mlp_size: Model 2: MLP width of the temporal encoder; ``None``: ``mlp_size``.
         activation: ``gelu``, ``gelu_fast``, ``gelu_new``, ``relu`` or ``selu``.
         dropout: Probability after the positions, the attention's projection and both MLP layers.
         attention_dropout: Probability on attention weights.
         drop_path: Probability of dropping a residual branch of the last block; rises linearly
-            from 0 at the first (stochastic depth, paper §4.2).
-        drop_path_rescale: Divide kept branches by 1 - p, as timm does; the original does not.
+            from 0 at the first (stochastic depth, paper §4.2), in each encoder of Model 2.
+        drop_path_style: ``scenic``: as the original, which never rescales, drops a branch for all
+            frames of a clip alike in Model 2, and ignores ``drop_path`` in Model 3 (a warning
+            says so). ``timm``: divides kept branches by 1 - p, drops frame by frame in Model 2's
+            spatial encoder, and works in Model 3.
         initializer_range: ``None`` initialises as the original does; a number is the standard
             deviation of Hugging Face's truncated normal for every weight matrix.
         layer_norm_eps: LayerNorm's epsilon.
@@ -62,7 +77,7 @@ class ViViT(nn.Module):
         attention_implementation: ``sdpa`` (fused kernels) or ``eager`` (the explicit formula).
 
     Raises:
-        UserError: If a value is outside what is said above.
+        UserError: If a value is outside what is said above, or given to a model without it.
     """
 
     def __init__(
@@ -70,6 +85,7 @@ class ViViT(nn.Module):
         *,
         num_classes: int,
         attention: str = "spatio_temporal",
+        attention_order: str | None = None,
         pooling: str = "cls",
         image_size: int | Sequence[int] = 224,
         num_frames: int = 32,
@@ -79,11 +95,14 @@ class ViViT(nn.Module):
         num_layers: int = 12,
         num_heads: int = 12,
         mlp_size: int = 3072,
+        temporal_layers: int | None = None,
+        temporal_heads: int | None = None,
+        temporal_mlp_size: int | None = None,
         activation: str = "gelu_fast",
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
-        drop_path_rescale: bool = False,
+        drop_path_style: str = "scenic",
         initializer_range: float | None = None,
         layer_norm_eps: float = 1e-6,
         qkv_bias: bool = True,
@@ -94,43 +113,29 @@ class ViViT(nn.Module):
         # Plain values only, so that a checkpoint can carry them: ViViT(**model.config) rebuilds.
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        _require_choice("attention", attention, ATTENTIONS)
-        _require_choice("pooling", pooling, POOLINGS)
-        _require_choice("activation", activation, tuple(ACTIVATIONS))
-        for name in ("num_classes", "num_layers", "num_heads", "hidden_size", "mlp_size"):
-            _require(config[name] >= 1, f"model.{name} must be 1 or more, got {config[name]}")
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            value = config[name]
-            _require(0 <= value < 1, f"model.{name} is a probability in [0, 1), got {value}")
-
+        _check(config)
+        _settle(config)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         config["tubelet_size"] = list(tubelet_size)
         config["image_size"] = height if height == width else [height, width]
         self.config = config
         self.num_classes = num_classes
+        self.attention = attention
         self.pooling = pooling
-        self.num_prefix = 1 if pooling == "cls" else 0
         self.embed = TubeletEmbedding(num_channels, hidden_size, tubelet_size, sampled_frames)
         self.grid = self.embed.grid(num_frames, height, width)
 
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size)) if self.num_prefix else None
-        self.pos_embed = nn.Parameter(
-            torch.zeros(1, self.num_prefix + math.prod(self.grid), hidden_size)
-        )
-        self.pos_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(
-                    hidden_size, num_heads, qkv_bias, dropout, attention_dropout,
-                    attention_implementation,
-                ),
-                Mlp(hidden_size, mlp_size, activation, dropout),
-                DropPath(drop_path * layer / max(num_layers - 1, 1), drop_path_rescale),
-                layer_norm_eps,
-            )
-            for layer in range(num_layers)
-        )  # fmt: skip
-        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        has_cls = pooling == "cls"
+        t, h, w = self.grid
+        grid = (1, h, w) if attention == "factorised_encoder" else self.grid
+        per_frame = attention == "factorised_encoder" and drop_path_style == "timm"
+        blocks = _blocks(config, num_layers, num_heads, mlp_size, per_frame)
+        self.encoder = Encoder(grid, has_cls, blocks, config)
+        self.temporal_encoder: Encoder | None = None
+        if config["temporal_layers"]:
+            temporal = [config[f"temporal_{size}"] for size in ("layers", "heads", "mlp_size")]
+            blocks = _blocks(config, *temporal)
+            self.temporal_encoder = Encoder((t, 1, 1), has_cls, blocks, config)
         width = representation_size or hidden_size
         self.pre_logits = nn.Linear(hidden_size, width) if representation_size else None
         self.head = nn.Linear(width, num_classes)
@@ -150,7 +155,8 @@ class ViViT(nn.Module):
             UserError: If the clips' channels or size do not fit the tubelets.
         """
         x = self.features(clips)
-        x = x[:, 0] if self.pooling == "cls" else x.mean(dim=1)  # [B, D]
+        averages_frames = self.attention == "factorised_encoder" and self.temporal_encoder is None
+        x = x.mean(dim=1) if averages_frames else pool(x, self.pooling)  # [B, D]
         if self.pre_logits is not None:
             x = torch.tanh(self.pre_logits(x))
         return self.head(x)
@@ -163,58 +169,71 @@ class ViViT(nn.Module):
 
         Returns:
             Float ``[B, 1 + N, D]`` with the class token first, ``[B, N, D]`` without one; the
-            other tokens in (t, h, w) order, w fastest.
+            other tokens in (t, h, w) order, w fastest. Model 2 has one token per frame, N = t.
         """
         x = self.embed(clips)  # [B, N, D]
-        grid = self.embed.grid(*clips.shape[2:])
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # [B, 1 + N, D]
-        x = x + interpolate_positions(self.pos_embed, self.grid, grid, self.num_prefix)
-        x = self.pos_dropout(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        t, h, w = grid = self.embed.grid(*clips.shape[2:])
+        if self.attention == "spatio_temporal":
+            return self.encoder(x, grid)
+        x = x.unflatten(1, (t, h * w))  # [B, t, s, D]
+        if self.attention != "factorised_encoder":
+            return self.encoder(x, grid).flatten(1, 2)  # [B, N, D]
+        x = pool(self.encoder(x, (1, h, w)), self.pooling)  # [B, t, D]
+        return self.temporal_encoder(x, (t, 1, 1)) if self.temporal_encoder is not None else x
 
     @torch.no_grad()
     def reset_parameters(self, initializer_range: float | None = None) -> None:
         """Initialises every weight; the head is always zero, so a new model predicts evenly.
 
         ``None`` is the original's rule (Scenic): Xavier-uniform matrices, LeCun-normal tubelets,
-        MLP biases N(0, 1e-6), positions N(0, 0.02), the class token zero.
+        MLP biases N(0, 1e-6), positions N(0, 0.02), class tokens zero.
 
         Args:
             initializer_range: Standard deviation of a truncated normal for all matrices and
                 positions instead, with zero biases, as Hugging Face does.
         """
+        std = initializer_range
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                if initializer_range is not None:
-                    _truncated_normal(module.weight, initializer_range)
+                if std is not None:
+                    _truncated_normal(module.weight, std)
                 else:
                     nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        std = 0.02 if initializer_range is None else initializer_range
-        nn.init.normal_(self.pos_embed, std=std)
-        if self.cls_token is not None:
-            nn.init.zeros_(self.cls_token)
+            elif isinstance(module, Encoder):
+                nn.init.normal_(module.pos_embed, std=0.02 if std is None else std)
+                if module.cls_token is not None:
+                    nn.init.zeros_(module.cls_token)
         fan_in = self.embed.weight[0].numel()
-        _truncated_normal(self.embed.weight, initializer_range or _lecun_std(fan_in))
+        _truncated_normal(self.embed.weight, std or _lecun_std(fan_in))
         nn.init.zeros_(self.embed.bias)
-        if initializer_range is None:
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                # Queries, keys and values are three matrices, each initialised on its own.
-                for matrix in block.attn.qkv.weight.chunk(3):
-                    nn.init.xavier_uniform_(matrix)
-                nn.init.normal_(block.mlp.fc1.bias, std=1e-6)
-                nn.init.normal_(block.mlp.fc2.bias, std=1e-6)
+        if std is None:
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    # Queries, keys and values are three matrices, each initialised on its own.
+                    for matrix in module.qkv.weight.chunk(3):
+                        nn.init.xavier_uniform_(matrix)
+                elif isinstance(module, Mlp):
+                    nn.init.normal_(module.fc1.bias, std=1e-6)
+                    nn.init.normal_(module.fc2.bias, std=1e-6)
             if self.pre_logits is not None:
                 _truncated_normal(self.pre_logits.weight, _lecun_std(self.pre_logits.in_features))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+
+def pool(x: Tensor, pooling: str) -> Tensor:
+    """Tokens to one representation: ``[..., N, D]`` -> ``[..., D]``, by one of ``POOLINGS``."""
+    if pooling == "mean":
+        return x.mean(dim=-2)
+    if pooling == "max":
+        return x.amax(dim=-2)
+    if pooling == "sum":
+        return x.sum(dim=-2)
+    return x[..., 0, :]  # the class token, or the first
 
 
 class TubeletEmbedding(nn.Module):
@@ -287,117 +306,126 @@ class TubeletEmbedding(nn.Module):
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
-class Block(nn.Module):
-    """A pre-norm Transformer block: attention, then an MLP, each on a residual branch.
+class Encoder(nn.Module):
+    """A class token and positions on a token grid, Transformer blocks, a last LayerNorm.
 
-    Paper: ViViT eq. 2-4.
+    Args:
+        grid: Native tokens along (t, h, w).
+        has_cls: Whether a class token goes before the others.
+        blocks: The Transformer blocks.
+        config: ViViT's arguments.
     """
 
     def __init__(
-        self, attn: "Attention", mlp: "Mlp", drop_path: "DropPath", layer_norm_eps: float
+        self, grid: Grid, has_cls: bool, blocks: "list[Block]", config: dict[str, Any]
     ) -> None:
         super().__init__()
+        hidden_size = config["hidden_size"]
+        self.grid = grid
+        self.num_prefix = int(has_cls)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size)) if has_cls else None
+        rows = self.num_prefix + math.prod(grid)
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, hidden_size))
+        self.pos_dropout = nn.Dropout(config["dropout"])
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(hidden_size, eps=config["layer_norm_eps"])
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """Encodes tokens.
+
+        Args:
+            x: ``[B, N, D]`` for N = t*h*w; ``[B, t, s, D]`` if the blocks tell time from space, or
+                if each frame is encoded by itself (then the grid is (1, h, w)).
+            grid: Tokens along (t, h, w); positions are interpolated if it is not the native one.
+
+        Returns:
+            As ``x``, with the class token, if any, before the other tokens.
+        """
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(*x.shape[:-2], 1, -1), x], dim=-2)
+        positions = interpolate_positions(self.pos_embed, self.grid, grid, self.num_prefix)
+        # [1, N, D], or [t, s, D], where s = N for positions that all frames share.
+        x = self.pos_dropout(x + positions.reshape(-1, *x.shape[-2:]))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block: attention, then an MLP, each on a residual branch.
+
+    Paper: ViViT eq. 2-4. The block of Models 1, 2 and 4.
+    """
+
+    def __init__(self, attn: Attention, mlp: Mlp, drop_path: DropPath, eps: float) -> None:
+        super().__init__()
         hidden_size = attn.proj.out_features
-        self.norm1 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=eps)
         self.mlp = mlp
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, N, D]`` -> ``[B, N, D]``."""
+        """``[B, ..., N, D]`` -> the same."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with queries, keys and values from one fused projection."""
+class FactorisedBlock(Block):
+    """The block of Model 3: attention over time, attention over space, one MLP.
+
+    Paper: ViViT §3.3, eq. 6-8. ``norm1`` and ``attn`` are the spatial ones, which an image model
+    has too.
+    """
 
     def __init__(
         self,
-        hidden_size: int,
-        num_heads: int,
-        qkv_bias: bool,
-        dropout: float,
-        attention_dropout: float,
-        attention_implementation: str,
+        attn: Attention,
+        temporal_attn: Attention,
+        mlp: Mlp,
+        drop_path: DropPath,
+        eps: float,
+        attention_order: str,
     ) -> None:
-        super().__init__()
-        _require(
-            hidden_size % num_heads == 0,
-            f"model.hidden_size={hidden_size} is not a multiple of model.num_heads={num_heads}",
-        )
-        _require_choice(
-            "attention_implementation", attention_implementation, ATTENTION_IMPLEMENTATIONS
-        )
-        self.num_heads = num_heads
-        self.attention_dropout = attention_dropout
-        is_eager = attention_implementation == "eager"
-        self.attend = eager_attention if is_eager else F.scaled_dot_product_attention
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(attn, mlp, drop_path, eps)
+        self.temporal_norm = nn.LayerNorm(attn.proj.out_features, eps=eps)
+        self.temporal_attn = temporal_attn
+        self.attention_order = attention_order
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, N, D]`` -> ``[B, N, D]``."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, A, d]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x [B, A, N, d]
-        x = self.attend(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
-        x = x.transpose(1, 2).flatten(2)  # [B, N, D]
-        return self.dropout(self.proj(x))
+        """``[B, t, s, D]`` -> the same."""
+        for axis in self.attention_order.split("_"):
+            x = x + self.drop_path(self.over_time(x) if axis == "time" else self.over_space(x))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """Each token attends to those of its place in all frames: ``[B, t, s, D]`` -> the same."""
+        x = self.temporal_norm(x).transpose(1, 2)  # [B, s, t, D]
+        return self.temporal_attn(x).transpose(1, 2)
+
+    def over_space(self, x: Tensor) -> Tensor:
+        """Each token attends to those of its frame: ``[B, t, s, D]`` -> the same."""
+        return self.attn(self.norm1(x))
 
 
-def eager_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-    """softmax(q kᵀ / √d) v with every intermediate in memory: the formula, to compare with.
+class FactorisedDotProductAttention(Attention):
+    """Attention of Model 4: the first half of the heads over time, the second over space.
 
-    Args:
-        q: Queries ``[B, A, N, d]``; keys ``k`` and values ``v`` likewise.
-        k: Keys.
-        v: Values.
-        dropout_p: Probability of dropping an attention weight.
-
-    Returns:
-        ``[B, A, N, d]``.
+    Paper: ViViT §3.3, eq. 9-11. The parameters are those of ``Attention``.
     """
-    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, A, N, N]
-    return F.dropout(weights, dropout_p) @ v
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an activation, dropout after each."""
-
-    def __init__(self, hidden_size: int, mlp_size: int, activation: str, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, mlp_size)
-        self.act = ACTIVATIONS[activation]()
-        self.fc2 = nn.Linear(mlp_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, N, D]`` -> ``[B, N, D]``."""
-        x = self.dropout(self.act(self.fc1(x)))  # [B, N, M]
-        return self.dropout(self.fc2(x))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch for whole clips while training.
-
-    Args:
-        p: Probability of dropping the branch.
-        rescale: Divide what is kept by 1 - p, as timm does; the original (Scenic) does not.
-    """
-
-    def __init__(self, p: float, rescale: bool) -> None:
-        super().__init__()
-        self.p = p
-        self.rescale = rescale
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """``[B, N, D]`` -> ``[B, N, D]`` with dropped clips zero."""
-        if not self.training or self.p == 0:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.p
-        return branch * kept / (1 - self.p) if self.rescale else branch * kept
+        """``[B, t, s, D]`` -> the same."""
+        b, t, s, _ = x.shape
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, t, s, 3, A, d]
+        time, space = qkv.chunk(2, dim=-2)  # [B, t, s, 3, A/2, d] each
+        time = time.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [3, B*s, A/2, t, d]
+        space = space.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # [3, B*t, A/2, s, d]
+        over_time = self.attend(*time).unflatten(0, (b, s)).permute(0, 3, 1, 2, 4)
+        over_space = self.attend(*space).unflatten(0, (b, t)).transpose(2, 3)
+        out = torch.cat([over_time, over_space], dim=-2)  # [B, t, s, A, d]
+        return self.dropout(self.proj(out.flatten(-2)))
 
 
 def uniform_frames(num_frames: int, sampled_frames: int) -> list[int]:
@@ -419,6 +447,117 @@ def uniform_frames(num_frames: int, sampled_frames: int) -> list[int]:
     step = num_frames / (sampled_frames + 1)
     positions = torch.arange(step, num_frames, step, dtype=torch.float32)
     return positions.round().clamp(max=num_frames - 1).long().tolist()
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Refuses values that no model takes, and those that this one has no use for."""
+    for name, choices in {
+        "attention": ATTENTIONS,
+        "pooling": POOLINGS,
+        "activation": tuple(ACTIVATIONS),
+        "drop_path_style": DROP_PATH_STYLES,
+        "attention_implementation": ATTENTION_IMPLEMENTATIONS,
+    }.items():
+        _require_choice(name, config[name], choices)
+    for name in ("num_classes", "num_layers", "num_heads", "hidden_size", "mlp_size"):
+        _require(config[name] >= 1, f"model.{name} must be 1 or more, got {config[name]}")
+    for name in ("dropout", "attention_dropout", "drop_path"):
+        value = config[name]
+        _require(0 <= value < 1, f"model.{name} is a probability in [0, 1), got {value}")
+
+    attention, hidden_size = config["attention"], config["hidden_size"]
+    owners = {
+        "attention_order": "factorised_self_attention",
+        "temporal_layers": "factorised_encoder",
+        "temporal_heads": "factorised_encoder",
+        "temporal_mlp_size": "factorised_encoder",
+    }
+    for name, owner in owners.items():
+        value = config[name]
+        _require(
+            value is None or attention == owner,
+            f"model.{name}={value} is for model.attention={owner}; with {attention} it must be "
+            "null",
+        )
+        least = 0 if name == "temporal_layers" else 1
+        _require(
+            not isinstance(value, int) or value >= least,
+            f"model.{name} must be {least} or more, got {value}",
+        )
+    if config["attention_order"] is not None:
+        _require_choice("attention_order", config["attention_order"], ATTENTION_ORDERS)
+    if attention in ("factorised_self_attention", "factorised_dot_product"):
+        _require(
+            config["pooling"] in ("mean", "max", "sum"),
+            f"model.pooling={config['pooling']}: model.attention={attention} has no class token, "
+            "which would have no place in time and space; use mean, max or sum",
+        )
+    for name in ("num_heads", "temporal_heads"):
+        heads = config[name] or 1
+        _require(
+            hidden_size % heads == 0,
+            f"model.hidden_size={hidden_size} is not a multiple of model.{name}={heads}",
+        )
+    _require(
+        attention != "factorised_dot_product" or config["num_heads"] % 2 == 0,
+        f"model.num_heads={config['num_heads']} must be even with model.attention={attention}: "
+        "half of the heads attend over time, half over space",
+    )
+
+
+def _settle(config: dict[str, Any]) -> None:
+    """Replaces ``None`` by what it stands for in this model."""
+    if config["attention"] == "factorised_self_attention":
+        config["attention_order"] = config["attention_order"] or "time_space"
+        if config["drop_path"] and config["drop_path_style"] == "scenic":
+            warnings.warn(
+                f"model.drop_path={config['drop_path']} has no effect: the original ignores it in "
+                "factorised_self_attention; model.drop_path_style=timm applies it",
+                stacklevel=3,
+            )
+    if config["attention"] == "factorised_encoder":
+        defaults = {
+            "temporal_layers": 4,
+            "temporal_heads": config["num_heads"],
+            "temporal_mlp_size": config["mlp_size"],
+        }
+        config |= {name: value for name, value in defaults.items() if config[name] is None}
+
+
+def _blocks(
+    config: dict[str, Any],
+    num_layers: int,
+    num_heads: int,
+    mlp_size: int,
+    drops_per_frame: bool = False,
+) -> "list[Block]":
+    """The blocks of an encoder, with drop path rising from block to block."""
+    attention, eps = config["attention"], config["layer_norm_eps"]
+    is_timm = config["drop_path_style"] == "timm"
+    dot_product = attention == "factorised_dot_product"
+    attention_class = FactorisedDotProductAttention if dot_product else Attention
+
+    def attend() -> Attention:
+        return attention_class(
+            config["hidden_size"],
+            num_heads,
+            config["qkv_bias"],
+            config["dropout"],
+            config["attention_dropout"],
+            config["attention_implementation"],
+        )
+
+    blocks: list[Block] = []
+    for layer in range(num_layers):
+        mlp = Mlp(config["hidden_size"], mlp_size, config["activation"], config["dropout"])
+        p = config["drop_path"] * layer / max(num_layers - 1, 1)
+        if attention == "factorised_self_attention":
+            drop_path = DropPath(p if is_timm else 0.0, is_timm)
+            order = config["attention_order"]
+            blocks.append(FactorisedBlock(attend(), attend(), mlp, drop_path, eps, order))
+        else:
+            blocks.append(Block(attend(), mlp, DropPath(p, is_timm, drops_per_frame), eps))
+    return blocks
 
 
 def _lecun_std(fan_in: int) -> float:

@@ -1,6 +1,7 @@
 """What every format's reader returns, and reading files that are not trusted."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -21,7 +22,7 @@ class Weights:
 
     Attributes:
         origin: What was read, for people: the format and the path.
-        format: ``huggingface`` or ``vivit_train``.
+        format: ``vivit_train``, ``huggingface``, ``scenic`` or ``timm``.
         state: Tensors by ViViT's parameter names. A tensor that no rule knows keeps the file's
             name, so that loading reports it.
         model: The constructor arguments of ViViT that the file tells; ``ViViT(**weights.model)``
@@ -30,6 +31,10 @@ class Weights:
         processor: How frames become the model's input, as the file stores it (Hugging Face's
             ``preprocessor_config.json``, our processor's settings); ``None`` if it does not.
         unused: Tensors that are not needed: their name in the file and the reason.
+        is_image: Whether it is an image ViT: a model of one frame, from which any of the four
+            video models can start.
+        pixel_range: What black and white were for each channel in training, e.g. (-1, 1), where
+            the format tells that without a processor.
     """
 
     origin: str
@@ -39,6 +44,8 @@ class Weights:
     class_names: list[str] | None = None
     processor: dict[str, Any] | None = None
     unused: dict[str, str] = field(default_factory=dict)
+    is_image: bool = False
+    pixel_range: tuple[tuple[float, float], ...] | None = None
 
 
 def read_tensors(path: Path) -> Any:
@@ -71,6 +78,57 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
     return content
+
+
+def fuse(
+    origin: str, parts: dict[str, dict[int, Tensor]], counts: dict[str, int]
+) -> dict[str, Tensor]:
+    """Joins the parts of each tensor, such as query, key and value, along their first dimension.
+
+    Args:
+        origin: The file, for messages.
+        parts: By the tensor's name, its parts by their place.
+        counts: How many parts each tensor has.
+
+    Raises:
+        UserError: If a part is missing.
+    """
+    for name, found in parts.items():
+        if len(found) != counts[name]:
+            raise UserError(
+                f"{origin} is incomplete: of the query, key and value that make {name} it holds "
+                f"{len(found)}"
+            )
+    return {
+        name: found[0] if len(found) == 1 else torch.cat([found[i] for i in sorted(found)])
+        for name, found in parts.items()
+    }
+
+
+def square_image_size(positions: Tensor, model: dict[str, Any]) -> int | list[int] | None:
+    """The side or (height, width) of a square grid of patches with these positions, in pixels.
+
+    Args:
+        positions: ``[1, rows, D]``.
+        model: ``tubelet_size``, and ``pooling``, which tells of a class token among the rows.
+
+    Returns:
+        ``None`` where the rows make no square.
+    """
+    rows = positions.shape[1] - (model["pooling"] == "cls")
+    side = math.isqrt(rows)
+    if side * side != rows:
+        return None
+    _, height, width = (side * size for size in model["tubelet_size"])
+    return height if height == width else [height, width]
+
+
+def kinetics400_names() -> list[str]:
+    """Kinetics-400's classes in the order of the published checkpoints, which name none."""
+    # Here, not above: torchvision costs seconds.
+    from torchvision.models.video import R3D_18_Weights
+
+    return list(R3D_18_Weights.KINETICS400_V1.meta["categories"])
 
 
 def _fault(path: Path, error: Exception) -> str:

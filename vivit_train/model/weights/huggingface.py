@@ -5,43 +5,48 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
-from vivit_train.model.weights.files import Weights, read_json, read_tensors
+from vivit_train.model.weights.files import (
+    Weights,
+    fuse,
+    kinetics400_names,
+    read_json,
+    read_tensors,
+)
 
 # Our module or parameter -> theirs; three of theirs are fused in one of ours. Hub checkpoints
 # hold the names of transformers 4, which version 5 still writes; inside it has its own.
 LAYOUT_V4 = {
-    "cls_token": ("vivit.embeddings.cls_token",),
-    "pos_embed": ("vivit.embeddings.position_embeddings",),
+    "encoder.cls_token": ("vivit.embeddings.cls_token",),
+    "encoder.pos_embed": ("vivit.embeddings.position_embeddings",),
     "embed": ("vivit.embeddings.patch_embeddings.projection",),
-    "blocks.{i}.norm1": ("vivit.encoder.layer.{i}.layernorm_before",),
-    "blocks.{i}.attn.qkv": (
+    "encoder.blocks.{i}.norm1": ("vivit.encoder.layer.{i}.layernorm_before",),
+    "encoder.blocks.{i}.attn.qkv": (
         "vivit.encoder.layer.{i}.attention.attention.query",
         "vivit.encoder.layer.{i}.attention.attention.key",
         "vivit.encoder.layer.{i}.attention.attention.value",
     ),
-    "blocks.{i}.attn.proj": ("vivit.encoder.layer.{i}.attention.output.dense",),
-    "blocks.{i}.norm2": ("vivit.encoder.layer.{i}.layernorm_after",),
-    "blocks.{i}.mlp.fc1": ("vivit.encoder.layer.{i}.intermediate.dense",),
-    "blocks.{i}.mlp.fc2": ("vivit.encoder.layer.{i}.output.dense",),
-    "norm": ("vivit.layernorm",),
+    "encoder.blocks.{i}.attn.proj": ("vivit.encoder.layer.{i}.attention.output.dense",),
+    "encoder.blocks.{i}.norm2": ("vivit.encoder.layer.{i}.layernorm_after",),
+    "encoder.blocks.{i}.mlp.fc1": ("vivit.encoder.layer.{i}.intermediate.dense",),
+    "encoder.blocks.{i}.mlp.fc2": ("vivit.encoder.layer.{i}.output.dense",),
+    "encoder.norm": ("vivit.layernorm",),
     "head": ("classifier",),
 }
 LAYOUT_V5 = LAYOUT_V4 | {
-    "blocks.{i}.norm1": ("vivit.layers.{i}.layernorm_before",),
-    "blocks.{i}.attn.qkv": (
+    "encoder.blocks.{i}.norm1": ("vivit.layers.{i}.layernorm_before",),
+    "encoder.blocks.{i}.attn.qkv": (
         "vivit.layers.{i}.attention.q_proj",
         "vivit.layers.{i}.attention.k_proj",
         "vivit.layers.{i}.attention.v_proj",
     ),
-    "blocks.{i}.attn.proj": ("vivit.layers.{i}.attention.o_proj",),
-    "blocks.{i}.norm2": ("vivit.layers.{i}.layernorm_after",),
-    "blocks.{i}.mlp.fc1": ("vivit.layers.{i}.mlp.fc1",),
-    "blocks.{i}.mlp.fc2": ("vivit.layers.{i}.mlp.fc2",),
+    "encoder.blocks.{i}.attn.proj": ("vivit.layers.{i}.attention.o_proj",),
+    "encoder.blocks.{i}.norm2": ("vivit.layers.{i}.layernorm_after",),
+    "encoder.blocks.{i}.mlp.fc1": ("vivit.layers.{i}.mlp.fc1",),
+    "encoder.blocks.{i}.mlp.fc2": ("vivit.layers.{i}.mlp.fc2",),
 }
 # ViViT's argument -> the key in config.json.
 CONFIG_KEYS = {
@@ -73,7 +78,11 @@ def _invert_layouts() -> dict[str, tuple[str, int, int]]:
     inverse = {}
     for layout in (LAYOUT_V4, LAYOUT_V5):
         for ours, theirs in layout.items():
-            leaves = ("",) if ours in ("cls_token", "pos_embed") else (".weight", ".bias")
+            leaves = (
+                ("",)
+                if ours in ("encoder.cls_token", "encoder.pos_embed")
+                else (".weight", ".bias")
+            )
             for part, name in enumerate(theirs):
                 for leaf in leaves:
                     inverse[name + leaf] = (ours + leaf, part, len(theirs))
@@ -223,7 +232,7 @@ def _convert(
         if config is not None:
             class_names = _class_names(origin, config, model["num_classes"])
             if class_names is None and _is_placeholder(config) and model["num_classes"] == 400:
-                class_names = _kinetics400_names()
+                class_names = kinetics400_names()
                 origin += " (400 unnamed classes, taken as those of Kinetics-400)"
     return Weights(origin, "huggingface", state, model, class_names, processor, unused)
 
@@ -246,17 +255,7 @@ def _rename(origin: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor],
             raise UserError(f"{origin} holds {ours} twice: under the name {name} and another")
         parts[ours][part] = tensor
         fused[ours] = count
-    for ours, found in parts.items():
-        if len(found) != fused[ours]:
-            raise UserError(
-                f"{origin} is incomplete: of the query, key and value that make {ours} it holds "
-                f"{len(found)}"
-            )
-    state = {
-        ours: found[0] if len(found) == 1 else torch.cat([found[i] for i in sorted(found)])
-        for ours, found in parts.items()
-    }
-    return state, unused
+    return fuse(origin, parts, fused), unused
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +269,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
     """ViViT's arguments as far as shapes tell."""
-    embed, fc1 = state.get("embed.weight"), state.get("blocks.0.mlp.fc1.weight")
+    embed, fc1 = state.get("embed.weight"), state.get("encoder.blocks.0.mlp.fc1.weight")
     if embed is None or embed.ndim != 5 or fc1 is None:
         raise UserError(
             f"{origin} does not hold a video model of Hugging Face's ViViT: it needs "
@@ -278,7 +277,7 @@ def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
             f"it holds {', '.join(list(state)[:3]) or 'nothing'}, ..."
         )
     hidden_size, num_channels, *tubelet_size = embed.shape
-    layers = {m[1] for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
+    layers = {m[1] for name in state if (m := re.match(r"encoder\.blocks\.(\d+)\.", name))}
     return {
         "attention": "spatio_temporal",
         "pooling": "cls",
@@ -287,7 +286,7 @@ def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
         "hidden_size": hidden_size,
         "num_layers": len(layers),
         "mlp_size": len(fc1),
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "qkv_bias": "encoder.blocks.0.attn.qkv.bias" in state,
     }
 
 
@@ -308,9 +307,3 @@ def _is_placeholder(config: dict[str, Any]) -> bool:
     id2label = config.get("id2label") or {}
     return bool(id2label) and all(name == f"LABEL_{i}" for i, name in id2label.items())
 
-
-def _kinetics400_names() -> list[str]:
-    # Here, not above: torchvision costs seconds.
-    from torchvision.models.video import R3D_18_Weights
-
-    return list(R3D_18_Weights.KINETICS400_V1.meta["categories"])
