@@ -93,7 +93,7 @@ class TestOurs:
         classifier = load(best, num_frames=8)
         assert classifier.clip_frames == 8
         assert classifier.model.grid == (4, 2, 2)
-        ours, native = classifier.model.pos_embed[0], load(best).model.pos_embed[0]
+        ours, native = classifier.model.encoder.pos_embed[0], load(best).model.encoder.pos_embed[0]
         assert torch.equal(ours[0], native[0])  # the class token's
         # Ends of time stay, and it is linear between them: 2 -> 4 tokens.
         time = native[1:].unflatten(0, (2, 4))

@@ -1,20 +1,22 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.golden_files import GOLDEN
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import build_optimizer, warmup_cosine
 
-GOLDEN = Path(__file__).parent / "golden"
-SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "warmup_epochs": 1}
+SGD = {
+    "name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "warmup_epochs": 1,
+    "min_lr_fraction": 0.0,
+}  # fmt: skip
 ADAMW = {
     "name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "eps": 1e-7, "weight_decay": 0.05,
-    "warmup_epochs": 1,
+    "warmup_epochs": 1, "min_lr_fraction": 0.0,
 }  # fmt: skip
 
 
@@ -32,8 +34,8 @@ def test_decay_spares_what_is_no_matrix() -> None:
     assert decayed["weight_decay"] == 0.05
     assert spared["weight_decay"] == 0
     assert {names[id(p)] for p in decayed["params"]} == {
-        "embed.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight",
-        "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "head.weight",
+        "embed.weight", "encoder.blocks.0.attn.qkv.weight", "encoder.blocks.0.attn.proj.weight",
+        "encoder.blocks.0.mlp.fc1.weight", "encoder.blocks.0.mlp.fc2.weight", "head.weight",
     }  # fmt: skip
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
@@ -54,6 +56,8 @@ def test_adamw() -> None:
         ({"name": "adam"}, "optim.name='adam' is not one of sgd, adamw"),
         ({"lr": -1}, "optim.lr must be 0 or more, got -1"),
         ({"warmup_epochs": -1}, "optim.warmup_epochs must be 0 or more"),
+        ({"min_lr_fraction": 1e-6 - 1}, "optim.min_lr_fraction .* between 0 and 1, got -0.99"),
+        ({"min_lr_fraction": 1.5}, "optim.min_lr_fraction is the share of optim.lr .* got 1.5"),
     ],
 )
 def test_errors(change: dict, message: str) -> None:
@@ -69,10 +73,11 @@ def test_schedule_shape() -> None:
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == 0
     assert warmup_cosine(0, 10, 0) == 1
+    assert warmup_cosine(100, 100, 10, 0.2) == pytest.approx(0.2)
 
 
 def test_the_originals_schedules() -> None:
-    """Every recorded schedule but the one with a floor, at all steps before the end."""
+    """Every recorded schedule, one with a floor among them, at all steps before the end."""
     schedules = json.loads((GOLDEN / "lr_schedules.json").read_text())
     arrays = np.load(GOLDEN / "lr_schedules.npz")
     assert len(schedules) == 10
@@ -80,12 +85,12 @@ def test_the_originals_schedules() -> None:
         total, warmup = schedule["steps_per_cycle"], schedule["warmup_steps"]
         steps = arrays[f"{case}/steps"]
         before_end = steps < total
+        floor = schedule.get("alpha", 0.0)
         rates = [
-            schedule["base_learning_rate"] * warmup_cosine(int(step), total, warmup)
+            schedule["base_learning_rate"] * warmup_cosine(int(step), total, warmup, floor)
             for step in steps[before_end]
         ]
-        if "alpha" not in schedule:
-            np.testing.assert_allclose(rates, arrays[f"{case}/lr"][before_end], atol=2e-7)
+        np.testing.assert_allclose(rates, arrays[f"{case}/lr"][before_end], atol=2e-7)
 
 
 def test_schedule_drives_torch() -> None:

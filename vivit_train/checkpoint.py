@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
+from vivit_train.model.weights.checkpoint import DESCRIPTION
+from vivit_train.model.weights.files import read_json
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
@@ -128,7 +130,15 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
             f"{', '.join(known)}"
         )
     arguments = {**weights.model, **model}
-    untold = [n for n in ("image_size", "num_frames", "num_heads") if n not in arguments]
+    if weights.is_image:
+        raise UserError(
+            f"{weights.origin} classifies images; a video model starts from it with "
+            f"`python train.py model=... model.pretrained={source}`"
+        )
+    needed = ["attention", "image_size", "num_frames", "num_heads"]
+    if arguments.get("attention") == "factorised_self_attention":
+        needed.insert(1, "attention_order")
+    untold = [name for name in needed if name not in arguments]
     if untold:
         raise UserError(
             f"{weights.origin} does not tell {', '.join(untold)}: give them, "
@@ -180,12 +190,17 @@ def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor
 def hyper_parameters_of(path: str | Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: model, class_names, processor, sampling, config.
 
+    Args:
+        path: A ``.ckpt``, or a folder that ``vivit export --format safetensors`` wrote.
+
     Raises:
-        UserError: If the file is not a checkpoint of ours.
+        UserError: If it is not a checkpoint of ours.
     """
     read_weights(path)  # says what is wrong, if anything is
-    # Mapped, not read: the tensors stay on disk.
     path = Path(path).expanduser()
+    if path.is_dir():
+        return read_json(path / DESCRIPTION)
+    # Mapped, not read: the tensors stay on disk.
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return content["hyper_parameters"]
 

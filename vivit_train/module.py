@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
+from vivit_train.losses import cross_entropy
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import build_optimizer, warmup_cosine
@@ -48,10 +48,14 @@ class VivitModule(LightningModule):
         self.accuracy: VideoAccuracy | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch: cross-entropy with label smoothing, in float32."""
-        logits = self.model(batch.clips).float()
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.optim["label_smoothing"])
-        top1 = (logits.argmax(dim=1) == batch.labels).float().mean()
+        """Loss of a batch: cross-entropy with label smoothing, in float32.
+
+        ``train/top1`` counts the class with the larger share where mixup mixes two.
+        """
+        logits = self.model(batch.clips)
+        loss = cross_entropy(logits, batch.labels, self.optim["label_smoothing"])
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
+        top1 = (logits.argmax(dim=1) == labels).float().mean()
         self.log("train/loss", loss.detach(), batch_size=len(logits))
         self.log("train/top1", top1, batch_size=len(logits))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -61,8 +65,9 @@ class VivitModule(LightningModule):
         """The optimiser and its schedule, stepped once per optimiser step."""
         optimizer = build_optimizer(self.model, self.optim)
         total, warmup = self.schedule_steps()
+        floor = self.optim["min_lr_fraction"]
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, total, warmup)
+            optimizer, lambda step: warmup_cosine(step, total, warmup, floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -16,11 +16,14 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 from vivit_train.loggers import build_loggers
-from vivit_train.model.weights import load_weights, print_account, read_weights
+from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.module import VivitModule
 from vivit_train.run_dir import versions
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+
+# Keys of the group `model` that are not arguments of ViViT.
+NOT_OF_THE_MODEL = ("name", "pretrained", "from_image")
 
 
 def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
@@ -46,7 +49,7 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
 
 def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     """The LightningModule for the classes of the data, with pretrained weights if any."""
-    arguments = {k: v for k, v in config["model"].items() if k not in ("name", "pretrained")}
+    arguments = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
     module = VivitModule(
         model={**arguments, "num_classes": len(data.class_names)},
         class_names=data.class_names,
@@ -61,7 +64,8 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     )
     if config["model"]["pretrained"] is not None:
         weights = read_weights(config["model"]["pretrained"])
-        rows = load_weights(module.model, weights, data.class_names)
+        from_image = FromImage(**config["model"]["from_image"])
+        rows = load_weights(module.model, weights, data.class_names, from_image)
         if is_rank_zero():
             print_account(rows, weights.origin)
         theirs = processor_of(weights)
@@ -70,6 +74,14 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
             rank_zero_warn(
                 "the pretrained weights were trained with another image processor: "
                 f"{'; '.join(differences)}. To use theirs set processor.* accordingly"
+            )
+        ours, theirs_range = data.processor.value_range, weights.pixel_range
+        if theirs_range is not None and not torch.allclose(
+            torch.tensor(ours), torch.tensor(theirs_range), atol=1e-3
+        ):
+            rank_zero_warn(
+                f"the pretrained weights were trained on pixels in {theirs_range[0]} (first "
+                f"channel), processor.* gives {ours[0]}: set processor.* accordingly"
             )
     return module
 

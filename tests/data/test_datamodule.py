@@ -239,6 +239,40 @@ def test_training_batches_are_augmented_by_their_seeds(root: Path) -> None:
     assert torch.equal(done.labels, batch.labels)
 
 
+def test_mixup_by_seed_step_and_rank(root: Path) -> None:
+    """Clips and labels are mixed alike, with a share that a resumed run draws again."""
+    augment = Augment(PROCESSOR, mixup=1.0)
+
+    def mixed(seed: int = 0, **kwargs: Any):
+        data = build(root, augment=augment, seed=seed, class_names=["a", "b", "c"])
+        attach(data, "fit", **kwargs)
+        return data.on_after_batch_transfer(raw_batch(), 0)
+
+    first, plain = mixed(), AUGMENT(raw_batch().frames, [100, 101])
+    share = float(first.labels[0, 0])
+    assert 0 < share < 1
+    torch.testing.assert_close(first.labels[0], torch.tensor([share, 1 - share, 0]))
+    torch.testing.assert_close(first.labels[1], torch.tensor([1 - share, share, 0]))
+    torch.testing.assert_close(first.clips, share * plain + (1 - share) * plain.flip(0))
+    assert torch.equal(first.clips, mixed().clips)
+    others = [mixed(seed=1), mixed(done=1), mixed(rank=1, world_size=2)]
+    assert len({share, *(float(other.labels[0, 0]) for other in others)}) == 4
+    assert mixed(dtype=torch.bfloat16).clips.dtype == torch.bfloat16
+
+
+def test_mixup_leaves_evaluation_alone(root: Path) -> None:
+    data, batch = build(root, augment=Augment(PROCESSOR, mixup=1.0), batch_size=1), raw_batch(2)
+    attach(data, "test")
+    assert torch.equal(data.on_after_batch_transfer(batch, 0).labels, batch.labels)
+
+
+def test_mixup_needs_two_clips_in_a_batch(root: Path) -> None:
+    data = build(root, augment=Augment(PROCESSOR, mixup=0.3), batch_size=1)
+    data.setup()
+    with pytest.raises(UserError, match="augment.mixup=0.3 .* needs 2 or more, but data.batch_siz"):
+        data.train_dataloader()
+
+
 @pytest.mark.parametrize("stage", ["validate", "sanity check", "test"])
 def test_evaluation_batches_are_processed(root: Path, stage: str) -> None:
     """No augmentation; the spatial views of a clip side by side, then the next temporal view."""

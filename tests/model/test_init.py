@@ -2,15 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.golden_files import GOLDEN
 from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights.scenic import translate
 
-STATISTICS = Path(__file__).parents[1] / "golden" / "init_statistics.json"
 # The recorded model: its parameters' shapes are those of "model1" in the file.
 RECORDED = {
     "num_classes": 7,
@@ -22,68 +22,42 @@ RECORDED = {
     "num_heads": 4,
     "mlp_size": 192,
 }
-BLOCK = "Transformer/encoderblock_{i}"
-ATTENTION = f"{BLOCK}/MultiHeadDotProductAttention_0"
-OURS = {
-    "cls": "cls_token",
-    "Transformer/posembed_input/pos_embedding": "pos_embed",
-    "embedding/kernel": "embed.weight",
-    "embedding/bias": "embed.bias",
-    f"{BLOCK}/LayerNorm_0/scale": "blocks.{i}.norm1.weight",
-    f"{BLOCK}/LayerNorm_0/bias": "blocks.{i}.norm1.bias",
-    f"{BLOCK}/LayerNorm_1/scale": "blocks.{i}.norm2.weight",
-    f"{BLOCK}/LayerNorm_1/bias": "blocks.{i}.norm2.bias",
-    f"{ATTENTION}/query/kernel": "blocks.{i}.attn.qkv.weight",
-    f"{ATTENTION}/query/bias": "blocks.{i}.attn.qkv.bias",
-    f"{ATTENTION}/key/kernel": "blocks.{i}.attn.qkv.weight",
-    f"{ATTENTION}/key/bias": "blocks.{i}.attn.qkv.bias",
-    f"{ATTENTION}/value/kernel": "blocks.{i}.attn.qkv.weight",
-    f"{ATTENTION}/value/bias": "blocks.{i}.attn.qkv.bias",
-    f"{ATTENTION}/out/kernel": "blocks.{i}.attn.proj.weight",
-    f"{ATTENTION}/out/bias": "blocks.{i}.attn.proj.bias",
-    f"{BLOCK}/MlpBlock_0/Dense_0/kernel": "blocks.{i}.mlp.fc1.weight",
-    f"{BLOCK}/MlpBlock_0/Dense_0/bias": "blocks.{i}.mlp.fc1.bias",
-    f"{BLOCK}/MlpBlock_0/Dense_1/kernel": "blocks.{i}.mlp.fc2.weight",
-    f"{BLOCK}/MlpBlock_0/Dense_1/bias": "blocks.{i}.mlp.fc2.bias",
-    "Transformer/encoder_norm/scale": "norm.weight",
-    "Transformer/encoder_norm/bias": "norm.bias",
-    "output_projection/kernel": "head.weight",
-    "output_projection/bias": "head.bias",
+# What the recorded models differ in.
+MODELS = {
+    "model1": {},
+    "model2": {"attention": "factorised_encoder", "temporal_layers": 2},
+    "model3": {"attention": "factorised_self_attention", "pooling": "mean"},
+    "model4": {"attention": "factorised_dot_product", "pooling": "mean"},
 }
+MODELS = {name: RECORDED | arguments for name, arguments in MODELS.items()}
+STATISTICS = json.loads((GOLDEN / "init_statistics.json").read_text())
+LEAVES = [(model, leaf) for model in MODELS for leaf in STATISTICS[model]]
 
 
-def recorded() -> dict[str, dict]:
-    return json.loads(STATISTICS.read_text())["model1"]
-
-
-def pick(state: dict[str, Tensor], leaf: str, layer: int) -> Tensor:
+def pick(state: dict[str, Tensor], leaf: str) -> Tensor:
     """Our parameter for one of Scenic's leaves; a third of ours for queries, keys and values."""
-    tensor = state[OURS[leaf].replace("{i}", str(layer))]
-    for third, name in enumerate(("query", "key", "value")):
-        if f"/{name}/" in leaf:
-            return tensor.chunk(3)[third]
-    return tensor
+    name, part, count = translate(leaf)
+    return state[name].chunk(count)[part]
 
 
 @pytest.fixture(scope="module")
-def states() -> list[dict[str, Tensor]]:
+def states() -> dict[str, list[dict[str, Tensor]]]:
     torch.manual_seed(0)
-    return [ViViT(**RECORDED).state_dict() for _ in range(8)]
+    return {
+        name: [ViViT(**arguments).state_dict() for _ in range(8)]
+        for name, arguments in MODELS.items()
+    }
 
 
-def test_every_recorded_leaf_is_compared(states: list[dict[str, Tensor]]) -> None:
-    leaves = {leaf.replace("{i}", str(i)) for leaf in OURS for i in range(2)}
-    assert leaves == recorded().keys()
-    assert {name.replace("{i}", str(i)) for name in OURS.values() for i in range(2)} == {*states[0]}
+@pytest.mark.parametrize("model", MODELS)
+def test_every_recorded_leaf_is_compared(model: str, states) -> None:
+    assert {translate(leaf)[0] for leaf in STATISTICS[model]} == {*states[model][0]}
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("leaf", OURS)
-def test_distribution_is_the_originals(
-    leaf: str, layer: int, states: list[dict[str, Tensor]]
-) -> None:
-    theirs = recorded()[leaf.replace("{i}", str(layer))]
-    ours = torch.stack([pick(state, leaf, layer) for state in states]).double()
+@pytest.mark.parametrize(("model", "leaf"), LEAVES)
+def test_distribution_is_the_originals(model: str, leaf: str, states) -> None:
+    theirs = STATISTICS[model][leaf]
+    ours = torch.stack([pick(state, leaf) for state in states[model]]).double()
     count = math.prod(theirs["shape"])
     assert ours[0].numel() == count
     if theirs["std"] == 0:
@@ -98,6 +72,21 @@ def test_distribution_is_the_originals(
         assert largest == pytest.approx(theirs["absmax"], rel=0.01)
 
 
+def test_the_originals_zero_initialisation_can_never_learn() -> None:
+    """Why ours zeroes one of the four matrices: with all at zero no gradient arrives."""
+    zeros = {leaf for leaf, of in STATISTICS["model3_zero"].items() if of["absmax"] == 0}
+    kernels = {leaf for leaf in zeros if "Attention_time" in leaf and leaf.endswith("kernel")}
+    assert len(kernels) == 2 * 4  # of query, key, value and out in both layers
+    model = ViViT(**MODELS["model3"])
+    for leaf in zeros:
+        name, part, count = translate(leaf)
+        model.state_dict()[name].chunk(count)[part].zero_()
+    torch.nn.init.normal_(model.head.weight)
+    model(torch.randn(1, 3, 8, 32, 32)).sum().backward()
+    for name in {translate(leaf)[0] for leaf in kernels}:
+        assert not model.get_parameter(name).grad.any()
+
+
 def test_head_is_zero_and_predicts_evenly() -> None:
     model = ViViT(**RECORDED)
     assert not model.head.weight.any()
@@ -110,15 +99,15 @@ def test_initializer_range_is_hugging_faces(std: float) -> None:
     torch.manual_seed(0)
     model = ViViT(**RECORDED, initializer_range=std, representation_size=64)
     for name, parameter in model.named_parameters():
-        if name.startswith("head.") or name == "cls_token" or name.endswith("bias"):
+        if name.startswith("head.") or name == "encoder.cls_token" or name.endswith("bias"):
             assert not parameter.any(), name
         elif "norm" in name:
             assert (parameter == 1).all(), name
         else:
             # Truncated at two standard deviations, which leaves 0.88 of the width.
-            width = std if name == "pos_embed" else 0.8796 * std
+            width = std if name == "encoder.pos_embed" else 0.8796 * std
             assert parameter.std().item() == pytest.approx(width, rel=0.05), name
-            assert parameter.abs().max() <= 2 * std or name == "pos_embed"
+            assert parameter.abs().max() <= 2 * std or name == "encoder.pos_embed"
 
 
 def test_representation_layer_is_lecun_normal() -> None:
@@ -130,9 +119,9 @@ def test_representation_layer_is_lecun_normal() -> None:
 
 def test_no_two_matrices_are_alike() -> None:
     state = ViViT(**RECORDED).state_dict()
-    query, key, value = state["blocks.0.attn.qkv.weight"].chunk(3)
-    same_shape = [query, key, value, state["blocks.0.attn.proj.weight"]]
-    same_shape += state["blocks.1.attn.qkv.weight"].chunk(3)
+    query, key, value = state["encoder.blocks.0.attn.qkv.weight"].chunk(3)
+    same_shape = [query, key, value, state["encoder.blocks.0.attn.proj.weight"]]
+    same_shape += state["encoder.blocks.1.attn.qkv.weight"].chunk(3)
     flat = torch.stack([matrix.flatten() for matrix in same_shape])
     correlation = torch.corrcoef(flat) - torch.eye(len(flat))
     assert correlation.abs().max() < 0.06  # six standard errors

@@ -232,6 +232,7 @@ class TestErrors:
             ({"grayscale": 2}, "grayscale must be between 0 and 1"),
             ({"brightness": 32}, "brightness must be between 0 and 1, not 32"),
             ({"hue": 0.6}, "hue must be between 0 and 0.5, not 0.6"),
+            ({"mixup": -0.1}, r"mixup must be 0 \(off\) or more, e\.g\. 0\.3, not -0\.1"),
         ],
     )
     def test_arguments(self, processor, arguments, message):

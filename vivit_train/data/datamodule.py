@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningDataModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
 from vivit_train.data.records import Records
-from vivit_train.data.sampler import EvalSampler, TrainSampler
+from vivit_train.data.sampler import EvalSampler, TrainSampler, derive_seed
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.mixup import draw_share, mixup
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS
 from vivit_train.video.sampling import FRAME_ORDERS
@@ -176,6 +179,12 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"{global_batch} (data.batch_size={self.batch_size} x {world_size} processes): "
                 "lower data.batch_size"
             )
+        if self.augment.mixup and self.batch_size < 2:
+            raise UserError(
+                f"augment.mixup={self.augment.mixup} mixes the clips of one process's batch with "
+                f"each other, which needs 2 or more, but data.batch_size={self.batch_size}: raise "
+                "it, or set augment.mixup=0"
+            )
         sampler = TrainSampler(
             len(records), self.batch_size, self.seed, rank, world_size, self._position
         )
@@ -194,15 +203,27 @@ class VideoDataModule(LightningDataModule, ABC):
         """The transforms, on the device: augmentation in training, else the plain processor."""
         trainer = self.trainer
         assert trainer is not None
+        labels = batch.labels
         # In the sanity check both `training` and `validating` are False: only `training` tells.
         if trainer.training:
             clips = self.augment(batch.frames, batch.seeds)  # [B, 3, T, h, w]
+            if self.augment.mixup:
+                clips, labels = self._mix(clips, labels)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
             clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
         # Runs outside autocast: under bf16-true the model takes nothing but bf16.
         clips = clips.to(trainer.lightning_module.dtype)
-        return replace(batch, frames=[], clips=clips)
+        return replace(batch, frames=[], clips=clips, labels=labels)
+
+    def _mix(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup with a share drawn by (seed, step, rank); labels ``[B]`` become ``[B, K]``."""
+        assert self.trainer is not None
+        # The trainer counts a batch only after its step: this is the number of the one at hand.
+        step = batches_done(self.trainer)
+        seed = derive_seed(self.seed, "mixup", step, self.trainer.global_rank)
+        one_hot = F.one_hot(labels, len(self.class_names)).to(clips.dtype)
+        return mixup(clips, one_hot, draw_share(self.augment.mixup, seed))
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]

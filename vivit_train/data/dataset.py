@@ -56,7 +56,7 @@ class Batch:
 
     Attributes:
         frames: Per row uint8 ``[T, H, W, 3]`` (training) or ``[V, T, H, W, 3]`` (evaluation).
-        labels: int64 ``[B]``, class indices.
+        labels: int64 ``[B]``, class indices; after mixup float ``[B, K]``, shares of the classes.
         indices: int64 ``[B]``, rows of the records; -1 marks padding.
         decoded: bool ``[B]``, whether the row's own video could be read.
         seeds: Per row the seed of its random draws on the device.

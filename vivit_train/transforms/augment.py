@@ -57,6 +57,8 @@ class Augment(nn.Module):
         saturation: Largest change of the saturation factor from 1.
         hue: Largest rotation of the hue, in turns, up to 0.5.
         grayscale: Probability of dropping colour (three equal channels remain).
+        mixup: Alpha of the Beta distribution from which a batch's share is drawn; 0: off. It mixes
+            the clips of a batch and their labels, so the DataModule does it, after all else.
 
     Raises:
         UserError: A value outside its range, or a processor whose output sizes vary.
@@ -75,6 +77,7 @@ class Augment(nn.Module):
         saturation: float = 0.4,
         hue: float = 0.2,
         grayscale: float = 0.1,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if processor.output_size is None:
@@ -101,6 +104,8 @@ class Augment(nn.Module):
         for name, (value, limit) in upper_limits.items():
             if not 0 <= value <= limit:
                 raise UserError(f"{name} must be between 0 and {limit}, not {value}")
+        if mixup < 0:
+            raise UserError(f"mixup must be 0 (off) or more, e.g. 0.3, not {mixup}")
 
         self.processor = processor
         self.scale_jitter = None if scale_jitter is None else tuple(scale_jitter)
@@ -112,6 +117,7 @@ class Augment(nn.Module):
         self.saturation = saturation
         self.hue = hue
         self.grayscale = grayscale
+        self.mixup = mixup
 
     def forward(self, frames: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
         """Augment a batch.

@@ -96,7 +96,7 @@ def test_the_headless_model_has_no_prefix(layout: str, saved) -> None:
     model = ViViT(**weights.model, num_classes=3)
     assert model.state_dict().keys() - weights.state.keys() == {"head.weight", "head.bias"}
     norm = theirs.state_dict()["layernorm.weight"]
-    assert torch.equal(weights.state["norm.weight"], norm)
+    assert torch.equal(weights.state["encoder.norm.weight"], norm)
     statuses = {row.name: row.status for row in load_weights(model, weights)}
     assert statuses["pooler.dense.bias"] == "unused"
     assert statuses["head.bias"] == "missing"
@@ -117,7 +117,7 @@ def test_incomplete_query_key_value(saved) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["vivit.encoder.layer.1.attention.attention.key.bias"]
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, "is incomplete", "blocks.1.attn.qkv.bias it holds 2")
+    refused(folder, "is incomplete", "encoder.blocks.1.attn.qkv.bias it holds 2")
 
 
 def test_a_tensor_under_two_names(saved) -> None:
@@ -125,7 +125,7 @@ def test_a_tensor_under_two_names(saved) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["layernorm.weight"] = tensors["vivit.layernorm.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, "holds norm.weight twice")
+    refused(folder, "holds encoder.norm.weight twice")
 
 
 # config.json
@@ -214,10 +214,10 @@ def test_names_that_do_not_fit_the_head(id2label: dict, saved) -> None:
 def test_another_model(saved) -> None:
     _, folder = saved()
     edit_config(folder, model_type="bert", architectures=["BertForMaskedLM"])
-    refused(folder, "model_type 'bert' (BertForMaskedLM); only 'vivit' can be loaded")
+    refused(folder, "model_type 'bert' (BertForMaskedLM); it must be 'vivit'")
     edit_config(folder, model_type=None, architectures=None)
     refused(folder, "model_type None (unnamed)")
-    refused(folder / "model.safetensors", "only 'vivit' can be loaded")
+    refused(folder / "model.safetensors", "it must be 'vivit'")
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from vivit_train.class_names import match_class_names
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import (
     Row,
     Weights,
     load_weights,
-    match_class_names,
     print_account,
     read_weights,
 )
@@ -97,8 +97,8 @@ def test_loading_copies(file) -> None:
     model = ViViT(**TINY)
     load_weights(model, weights)
     with torch.no_grad():
-        model.norm.weight.zero_()
-    assert weights.state["norm.weight"].all()
+        model.encoder.norm.weight.zero_()
+    assert weights.state["encoder.norm.weight"].all()
 
 
 def test_half_precision_files_are_widened(file) -> None:
@@ -106,7 +106,7 @@ def test_half_precision_files_are_widened(file) -> None:
     half = {name: value.half() for name, value in weights.state.items()}
     model = ViViT(**TINY | {"num_frames": 8})
     rows = load_weights(model, dataclasses.replace(weights, state=half), NAMES)
-    assert status(rows)["pos_embed"] == "interpolated"
+    assert status(rows)["encoder.pos_embed"] == "interpolated"
     assert model.head.weight.dtype == torch.float32
     assert torch.equal(model.head.weight, half["head.weight"].float())
 
@@ -115,9 +115,9 @@ def test_positions_of_another_grid_are_interpolated(file) -> None:
     weights = file()
     model = ViViT(**TINY | {"image_size": (16, 24), "num_frames": 6})
     rows = load_weights(model, weights)
-    assert status(rows)["pos_embed"] == "interpolated"
-    assert detail(rows, "pos_embed") == "2x2x2 -> 3x2x3"
-    theirs, ours = weights.state["pos_embed"], model.pos_embed
+    assert status(rows)["encoder.pos_embed"] == "interpolated"
+    assert detail(rows, "encoder.pos_embed") == "2x2x2 -> 3x2x3"
+    theirs, ours = weights.state["encoder.pos_embed"], model.encoder.pos_embed
     assert torch.equal(ours[:, 0], theirs[:, 0])
     # The corners of the grid stay.
     torch.testing.assert_close(ours[:, [1, 3, -1]], theirs[:, [1, 2, -1]])
@@ -127,23 +127,29 @@ def test_positions_of_as_many_tokens_in_another_grid_are_interpolated(file) -> N
     weights = file(image_size=(8, 16))
     model = ViViT(**TINY | {"image_size": (16, 8)})
     rows = load_weights(model, weights)
-    assert detail(rows, "pos_embed") == "2x1x2 -> 2x2x1"
+    assert detail(rows, "encoder.pos_embed") == "2x1x2 -> 2x2x1"
 
 
 def test_sampled_frames_make_the_grid(file) -> None:
     weights = file(tubelet_size=(1, 8, 8), num_frames=6, sampled_frames=2)
     model = ViViT(**TINY | {"tubelet_size": (1, 8, 8)})
-    assert detail(load_weights(model, weights), "pos_embed") == "2x2x2 -> 4x2x2"
+    assert detail(load_weights(model, weights), "encoder.pos_embed") == "2x2x2 -> 4x2x2"
 
 
 def test_mean_pooling_needs_no_class_token(file) -> None:
     weights = file()
     model = ViViT(**TINY | {"pooling": "mean", "num_frames": 8})
     rows = load_weights(model, weights)
-    assert status(rows)["pos_embed"] == "interpolated"
-    assert status(rows)["cls_token"] == status(rows)["pos_embed, first row"] == "unused"
-    assert "mean" in detail(rows, "cls_token")
-    torch.testing.assert_close(model.pos_embed[:, 0], weights.state["pos_embed"][:, 1])
+    assert status(rows)["encoder.pos_embed"] == "interpolated"
+    assert (
+        status(rows)["encoder.cls_token"]
+        == status(rows)["encoder.pos_embed, first row"]
+        == "unused"
+    )
+    assert "mean" in detail(rows, "encoder.cls_token")
+    torch.testing.assert_close(
+        model.encoder.pos_embed[:, 0], weights.state["encoder.pos_embed"][:, 1]
+    )
 
 
 def test_what_the_reader_left_unused_is_accounted_for(file) -> None:
@@ -265,22 +271,25 @@ def test_class_names_are_matched(
         ),
         (
             {"num_layers": 3},
-            ["model.num_layers=2, but the file's is 3", "blocks.2.norm1.weight [16] has no place"],
+            [
+                "model.num_layers=2, but the file's is 3",
+                "encoder.blocks.2.norm1.weight [16] has no place",
+            ],
         ),
         (
             {"num_layers": 1},
-            ["the file's is 1", "blocks.1.attn.qkv.weight [48, 16] is not in the file"],
+            ["the file's is 1", "encoder.blocks.1.attn.qkv.weight [48, 16] is not in the file"],
         ),
         (
             {"mlp_size": 24},
             [
                 "model.mlp_size=32, but the file's is 24",
-                "blocks.0-1.mlp.fc1.weight [24, 16] should be [32, 16]",
+                "encoder.blocks.0-1.mlp.fc1.weight [24, 16] should be [32, 16]",
             ],
         ),
-        ({"hidden_size": 8}, ["hidden_size=16", "norm.weight [8] should be [16]"]),
+        ({"hidden_size": 8}, ["hidden_size=16", "encoder.norm.weight [8] should be [16]"]),
         ({"num_channels": 1}, ["model.num_channels=3, but the file's is 1"]),
-        ({"qkv_bias": False}, ["blocks.0-1.attn.qkv.bias [48] is not in the file"]),
+        ({"qkv_bias": False}, ["encoder.blocks.0-1.attn.qkv.bias [48] is not in the file"]),
         # These leave no trace in any shape.
         ({"num_heads": 4}, ["model.num_heads=2, but the file's is 4"]),
         ({"activation": "gelu"}, ["model.activation=gelu_fast, but the file's is gelu"]),
@@ -303,14 +312,19 @@ def test_the_same_activation_under_another_name(file) -> None:
 
 
 def test_missing_and_left_over_tensors(file) -> None:
-    weights = without(file(), "norm.bias", "blocks.0.mlp.fc2.bias", "blocks.1.mlp.fc2.bias")
+    weights = without(
+        file(),
+        "encoder.norm.bias",
+        "encoder.blocks.0.mlp.fc2.bias",
+        "encoder.blocks.1.mlp.fc2.bias",
+    )
     weights.state["lora.weight"] = torch.zeros(2, 3)
     refused(
         ViViT(**TINY),
         weights,
         NAMES,
-        "norm.bias [16] is not in the file",
-        "blocks.0-1.mlp.fc2.bias [16] is not in the file",
+        "encoder.norm.bias [16] is not in the file",
+        "encoder.blocks.0-1.mlp.fc2.bias [16] is not in the file",
         "lora.weight [2, 3] has no place in the model",
     )
 
@@ -326,8 +340,13 @@ def test_another_number_of_classes_without_names(file) -> None:
 
 def test_positions_that_contradict_the_files_own_size(file) -> None:
     weights = file()
-    weights.state["pos_embed"] = weights.state["pos_embed"][:, :-1]
-    refused(ViViT(**TINY), weights, None, "pos_embed [1, 8, 16], but the file's clips make 2x2x2")
+    weights.state["encoder.pos_embed"] = weights.state["encoder.pos_embed"][:, :-1]
+    refused(
+        ViViT(**TINY),
+        weights,
+        None,
+        "encoder.pos_embed [1, 8, 16], but the file's clips make 2x2x2",
+    )
 
 
 def test_a_file_that_does_not_tell_its_grid(file) -> None:
@@ -335,9 +354,11 @@ def test_a_file_that_does_not_tell_its_grid(file) -> None:
     told = {k: v for k, v in weights.model.items() if k not in ("image_size", "num_frames")}
     weights = dataclasses.replace(weights, model=told)
     rows = load_weights(ViViT(**TINY), weights)
-    assert detail(rows, "pos_embed") == "taken as 2x2x2 tokens, which the file does not tell"
+    assert (
+        detail(rows, "encoder.pos_embed") == "taken as 2x2x2 tokens, which the file does not tell"
+    )
     model = ViViT(**TINY | {"num_frames": 8})
-    refused(model, weights, None, "pos_embed [1, 9, 16] should be [1, 17, 16]")
+    refused(model, weights, None, "[1, 9, 16] should be of 4x2x2 tokens, and the file")
 
 
 def test_class_names_that_are_not_the_models(file) -> None:
@@ -399,7 +420,7 @@ def test_account_is_one_line_per_kind(capsys: pytest.CaptureFixture[str], file) 
 
 
 def test_account_keeps_blocks_of_different_fate_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row(f"blocks.{i}.x", "loaded" if i != 2 else "missing") for i in range(6)]
+    rows = [Row(f"encoder.blocks.{i}.x", "loaded" if i != 2 else "missing") for i in range(6)]
     print_account(rows, "file")
     output = capsys.readouterr().out
     assert re.search(r"blocks\.0-1,3-5\.x\W+loaded\W+5", output)

@@ -5,23 +5,27 @@ from pathlib import Path
 
 from vivit_train.errors import UserError
 from vivit_train.model.weights.account import Row, print_account
-from vivit_train.model.weights.checkpoint import read_checkpoint
+from vivit_train.model.weights.checkpoint import DESCRIPTION, read_checkpoint, read_exported
 from vivit_train.model.weights.files import Weights
 from vivit_train.model.weights.huggingface import download, read_file, read_folder
+from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
+from vivit_train.model.weights.scenic import is_msgpack_map, read_npz, read_scenic
 
-__all__ = ["Row", "Weights", "load_weights", "print_account", "read_weights"]
+__all__ = ["FromImage", "Row", "Weights", "load_weights", "print_account", "read_weights"]
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
 
 
 def read_weights(source: str | Path) -> Weights:
     """Reads a model's weights and description; runs no code from any file.
 
     Args:
-        source: A folder of Hugging Face's ``save_pretrained``; one ``.safetensors`` or ``.bin``
-            file of it; a ``.ckpt`` of ours; or a hub id ``owner/name``. What exists as a path is
-            never taken for a hub id.
+        source: A folder that ``vivit export --format safetensors`` or Hugging Face's
+            ``save_pretrained`` wrote; a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file of
+            Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image ViT's
+            ``.npz``; or a hub id ``owner/name``. What exists as a path is never taken for a hub
+            id.
 
     Returns:
         The weights under ViViT's names and what else the source tells.
@@ -31,14 +35,27 @@ def read_weights(source: str | Path) -> Weights:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return read_folder(path)
+        return read_exported(path) if (path / DESCRIPTION).is_file() else read_folder(path)
     if path.exists():
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} is not a file of weights: expected {', '.join(SUFFIXES)}")
-        return read_checkpoint(path) if path.suffix == ".ckpt" else read_file(path)
+        return _read_file(path)
     if path.suffix not in SUFFIXES and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         return read_folder(download(str(source)), f"Hugging Face hub {source}")
     raise UserError(
         f"{source} does not exist: give a checkpoint, a folder with config.json and weights, or "
         "the name of a Hugging Face checkpoint, owner/name"
+    )
+
+
+def _read_file(path: Path) -> Weights:
+    if path.suffix == ".ckpt":
+        return read_checkpoint(path)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix in SUFFIXES:
+        return read_file(path)
+    # Scenic's files have no suffix, or the step as one.
+    if path.is_file() and is_msgpack_map(path):
+        return read_scenic(path)
+    raise UserError(
+        f"{path} is not a file of weights: expected {', '.join(SUFFIXES)} or a Scenic checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Our own Lightning checkpoints (``.ckpt``)."""
+"""Our own files: Lightning checkpoints (``.ckpt``) and the folders that ``vivit export`` writes."""
 
 import inspect
 from pathlib import Path
@@ -8,10 +8,13 @@ from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
-from vivit_train.model.weights.files import Weights, read_tensors
+from vivit_train.model.weights.files import Weights, read_json, read_tensors
 
 # The attribute of the LightningModule that is the ViViT.
 PREFIX = "model."
+# What an exported folder says of its model, beside the weights or the graph.
+DESCRIPTION = "vivit_train.json"
+FORMAT_VERSION = 1
 
 
 def read_checkpoint(path: Path) -> Weights:
@@ -32,22 +35,71 @@ def read_checkpoint(path: Path) -> Weights:
     stored = content if isinstance(content, dict) else {}
     state_dict = _part(stored, "state_dict", dict)
     hyper_parameters = _part(stored, "hyper_parameters", dict) or {}
-    arguments = _part(hyper_parameters, "model", dict)
-    class_names = _part(hyper_parameters, "class_names", list)
-    processor = _part(hyper_parameters, "processor", dict)
-    parts = {
-        "state_dict": state_dict,
-        "hyper_parameters['model']": arguments,
-        "hyper_parameters['class_names']": class_names,
-        "hyper_parameters['processor']": processor,
-    }
-    missing = [name for name, part in parts.items() if part is None]
-    if missing or not any(name.startswith(PREFIX) for name in state_dict):
+    state: dict[str, Tensor] = {}
+    unused: dict[str, str] = {}
+    for name, tensor in (state_dict or {}).items():
+        if name.startswith(PREFIX):
+            state[name.removeprefix(PREFIX)] = tensor
+        else:
+            unused[name] = "not part of the model"
+    missing = ["state_dict"] if state_dict is None else []
+    missing += [f"hyper_parameters[{name!r}]" for name in _missing(hyper_parameters)]
+    if missing or not state:
         raise UserError(
             f"{path} is not a checkpoint of vivit-train: it has no "
             f"{', '.join(missing) or f'tensors under {PREFIX!r}'}"
         )
+    return _weights(path, f"vivit-train checkpoint {path}", state, hyper_parameters, unused)
 
+
+def read_exported(folder: Path) -> Weights:
+    """Reads the model out of a folder that ``vivit export --format safetensors`` wrote.
+
+    Args:
+        folder: Holds ``model.safetensors``, the tensors under ViViT's own names, and
+            ``vivit_train.json``, which says what a checkpoint's ``hyper_parameters`` say.
+
+    Returns:
+        The weights; ``model`` holds every argument of ViViT, defaults included.
+
+    Raises:
+        UserError: If the folder holds a graph to run instead of weights, a file is broken, or
+            another version wrote it.
+    """
+    path = folder / DESCRIPTION
+    description = read_json(path)
+    if description.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format_version {description.get('format_version')!r}, this version of "
+            f"vivit-train reads {FORMAT_VERSION}: export the checkpoint again with this version"
+        )
+    if missing := _missing(description):
+        raise UserError(f"{path} is incomplete: it has no {', '.join(missing)}")
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise UserError(
+            f"{folder} has no model.safetensors: a folder of --format torch-export or onnx holds a "
+            "graph to run, not a checkpoint to load; export with --format safetensors as well"
+        )
+    origin = f"vivit-train export {folder}"
+    return _weights(path, origin, read_tensors(file), description, {})
+
+
+def _missing(hyper_parameters: dict[str, Any]) -> list[str]:
+    """What a model cannot be rebuilt without and is not there, or is of another type."""
+    kinds = {"model": dict, "class_names": list, "processor": dict}
+    return [name for name, kind in kinds.items() if _part(hyper_parameters, name, kind) is None]
+
+
+def _weights(
+    path: Path,
+    origin: str,
+    state: dict[str, Tensor],
+    hyper_parameters: dict[str, Any],
+    unused: dict[str, str],
+) -> Weights:
+    """Weights from their parts; ``path`` is the file that described them."""
+    arguments, class_names = hyper_parameters["model"], hyper_parameters["class_names"]
     parameters = inspect.signature(ViViT).parameters
     if unknown := sorted(arguments.keys() - parameters.keys()):
         raise UserError(
@@ -60,20 +112,13 @@ def read_checkpoint(path: Path) -> Weights:
             f"its list of class names {len(class_names)}"
         )
     defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
-    state: dict[str, Tensor] = {}
-    unused: dict[str, str] = {}
-    for name, tensor in state_dict.items():
-        if name.startswith(PREFIX):
-            state[name.removeprefix(PREFIX)] = tensor
-        else:
-            unused[name] = "not part of the model"
     return Weights(
-        origin=f"vivit-train checkpoint {path}",
+        origin=origin,
         format="vivit_train",
         state=state,
         model=defaults | arguments,
         class_names=class_names,
-        processor=processor,
+        processor=hyper_parameters["processor"],
         unused=unused,
     )
 

@@ -1,4 +1,4 @@
-"""Hugging Face's ViViT: ``VivitForVideoClassification`` and ``VivitModel``, Model 1."""
+"""Hugging Face's models: ViViT (Model 1), and image ViTs, which have the same layers."""
 
 import inspect
 import re
@@ -9,12 +9,14 @@ from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights import timm
 from vivit_train.model.weights.files import (
     Weights,
     fuse,
     kinetics400_names,
     read_json,
     read_tensors,
+    square_image_size,
 )
 
 # Our module or parameter -> theirs; three of theirs are fused in one of ours. Hub checkpoints
@@ -35,6 +37,7 @@ LAYOUT_V4 = {
     "encoder.blocks.{i}.mlp.fc2": ("vivit.encoder.layer.{i}.output.dense",),
     "encoder.norm": ("vivit.layernorm",),
     "head": ("classifier",),
+    "pre_logits": ("vivit.pooler.dense",),  # of image ViTs; ViViT's pooler is not used
 }
 LAYOUT_V5 = LAYOUT_V4 | {
     "encoder.blocks.{i}.norm1": ("vivit.layers.{i}.layernorm_before",),
@@ -48,6 +51,7 @@ LAYOUT_V5 = LAYOUT_V4 | {
     "encoder.blocks.{i}.mlp.fc1": ("vivit.layers.{i}.mlp.fc1",),
     "encoder.blocks.{i}.mlp.fc2": ("vivit.layers.{i}.mlp.fc2",),
 }
+PROJECTION = "embeddings.patch_embeddings.projection.weight"
 # ViViT's argument -> the key in config.json.
 CONFIG_KEYS = {
     "image_size": "image_size",
@@ -174,10 +178,12 @@ def download(repo_id: str) -> Path:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "vivit":
+    is_timm = "architecture" in config and "pretrained_cfg" in config
+    if config.get("model_type") not in ("vivit", "vit") and not is_timm:
         raise UserError(
             f"{folder / 'config.json'} describes model_type {config.get('model_type')!r} "
-            f"({', '.join(config.get('architectures') or ['unnamed'])}); only 'vivit' can be loaded"
+            f"({', '.join(config.get('architectures') or ['unnamed'])}); it must be 'vivit', "
+            "or an image ViT: 'vit', or one of timm's"
         )
     return config
 
@@ -223,7 +229,14 @@ def _convert(
     config: dict[str, Any] | None,
     processor: dict[str, Any] | None,
 ) -> Weights:
-    state, unused = _rename(origin, tensors)
+    if timm.is_timm(tensors):
+        return timm.convert(origin, tensors, config)
+    is_image = any(n.endswith(PROJECTION) and t.ndim == 4 for n, t in tensors.items())
+    state, unused = _rename(origin, tensors, is_image)
+    if is_image:
+        return _image_model(origin, state, config, processor)
+    if config is not None and config.get("model_type") != "vivit":
+        raise UserError(f"{origin} holds a video model, but its config.json describes an image one")
     model = _arguments(config) if config is not None else _sizes(origin, state)
     class_names = None
     # A model without a head says nothing of classes; its config.json then holds a default of two.
@@ -237,14 +250,51 @@ def _convert(
     return Weights(origin, "huggingface", state, model, class_names, processor, unused)
 
 
-def _rename(origin: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _image_model(
+    origin: str,
+    state: dict[str, Tensor],
+    config: dict[str, Any] | None,
+    processor: dict[str, Any] | None,
+) -> Weights:
+    """An image ViT: the same layers, but for patches of one frame.
+
+    Its pooler is what other formats call ``pre_logits``. Activation and epsilon are not taken as
+    binding: ported checkpoints say ``gelu`` and 1e-12, the originals computed the tanh form, 1e-6.
+    """
+    state["embed.weight"] = state["embed.weight"][:, :, None]  # [D, C, 1, h, w]
+    model = _sizes(origin, state) | {"num_frames": 1}
+    del model["attention"]
+    if config is not None:
+        model["num_heads"] = config["num_attention_heads"]
+        model["image_size"] = config["image_size"]
+    elif size := square_image_size(state["encoder.pos_embed"], model):
+        model["image_size"] = size
+    ranges = None
+    if processor is not None and processor.get("image_mean") and processor.get("image_std"):
+        white = 255 * processor.get("rescale_factor", 1 / 255)
+        means_and_stds = zip(processor["image_mean"], processor["image_std"])
+        ranges = tuple((-mean / std, (white - mean) / std) for mean, std in means_and_stds)
+    return Weights(
+        origin=f"{origin}, an image ViT",
+        format="huggingface",
+        state=state,
+        model=model,
+        is_image=True,
+        pixel_range=ranges,
+    )
+
+
+def _rename(
+    origin: str, tensors: dict[str, Tensor], is_image: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under our names, queries, keys and values fused; and the unused with the reason."""
     parts: dict[str, dict[int, Tensor]] = {}
     fused: dict[str, int] = {}
     unused: dict[str, str] = {}
     for name, tensor in tensors.items():
-        full = name if name.startswith(("vivit.", "classifier.")) else f"vivit.{name}"
-        if full.startswith("vivit.pooler."):
+        full = name.removeprefix("vit.")  # of an image ViT
+        full = full if full.startswith(("vivit.", "classifier.")) else f"vivit.{full}"
+        if full.startswith("vivit.pooler.") and not is_image:
             unused[name] = "Hugging Face's pooler, which classification does not use"
             continue
         layer = re.search(r"\.(\d+)\.", full)
@@ -306,4 +356,3 @@ def _class_names(origin: str, config: dict[str, Any], num_classes: int) -> list[
 def _is_placeholder(config: dict[str, Any]) -> bool:
     id2label = config.get("id2label") or {}
     return bool(id2label) and all(name == f"LABEL_{i}" for i, name in id2label.items())
-

@@ -1,5 +1,6 @@
 """Loading weights into a model: every tensor is accounted for, or nothing is loaded."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,35 +15,48 @@ from vivit_train.model.pos_embed import Grid, interpolate_positions
 from vivit_train.model.vivit import TubeletEmbedding, ViViT
 from vivit_train.model.weights.account import Row, by_kind
 from vivit_train.model.weights.files import Weights
+from vivit_train.model.weights.inflate import FromImage, inflate_positions, inflate_tubelets
 
 # Arguments that decide what the weights mean. Some leave no trace in any shape.
 DECISIVE = (
     "attention",
+    "attention_order",
     "tubelet_size",
     "num_channels",
     "hidden_size",
     "num_layers",
     "num_heads",
     "mlp_size",
+    "temporal_layers",
+    "temporal_heads",
+    "temporal_mlp_size",
     "activation",
     "layer_norm_eps",
     "qkv_bias",
 )
+ENCODERS = ("encoder", "temporal_encoder")
 
 
 def load_weights(
-    model: ViViT, weights: Weights, class_names: Sequence[str] | None = None
+    model: ViViT,
+    weights: Weights,
+    class_names: Sequence[str] | None = None,
+    from_image: FromImage | None = None,
 ) -> list[Row]:
     """Copies weights into a model, accounting for every tensor on both sides.
 
     Positions of another grid are interpolated. The head's rows are matched by class name, and
-    rows that match none keep what the model has. Anything else must fit exactly.
+    rows that match none keep what the model has. An image ViT starts any of the four video models,
+    by the rules of `FromImage`; what it has no weights for keeps what the model has. Anything
+    else must fit exactly.
 
     Args:
         model: Changed in place, or not at all when an error is raised.
         weights: What ``read_weights`` returned.
         class_names: The model's classes in the order of its head's rows. ``None``: the caller
             has none, so the head is taken as it is.
+        from_image: How tubelets, positions and Model 3's attentions come out of an image model;
+            ``None``: as ``FromImage()`` says.
 
     Returns:
         One row per tensor of the model, then one per unused tensor of the file.
@@ -54,11 +68,14 @@ def load_weights(
         raise UserError(
             f"{len(class_names)} class names do not fit model.num_classes={model.num_classes}"
         )
-    plan = _Plan(model, weights)
+    plan = _Plan(model, weights, from_image or FromImage())
     plan.settings()
     plan.pooling()
+    plan.architecture()
     plan.head(class_names)
-    plan.positions()
+    plan.tubelets()
+    for encoder in ENCODERS:
+        plan.positions(encoder)
     plan.the_rest()
     plan.carry_out()
     return plan.rows()
@@ -73,6 +90,7 @@ class _Plan:
 
     model: ViViT
     weights: Weights
+    from_image: FromImage
     values: dict[str, Tensor] = field(default_factory=dict)
     account: dict[str, Row] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
@@ -83,38 +101,100 @@ class _Plan:
         self.state = dict(self.weights.state)
         self.target = self.model.state_dict()
         self.unused |= self.weights.unused
+        told = self.weights.model
+        embeds_frames = list(told.get("tubelet_size", ()))[:1] == [1]
+        # Scenic's files do not tell a video model that embeds single frames from an image's;
+        # the original takes both alike.
+        self.is_image = self.weights.is_image or ("attention" not in told and embeds_frames)
 
     def settings(self) -> None:
         """Arguments that the file tells must be the model's."""
+        told, config = self.weights.model, self.model.config
         for name in DECISIVE:
-            if name in self.weights.model:
-                file, model = self.weights.model[name], self.model.config[name]
-                if _meaning(name, file) != _meaning(name, model):
-                    file = list(file) if isinstance(file, tuple) else file
-                    self.faults.append(f"model.{name}={model}, but the file's is {file}")
+            if name in told and not self._agree(name, told[name], config[name]):
+                file = list(told[name]) if isinstance(told[name], tuple) else told[name]
+                self.faults.append(f"model.{name}={config[name]}, but the file's is {file}")
+        same_tensors = ("spatio_temporal", "factorised_dot_product")
+        untold = "attention" not in told and not self.is_image
+        if untold and config["attention"] not in same_tensors:
+            either = " or ".join(same_tensors)
+            self.faults.append(f"model.attention={config['attention']}, but the file's is {either}")
+
+    def _agree(self, name: str, file: Any, model: Any) -> bool:
+        if name == "activation" and file in ACTIVATIONS:  # equal under other names
+            return repr(ACTIVATIONS[file]()) == repr(ACTIVATIONS[model]())
+        if name == "tubelet_size":
+            # One frame can be spread over a tubelet's frames; nothing else has a rule.
+            return list(file[1:]) == list(model[1:]) and file[0] in (1, model[0])
+        return file == model
 
     def pooling(self) -> None:
-        """Takes out the class token where the model has none."""
-        if "cls_token" in self.target and "cls_token" not in self.state:
-            self.faults.append("model.pooling=cls, but the file has no class token: set it to mean")
-        elif "cls_token" in self.state and "cls_token" not in self.target:
-            del self.state["cls_token"]
-            reason = "model.pooling=mean has no class token"
-            self.unused |= {"cls_token": reason, "pos_embed, first row": reason}
-            if "pos_embed" in self.state:
-                self.state["pos_embed"] = self.state["pos_embed"][:, 1:]
+        """Takes out the class tokens where the model has none."""
+        for encoder in ENCODERS:
+            cls, table = f"{encoder}.cls_token", f"{encoder}.pos_embed"
+            if cls in self.target and cls not in self.state:
+                if not self.is_image and table in self.state:
+                    self.faults.append(
+                        "model.pooling=cls, but the file has no class token: set it to mean"
+                    )
+            elif cls in self.state and cls not in self.target and table in self.target:
+                del self.state[cls]
+                reason = f"model.pooling={self.model.pooling} has no class token"
+                self.unused |= {cls: reason, f"{table}, first row": reason}
+                if table in self.state:
+                    self.state[table] = self.state[table][:, 1:]
+
+    def architecture(self) -> None:
+        """Fits an image model into the parts that a video model has beside its own."""
+        if not self.is_image:
+            return
+        attention = self.model.config["attention"]
+        cls = "encoder.cls_token"
+        if cls in self.target and (cls not in self.state or attention == "factorised_encoder"):
+            self.state.pop(cls, None)  # as the original: an image's is not one frame's
+            self.keep(cls, "missing", "not taken from an image model")
+        for name in self.target:
+            if name.startswith("temporal_encoder."):
+                self.keep(name, "missing", "an image model has no temporal encoder")
+        if attention == "factorised_self_attention":
+            for name in self.target:
+                if ".temporal_norm." in name:
+                    self.keep(name, "missing", "an image model has no temporal attention")
+                elif ".temporal_attn." in name:
+                    self.temporal_attention(name)
+            if self.from_image.spatial_attention == "random":
+                for name in [n for n in self.target if ".attn." in n]:
+                    self.state.pop(name, None)
+                    self.keep(name, "missing", "model.from_image.spatial_attention=random")
+
+    def temporal_attention(self, name: str) -> None:
+        """One tensor of Model 3's attention over time, from the image's attention."""
+        choice = self.from_image.temporal_attention
+        source = name.replace(".temporal_attn.", ".attn.")
+        if choice == "random" or source not in self.weights.state:
+            self.keep(name, "missing", "an image model has no temporal attention")
+        elif choice == "zero" and ".proj." in name:
+            self.take(name, torch.zeros_like(self.target[name]), "zero")
+        elif self.weights.state[source].shape != self.target[name].shape:
+            self.misfits.append((name, f"cannot be {_shape(self.weights.state[source])}"))
+        else:
+            self.take(name, self.weights.state[source], "loaded", "copied from the image's")
 
     def head(self, class_names: Sequence[str] | None) -> None:
         """Matches the head's rows by name; with it goes the layer before it, ``pre_logits``."""
         names = [name for name in self.target if name.startswith(("pre_logits.", "head."))]
+        before = {n: t.shape for n, t in self.state.items() if n.startswith("pre_logits.")}
+        ours = {n: self.target[n].shape for n in names if n.startswith("pre_logits.")}
+        if self.weights.is_image:
+            self.image_head(before, ours)
+            return
         if "head.weight" not in self.state:
             for name in names:
                 self.keep(name, "missing", "the file has no head")
             return
         if class_names is None:
             return  # as any other tensor
-        before = {n: t.shape for n, t in self.state.items() if n.startswith("pre_logits.")}
-        if before != {n: self.target[n].shape for n in names if n.startswith("pre_logits.")}:
+        if before != ours:
             for name in names:
                 self.keep(name, "replaced head", "model.representation_size differs")
             for name in (*before, "head.weight", "head.bias"):
@@ -144,28 +224,116 @@ class _Plan:
                 value[list(i)] = found[list(j)].to(value)
             self.take(name, value, status, detail)
 
-    def positions(self) -> None:
-        """Interpolates the positions where the file's grid is another."""
-        found, current = self.state.get("pos_embed"), self.target["pos_embed"]
-        grid = _grid(self.weights.model)
-        if found is None or found.shape[::2] != current.shape[::2]:
+    def image_head(self, before: dict[str, torch.Size], ours: dict[str, torch.Size]) -> None:
+        """An image's classes are never a video's; the layer before the head is taken if it fits."""
+        for name in ("head.weight", "head.bias"):
+            self.state.pop(name, None)
+            self.keep(name, "replaced head", "an image model's classes are not a video's")
+        if before != ours:
+            for name in before:
+                del self.state[name]
+                self.unused[name] = "model.representation_size differs"
+            for name in ours:
+                self.keep(name, "missing", "model.representation_size differs")
+
+    def tubelets(self) -> None:
+        """Spreads an embedding of single frames over the model's tubelets."""
+        found, current = self.state.get("embed.weight"), self.target["embed.weight"]
+        inflation = self.from_image.inflation
+        if found is None or found.ndim != 5 or found.shape[2] != 1:
+            return
+        if inflation is None:
+            for name in ("embed.weight", "embed.bias"):
+                self.state.pop(name, None)
+                self.keep(name, "missing", "model.from_image.inflation=null")
+        elif current.shape[2] > 1 and self._fits(found, current):
+            del self.state["embed.weight"]
+            value = inflate_tubelets(found, current.shape[2], inflation)
+            self.take("embed.weight", value, "inflated", f"{inflation} over {current.shape[2]}")
+
+    @staticmethod
+    def _fits(found: Tensor, current: Tensor) -> bool:
+        return (*found.shape[:2], *found.shape[3:]) == (*current.shape[:2], *current.shape[3:])
+
+    def positions(self, encoder: str) -> None:
+        """Fits an encoder's positions to the model's grid, where the file's is another."""
+        name = f"{encoder}.pos_embed"
+        found, current = self.state.get(name), self.target.get(name)
+        if found is None or current is None or name in self.account:
+            return
+        if found.ndim != 3 or found.shape[::2] != current.shape[::2]:
             return  # a misfit, as with any other tensor
-        model_grid, prefix = self.model.grid, self.model.num_prefix
-        if grid is None:
-            if found.shape == current.shape:
-                detail = f"taken as {_by(model_grid)} tokens, which the file does not tell"
-                self.take("pos_embed", self.state.pop("pos_embed"), "loaded", detail)
+        if self.is_image and self.from_image.positions is None:
+            del self.state[name]
+            self.keep(name, "missing", "model.from_image.positions=null")
             return
-        if found.shape[1] != prefix + grid[0] * grid[1] * grid[2]:
+        ours = self.model.encoder if encoder == "encoder" else self.model.temporal_encoder
+        assert ours is not None
+        # Rows before the grid's: the class token's, if the file and the model have one.
+        prefix = int(f"{encoder}.cls_token" in self.weights.state and ours.num_prefix)
+        rows = found.shape[1] - prefix
+        source, detail = self._source_grid(encoder, rows, same=found.shape == current.shape)
+        if source is None:
+            self.misfits.append((name, f"{_shape(found)} {detail}"))
+        elif math.prod(source) != rows:
             self.misfits.append(
-                ("pos_embed", f"{_shape(found)}, but the file's clips make {_by(grid)} tokens")
+                (name, f"{_shape(found)}, but the file's clips make {_by(source)} tokens")
             )
-        elif grid == model_grid:
-            return
         else:
-            value = interpolate_positions(found.to(current), grid, model_grid, prefix)
-            self.take("pos_embed", value, "interpolated", f"{_by(grid)} -> {_by(model_grid)}")
-        del self.state["pos_embed"]
+            self._resample(name, found, source, ours.grid, prefix, ours.num_prefix, detail)
+        del self.state[name]
+
+    def _source_grid(self, encoder: str, rows: int, same: bool) -> tuple[Grid | None, str]:
+        """The file's grid for an encoder, and what is to be said of it."""
+        told, attention = _grid(self.weights.model), self.weights.model.get("attention")
+        ours = self.model.encoder.grid
+        if encoder == "temporal_encoder":
+            return (told[0] if told else rows, 1, 1), ""
+        if told is not None:
+            return (1, *told[1:]) if attention == "factorised_encoder" else told, ""
+        if same:
+            return ours, f"taken as {_by(ours)} tokens, which the file does not tell"
+        side = math.isqrt(rows)
+        if (self.is_image or attention == "factorised_encoder") and side * side == rows:
+            return (
+                1,
+                side,
+                side,
+            ), f"taken as a square, {side}x{side}, which the file does not tell"
+        return None, (
+            f"should be of {_by(ours)} tokens, and the file does not tell its own grid: write it "
+            "into a folder that does, vivit export ... --format safetensors image_size=... "
+            "num_frames=..."
+        )
+
+    def _resample(
+        self,
+        name: str,
+        found: Tensor,
+        source: Grid,
+        target: Grid,
+        prefix: int,
+        our_prefix: int,
+        detail: str,
+    ) -> None:
+        value, status = found, "loaded"
+        if source != target:
+            if self.is_image:
+                status, how = "inflated", self.from_image.positions
+                assert how is not None
+                try:
+                    value = inflate_positions(found, source, target, prefix, how)
+                except UserError as error:
+                    self.faults.append(str(error))
+                    return
+            else:
+                status = "interpolated"
+                value = interpolate_positions(found, source, target, prefix)
+            change = f"{_by(source)} -> {_by(target)}"
+            detail = f"{change}; {detail}" if detail else change
+        if prefix < our_prefix:  # an image model without a class token
+            value = torch.cat([self.target[name][:, :our_prefix].to(value), value], dim=1)
+        self.take(name, value, status, detail)
 
     def the_rest(self) -> None:
         """What no other step took must have the same name and shape."""
@@ -207,13 +375,6 @@ class _Plan:
         """The account, in the model's order."""
         unused = [Row(name, "unused", reason) for name, reason in self.unused.items()]
         return [self.account[name] for name in self.target] + unused
-
-
-def _meaning(name: str, value: Any) -> Any:
-    """A value to compare by: lists equal tuples, activations equal under their other names."""
-    if name == "activation" and value in ACTIVATIONS:
-        return repr(ACTIVATIONS[value]())
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _grid(arguments: dict[str, Any]) -> Grid | None:

@@ -138,7 +138,7 @@ def convert(leaves: dict[str, Tensor], origin: str, is_image: bool = False) -> W
     parts: dict[str, dict[int, Tensor]] = {}
     counts: dict[str, int] = {}
     for path, leaf in leaves.items():
-        ours, part, count = _translate(path)
+        ours, part, count = translate(path)
         if part in parts.setdefault(ours, {}):
             raise UserError(f"{origin} holds {ours} twice: as {path} and under another name")
         parts[ours][part] = _reshape(path, leaf)
@@ -231,10 +231,15 @@ def _renumber(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return {renumber(path): leaf for path, leaf in leaves.items()}
 
 
-def _translate(path: str) -> tuple[str, int, int]:
-    """Our name of a leaf, its place there, and how many are fused there; unknown ones keep theirs.
+def translate(path: str) -> tuple[str, int, int]:
+    """Where a leaf of Scenic's goes.
 
-    ``.../query/kernel`` is part 0 of the 3 that make ``...attn.qkv.weight``.
+    Args:
+        path: E.g. ``Transformer/encoderblock_0/MultiHeadDotProductAttention_0/key/kernel``.
+
+    Returns:
+        Our name, the leaf's place there and how many are joined there: here
+        ``encoder.blocks.0.attn.qkv.weight``, 1 and 3. An unknown leaf keeps its name.
     """
     leaf_names = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
     head, *inner, leaf = ("", path) if "/" not in path else path.split("/")
@@ -312,9 +317,9 @@ def _sizes(origin: str, state: dict[str, Tensor], leaves: dict[str, Tensor]) -> 
     if any(path.startswith("SpatialTransformer/") for path in leaves):
         model["attention"] = "factorised_encoder"
         model.setdefault("temporal_layers", 0)
-        temporal = state.get("temporal_encoder.pos_embed")
-        if temporal is not None and tubelet_size[0] > 1:
-            model["num_frames"] = (temporal.shape[1] - has_cls) * tubelet_size[0]
+        positions = state.get("temporal_encoder.pos_embed")
+        if positions is not None and tubelet_size[0] > 1:
+            model["num_frames"] = (positions.shape[1] - has_cls) * tubelet_size[0]
     elif any("LayerNorm_time" in path for path in leaves):
         model["attention"] = "factorised_self_attention"
     elif has_cls and tubelet_size[0] > 1:

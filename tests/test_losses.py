@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_files import GOLDEN
+from vivit_train.errors import UserError
+from vivit_train.losses import cross_entropy, multi_head_cross_entropy
+
+SMOOTHINGS = {"none": 0.0, "0.1": 0.1, "0.2": 0.2, "0.3": 0.3}
+SETS_OF_HEADS = ("small", "epic_300_97", "three_heads")
+
+
+def recorded(name: str) -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays}
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("targets", ["onehot", "soft"])
+def test_the_originals_loss(targets: str, smoothing: str) -> None:
+    arrays = recorded("losses_metrics")
+    expected = arrays[f"softmax_ce/{targets}/nomask/ls_{smoothing}"]
+    loss = cross_entropy(arrays["logits"], arrays[targets], SMOOTHINGS[smoothing])
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    if targets == "onehot":
+        labels = arrays["onehot"].argmax(dim=1)
+        loss = cross_entropy(arrays["logits"], labels, SMOOTHINGS[smoothing])
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.2])
+@pytest.mark.parametrize("heads", SETS_OF_HEADS)
+def test_the_originals_loss_of_several_heads(heads: str, smoothing: float | None) -> None:
+    arrays = {k.removeprefix(f"{heads}/"): v for k, v in recorded("multihead").items()}
+    sizes = arrays["class_splits"].tolist()
+    expected = arrays[f"loss/ls_{smoothing}/nomask"]
+    for targets in (arrays["target"], arrays["labels"]):  # soft, and a class per head
+        loss = multi_head_cross_entropy(arrays["logits"], targets, sizes, smoothing or 0.0)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+def test_one_head_is_the_plain_loss() -> None:
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
+    one = multi_head_cross_entropy(logits, labels[:, None], [5], 0.1)
+    torch.testing.assert_close(one, cross_entropy(logits, labels, 0.1))
+
+
+def test_the_loss_is_computed_in_float32() -> None:
+    logits, labels = torch.randn(4, 5).bfloat16(), torch.tensor([0, 4, 2, 2])
+    soft = torch.nn.functional.one_hot(labels, 5).bfloat16()
+    expected = cross_entropy(logits.float(), labels, 0.1)
+    assert torch.equal(cross_entropy(logits, labels, 0.1), expected)
+    torch.testing.assert_close(cross_entropy(logits, soft, 0.1), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_smoothing_out_of_range(smoothing: float) -> None:
+    message = f"optim.label_smoothing must be at least 0 and below 1, got {smoothing}"
+    with pytest.raises(UserError, match=message):
+        cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), smoothing)
+    with pytest.raises(UserError, match=message):
+        multi_head_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), [1, 1], smoothing)
