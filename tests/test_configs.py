@@ -1,6 +1,11 @@
 """Every choice in configs/ composes, says what the code takes, and builds."""
 
+import copy
+import functools
 import inspect
+import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +17,12 @@ from hydra.utils import get_class
 from lightning import Trainer
 
 from tests.conftest import REPOSITORY
+from tests.golden_files import GOLDEN
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.loggers import build_loggers
 from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights import FromImage
 from vivit_train.optim import build_optimizer
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -23,12 +30,23 @@ from vivit_train.transforms.processor import Processor
 CONFIGS = REPOSITORY / "configs"
 # The backbones' hidden_size, num_layers, num_heads, mlp_size: ViT and DeiT, ViViT section 4.1.
 SIZES = {
-    "vivit_ti": (192, 12, 3, 768),
-    "vivit_s": (384, 12, 6, 1536),
-    "vivit_b": (768, 12, 12, 3072),
-    "vivit_l": (1024, 24, 16, 4096),
-    "vivit_h": (1280, 32, 16, 5120),
+    "ti": (192, 12, 3, 768),
+    "s": (384, 12, 6, 1536),
+    "b": (768, 12, 12, 3072),
+    "l": (1024, 24, 16, 4096),
+    "h": (1280, 32, 16, 5120),
 }
+ATTENTIONS = {
+    "": "spatio_temporal",
+    "fe": "factorised_encoder",
+    "fsa": "factorised_self_attention",
+    "fdp": "factorised_dot_product",
+}
+# Millions of parameters that the paper gives or implies (Tables 2 and 6a), recounted.
+KNOWN_SIZES = {
+    "vivit_b": 89.0, "vivit_b_fe": 115.1, "vivit_b_fsa": 117.3, "vivit_b_fdp": 89.0,
+    "vivit_l": 307.5, "vivit_l_fe": 354.9, "vivit_h_14x2": 636.9,
+}  # fmt: skip
 
 
 def options(group: str) -> list[str]:
@@ -37,8 +55,19 @@ def options(group: str) -> list[str]:
     return found
 
 
-def composed(*words: str) -> dict[str, Any]:
+@functools.cache
+def _composed(*words: str) -> dict[str, Any]:
     return to_plain(compose_config(list(words)))
+
+
+def composed(*words: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed(*words))  # composing takes most of a second
+
+
+def vivit_arguments(plain: dict[str, Any]) -> dict[str, Any]:
+    """ViViT's arguments, but for its number of classes."""
+    others = ("name", "pretrained", "from_image")
+    return {name: value for name, value in plain["model"].items() if name not in others}
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
@@ -91,11 +120,149 @@ def test_every_file_begins_with_what_it_is(path: Path) -> None:
     assert head.startswith("# ") or path.parent.name == "callbacks"
 
 
-def test_experiments_change_what_they_name() -> None:
-    plain = composed("experiment=vivit_b_k400", "data.root=/k400")
-    assert (plain["model"]["name"], plain["data"]["name"]) == ("vivit_b", "kinetics400")
-    assert (plain["optim"]["name"], plain["optim"]["lr"]) == ("sgd", 0.1)
-    assert (plain["trainer"]["max_epochs"], plain["data"]["batch_size"]) == (30, 8)
+# The paper's Table 7, and its section 4.1: frames of 224 pixels, 32 of them.
+TABLE_7 = {
+    #         epochs, frame_stride, color_jitter, drop_path, label_smoothing, mixup
+    "k400": (30, 2, 0.8, 0.0, 0.0, 0.0),
+    "k600": (30, 2, 0.8, 0.0, 0.0, 0.0),
+    "mit": (10, 2, 0.8, 0.0, 0.0, 0.0),
+    "ek100": (50, 1, 0.0, 0.2, 0.2, 0.1),
+    "ssv2": (35, 1, 0.0, 0.3, 0.3, 0.3),
+}
+LEARNING_RATES = {"k400": 0.1, "k600": 0.1, "mit": 0.25, "ek100": 0.5, "ssv2": 0.5}
+DATA_SETS = {
+    "k400": "kinetics400", "k600": "kinetics600", "mit": "moments_in_time",
+    "ek100": "epic_kitchens", "ssv2": "ssv2",
+}  # fmt: skip
+# The original's configurations, by the experiments that are to do the same.
+RELEASED = {
+    "vivit_b_k400": "kinetics400/vivit_base_k400",
+    "vivit_b_fe_k400_scenic": "kinetics400/vivit_base_factorised_encoder",
+    "vivit_l_fe_k400_scenic": "kinetics400/vivit_large_factorised_encoder",
+    "vivit_l_fe_k600_scenic": "kinetics600/vivit_large_factorised_encoder",
+    "vivit_l_fe_ssv2_scenic": "something_something_v2/vivit_large_factorised_encoder",
+    "vivit_l_fe_ek100": "epic_kitchens/vivit_large_factorised_encoder",
+}
+RECIPES = [option for option in options("experiment") if not option.startswith("demo")]
+# model, data set, "scenic" or nothing
+PARTS = {option: re.fullmatch(r"(vivit_\w+?)_([a-z]+\d+|mit)_?(\w*)", option) for option in RECIPES}
+
+
+def header(option: str) -> str:
+    lines = (CONFIGS / f"experiment/{option}.yaml").read_text().splitlines()
+    return " ".join(line.strip("# \\") for line in lines if line.startswith("#"))
+
+
+def experiment(option: str) -> dict[str, Any]:
+    """An experiment by the command in its header."""
+    command = re.search(r"python train.py (experiment=\w+.*?) Hardware: ", header(option))
+    assert command
+    words = command[1].split()
+    assert words[0] == f"experiment={option}"
+    return composed(*words)
+
+
+@pytest.mark.parametrize("option", RECIPES)
+def test_experiments_follow_the_paper(option: str) -> None:
+    match = PARTS[option]
+    assert match
+    model, data, variant = match.groups()
+    plain = experiment(option)
+    assert (plain["model"]["name"], plain["data"]["name"]) == (model, DATA_SETS[data])
+    ours = (
+        plain["trainer"]["max_epochs"], plain["data"]["frame_stride"],
+        plain["augment"]["color_jitter"], plain["model"]["drop_path"],
+        plain["optim"]["label_smoothing"], plain["augment"]["mixup"],
+    )  # fmt: skip
+    assert ours == TABLE_7[data]
+    optim, augment = plain["optim"], plain["augment"]
+    assert (optim["name"], optim["momentum"], optim["weight_decay"]) == ("sgd", 0.9, 0)
+    assert (optim["warmup_epochs"], plain["trainer"]["gradient_clip_val"]) == (2.5, 1)
+    assert (augment["scale_jitter"], augment["horizontal_flip"]) == ([0.9, 1.33], 0.5)
+    assert plain["model"]["num_frames"] == (128 if option == "vivit_l_fe_k400" else 32)
+    from_image = plain["model"]["from_image"]
+    assert from_image["inflation"] == "central"
+    if variant == "scenic":
+        assert option in RELEASED
+        return
+    assert optim["lr"] == LEARNING_RATES[data]
+    assert plain["model"]["temporal_layers"] == (4 if "_fe" in model else None)
+    assert (plain["model"]["image_size"], from_image["positions"]) == (224, "tile")
+    assert plain["data"]["eval_views"] == ([1, 3] if option == "vivit_l_fe_k400" else [4, 3])
+
+
+@pytest.mark.parametrize("option", RELEASED)
+def test_experiments_follow_the_released_configurations(option: str) -> None:
+    theirs = json.loads((GOLDEN / "scenic_configs.json").read_text())[RELEASED[option]]
+    plain = experiment(option)
+    model, optim, data = plain["model"], plain["optim"], plain["data"]
+    resized = Processor(**plain["processor"]).resized_size(1000, 1000)
+    epochs = theirs["num_training_epochs"]
+    steps_per_epoch = theirs["lr_configs/steps_per_cycle"] / epochs
+    encoder = "model/spatial_transformer/" if "_fe" in option else "model/"
+    ours_and_theirs = {
+        "epochs": (plain["trainer"]["max_epochs"], epochs),
+        "lr": (optim["lr"], theirs["lr_configs/base_learning_rate"]),
+        "warm-up": (
+            optim["warmup_epochs"], round(theirs["lr_configs/warmup_steps"] / steps_per_epoch, 3)
+        ),
+        "label smoothing": (optim["label_smoothing"], theirs.get("label_smoothing") or 0),
+        "mixup": (plain["augment"]["mixup"], theirs.get("mixup/alpha", 0)),
+        "drop path": (model["drop_path"], theirs.get("model/stochastic_droplayer_rate", 0)),
+        "frames": (model["num_frames"], theirs["dataset_configs/num_frames"]),
+        "stride": (data["frame_stride"], theirs["dataset_configs/stride"]),
+        "crop": (model["image_size"], theirs["dataset_configs/crop_size"]),
+        "resize": (resized, (theirs["dataset_configs/min_resize"],) * 2),
+        "layers": (model["num_layers"], theirs[f"{encoder}num_layers"]),
+        "temporal layers": (
+            model["temporal_layers"], theirs.get("model/temporal_transformer/num_layers")
+        ),
+        "width": (model["hidden_size"], theirs["model/hidden_size"]),
+        "positions": (
+            model["from_image"]["positions"], theirs["init_from/positional_embed_size_change"]
+        ),
+        "colour": (
+            plain["augment"]["color_jitter"] > 0,
+            theirs["dataset_configs/augmentation_params/do_color_augment"],
+        ),
+        "views": (data["eval_views"], [theirs["dataset_configs/num_test_clips"], 3]),
+    }  # fmt: skip
+    differing = {name: pair for name, pair in ours_and_theirs.items() if pair[0] != pair[1]}
+    assert differing == {}
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+@pytest.mark.filterwarnings("ignore:model.drop_path=0.2 has no effect")  # as the recipe says
+def test_experiments_build(option: str) -> None:
+    with torch.device("meta"):
+        ViViT(num_classes=397, **vivit_arguments(experiment(option)))
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_experiments_say_what_they_are(option: str) -> None:
+    """The command, the hardware, the score to expect and where it comes from."""
+    head = header(option)
+    plain = experiment(option)
+    assert "Not measured here." in head
+    if option.startswith("demo"):
+        return
+    hardware = re.search(r"Hardware: (\d+) GPUs of (\d+) GB; an estimated (\d+) GB", head)
+    assert hardware
+    gpus, memory, used = map(int, hardware.groups())
+    assert used < memory
+    assert plain["trainer"]["devices"] * plain["trainer"]["num_nodes"] == gpus
+    assert plain["data"]["batch_size"] * gpus == 64  # the paper's
+    assert re.search(r"Expected (action )?top-1: (about )?\d\d\.\d.*\((paper|Scenic)", head)
+    assert re.search(r"[Ss]tarts from an? (ImageNet-21k )?Vi(Vi)?T-[BLH]/1", head)
+
+
+def test_the_demo_has_an_experiment_for_each_model() -> None:
+    for option in ("demo_fe", "demo_fsa", "demo_fdp"):
+        plain = experiment(option)
+        assert plain["model"]["name"] == f"vivit_{option}"
+        plain["model"] = plain["name"] = None
+        demo = composed()
+        assert plain == demo | {"model": None, "name": None, "run_dir": plain["run_dir"]}
 
 
 def test_a_value_on_the_command_line_wins_over_what_a_data_set_sets() -> None:
@@ -110,30 +277,49 @@ def test_a_value_on_the_command_line_wins_over_what_a_data_set_sets() -> None:
 @pytest.mark.parametrize("option", options("model"))
 def test_models_build(option: str) -> None:
     """On the meta device: shapes without memory."""
-    arguments = composed(f"model={option}")["model"]
-    assert arguments.pop("name") == option
-    assert arguments.pop("pretrained") is None
+    arguments = vivit_arguments(composed(f"model={option}"))
     with torch.device("meta"):
         model = ViViT(num_classes=400, **arguments)
         size = arguments["image_size"]
         logits = model.eval()(torch.empty(1, 3, arguments["num_frames"], size, size))
     assert logits.shape == (1, 400)
-    if option == "vivit_demo":
+    _, size, *rest = option.split("_")
+    tubelet = [2, 14, 14] if "14x2" in rest else [2, 16, 16]
+    attention = ATTENTIONS[next((word for word in rest if word in ATTENTIONS), "")]
+    assert arguments["attention"] == attention
+    if size == "demo":
         return
-    d, layers, heads, mlp = SIZES[option]
-    assert arguments["num_heads"] == heads
-    tokens = 16 * 14 * 14
-    attention, mlps, norms = 4 * d * d + 4 * d, 2 * d * mlp + mlp + d, 4 * d
-    embedding = 2 * 16 * 16 * 3 * d + d + d + (tokens + 1) * d  # tubelets, class token, positions
-    by_hand = embedding + layers * (attention + mlps + norms) + 2 * d + (d + 1) * 400
+    hidden_size, num_layers, num_heads, mlp_size = SIZES[size]
+    assert arguments["num_heads"] == (4 if option == "vivit_ti_fdp" else num_heads)
+    assert arguments["tubelet_size"] == tubelet
+    by_hand = parameter_count(attention, tubelet, hidden_size, num_layers, mlp_size)
     assert sum(parameter.numel() for parameter in model.parameters()) == by_hand
+    if option in KNOWN_SIZES:
+        assert by_hand / 1e6 == pytest.approx(KNOWN_SIZES[option], abs=0.05)
     if option == "vivit_b":
         assert by_hand == 88_954_000  # the 89.0 M of the original
+    head = (CONFIGS / f"model/{option}.yaml").read_text().splitlines()[0]
+    assert f": {by_hand / 1e6:.1f} M parameters, " in head
+
+
+def parameter_count(attention: str, tubelet: list[int], d: int, layers: int, mlp: int) -> int:
+    """Parameters of the paper's models with 32 frames of 224 pixels and 400 classes."""
+    t, s = 32 // tubelet[0], (224 // tubelet[1]) * (224 // tubelet[2])
+    attn, norm = 4 * d * d + 4 * d, 2 * d
+    block = attn + norm + 2 * d * mlp + mlp + d + norm
+    total = (math.prod(tubelet) * 3 + 1) * d + (d + 1) * 400  # tubelets, head
+    if attention == "factorised_encoder":  # two of all but the tubelets, 4 temporal blocks
+        return total + (s + t + 4) * d + (layers + 4) * block + 2 * norm
+    if attention == "factorised_self_attention":
+        return total + t * s * d + layers * (block + attn + norm) + norm
+    has_cls = attention == "spatio_temporal"
+    return total + (t * s + 2 * has_cls) * d + layers * block + norm
 
 
 def test_the_models_keys_are_the_constructors() -> None:
     written = yaml.safe_load((CONFIGS / "model/vivit_b.yaml").read_text())
     del written["name"], written["pretrained"]
+    assert written.pop("from_image") == parameters(FromImage)
     expected = parameters(ViViT)
     assert expected.pop("num_classes") is ...
     assert written == expected

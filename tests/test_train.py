@@ -108,10 +108,24 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     ]
 
 
-def test_two_processes_one_run_folder(small: tuple[str, ...], tmp_path: Path, command) -> None:
+FACTORISED = [f"model.attention=factorised_{name}" for name in ("self_attention", "dot_product")]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        (),
+        ("model.attention=factorised_encoder", "model.temporal_layers=1"),
+        *[(attention, "model.pooling=mean") for attention in FACTORISED],
+    ],
+    ids=["model_1", "model_2", "model_3", "model_4"],
+)
+def test_two_processes_one_run_folder(
+    model: tuple[str, ...], small: tuple[str, ...], tmp_path: Path, command
+) -> None:
     runs = tmp_path / "runs"
     done = command(
-        "train.py", *small, f"run_dir={runs}/${{now:%S}}", "trainer.devices=2",
+        "train.py", *small, *model, f"run_dir={runs}/${{now:%S}}", "trainer.devices=2",
         "trainer.strategy=ddp", "data.batch_size=2", "trainer.max_epochs=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,3 +1,4 @@
+import copy
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.golden_files import GOLDEN
 from vivit_train import training
 from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO
@@ -15,6 +17,7 @@ from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.metrics import VideoAccuracy
+from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
 from vivit_train.run_dir import MetricsCsv
 from vivit_train.training import (
@@ -227,6 +230,31 @@ class TestModule:
         config = self.pretrained(config, finished_run, num_layers=3)
         with pytest.raises(UserError, match=r"model\.num_layers=3, but the file's is 2"):
             build_module(config, stub_data(list(CLASS_NAMES)))
+
+    def test_an_image_vit(self, config: dict, capsys: pytest.CaptureFixture[str]) -> None:
+        """The rules of model.from_image reach the loading."""
+        config = copy.deepcopy(config)
+        file = GOLDEN / "ckpt_bigvision_prelinen_vit.npz"
+        told = read_weights(file).model
+        sizes = {k: told[k] for k in ("image_size", "hidden_size", "num_layers", "num_heads")}
+        config["model"] |= sizes | {
+            "mlp_size": told["mlp_size"],
+            "num_frames": 4,
+            "tubelet_size": [2, *told["tubelet_size"][1:]],
+            "pretrained": str(file),
+        }
+        config["model"]["from_image"]["inflation"] = "average"
+        module = build_module(config, stub_data(list(CLASS_NAMES)))
+        kernel = module.model.embed.weight
+        assert torch.equal(kernel[:, :, 0], kernel[:, :, 1])
+        assert "average over 2" in capsys.readouterr().out
+
+        config["model"]["from_image"]["inflation"] = "mean"
+        with pytest.raises(UserError, match=r"model\.from_image\.inflation='mean' is not one of"):
+            build_module(config, stub_data(list(CLASS_NAMES)))
+        config["model"]["from_image"]["inflation"] = "central"
+        with pytest.warns(UserWarning, match=r"trained on pixels in \(-1.0, 1.0\).*gives \(-3"):
+            build_module(config, stub_data(list(CLASS_NAMES), do_normalize=True))
 
 
 class TestResuming:

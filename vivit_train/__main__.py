@@ -7,7 +7,7 @@ from importlib import import_module
 
 from vivit_train.launch import errors_in_one_line
 
-VERBS = ("evaluate", "export", "predict")
+VERBS = ("describe", "evaluate", "export", "predict")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

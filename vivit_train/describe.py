@@ -6,7 +6,7 @@ are. Memory is in bytes. Sizes are (t, h, w), as in `vivit_train.model.vivit`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vivit_train.errors import UserError
 from vivit_train.model.pos_embed import Grid
-from vivit_train.model.vivit import Encoder, TubeletEmbedding, ViViT, uniform_frames
+from vivit_train.model.vivit import (
+    Encoder,
+    FactorisedBlock,
+    TubeletEmbedding,
+    ViViT,
+    uniform_frames,
+)
 
 # Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
@@ -47,19 +53,14 @@ class Tokens:
     width: int
     class_tokens: int = 0
 
-    @property
-    def count(self) -> int:
-        """Tokens, class tokens included."""
-        return math.prod(self.grid) + self.class_tokens
-
     def __str__(self) -> str:
-        extra = f" + {self.class_tokens}" if self.class_tokens else ""
-        return f"{list(self.grid)}{extra} x {self.width}"
+        extra = f"+{self.class_tokens}" if self.class_tokens else ""
+        return f"[{','.join(map(str, self.grid))}]{extra} {self.width}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the model, or all its blocks together.
+    """A part of the model, or all blocks of an encoder together.
 
     Attributes:
         name: In words.
@@ -88,7 +89,8 @@ class Memory:
         parameters: The weights.
         gradients: One for each weight.
         optimizer_state: Momentum, or moments.
-        activations: Kept from forward for backward; with autocast also its copies of the weights.
+        activations: The clips and what forward keeps for backward; with autocast its copies of the
+            weights too.
     """
 
     parameters: int
@@ -169,6 +171,96 @@ PAPER = (
 )
 
 
+@dataclass(frozen=True)
+class Description:
+    """A model, what it computes and what training it takes.
+
+    Attributes:
+        model: ViViT's arguments, with what ``None`` stands for.
+        clip: Frames, height and width of a clip.
+        parts: In order.
+        tokens: N, of one clip, without class tokens.
+        parameters: Of the model.
+        macs: Multiply-accumulates per view.
+        views: Temporal and spatial views per video.
+        batch_size: Clips per training step.
+        precision: Of training, as Lightning calls it.
+        optimizer: Of training.
+        memory: Of a training step.
+        paper: What the paper says about this model, if anything.
+    """
+
+    model: dict[str, Any]
+    clip: Grid
+    parts: list[Part]
+    tokens: int
+    parameters: int
+    macs: int
+    views: tuple[int, int]
+    batch_size: int
+    precision: str
+    optimizer: str
+    memory: Memory
+    paper: PaperRow | None
+
+    @property
+    def macs_per_video(self) -> int:
+        """Multiply-accumulates of all views of a video."""
+        return self.macs * math.prod(self.views)
+
+    def paper_differences(self) -> dict[str, float]:
+        """By how many percent our count is above the paper's: ``macs``, ``parameters``."""
+        theirs = {name: getattr(self.paper, name, None) for name in ("macs", "parameters")}
+        return {name: 100 * (getattr(self, name) / x - 1) for name, x in theirs.items() if x}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        plain = asdict(self) | {"macs_per_video": self.macs_per_video}
+        plain["memory"]["total"] = self.memory.total
+        if self.paper is not None:
+            plain["paper"]["differences_percent"] = self.paper_differences()
+        return plain
+
+
+def describe(
+    arguments: Mapping[str, Any],
+    clip: Grid,
+    views: tuple[int, int] = (4, 3),
+    batch_size: int = 1,
+    precision: str = "32-true",
+    optimizer: str = "sgd",
+) -> Description:
+    """Describes a ViViT without making its weights.
+
+    Args:
+        arguments: As for ``build``.
+        clip: Frames, height and width of a clip.
+        views: Temporal and spatial views per video.
+        batch_size: Clips per training step on one device.
+        precision: One of ``PRECISIONS``.
+        optimizer: ``sgd`` (with momentum) or ``adamw``.
+
+    Raises:
+        UserError: If a value is wrong.
+    """
+    model, embedded = build(arguments, clip)
+    found = parts(model, embedded)
+    return Description(
+        model=model.config | {"sampled_frames": arguments.get("sampled_frames")},
+        clip=clip,
+        parts=found,
+        tokens=math.prod(found[0].outputs.grid),
+        parameters=sum(part.parameters for part in found),
+        macs=sum(part.macs for part in found),
+        views=views,
+        batch_size=batch_size,
+        precision=precision,
+        optimizer=optimizer,
+        memory=training_memory(model, embedded, batch_size, precision, optimizer),
+        paper=paper_row(model, embedded),
+    )
+
+
 def paper_row(model: ViViT, clip: Grid) -> PaperRow | None:
     """What the paper says about this model on clips of this size; ``None`` if it is not there.
 
@@ -230,14 +322,14 @@ def parts(model: ViViT, clip: Grid) -> list[Part]:
     t, h, w = model.embed.grid(*clip)
     tokens, frames, one = Tokens((t, h, w), width), Tokens((t, 1, 1), width), Tokens((1, 1, 1), 0)
     by_frame = model.attention == "factorised_encoder"
+    name, rows = ("spatial encoder", t) if by_frame else ("encoder", 1)
 
     pixels = Tokens(clip, config["num_channels"])
     found = [Part("tubelet embedding", pixels, tokens, size(model.embed), macs["embed"])]
-    name = "spatial encoder" if by_frame else "encoder"
-    found += _encoder_parts(name, "encoder", model.encoder, tokens, t if by_frame else 1, macs)
+    found.append(_encoder(name, "encoder", model.encoder, tokens, rows, macs))
     if model.temporal_encoder is not None:
         temporal = model.temporal_encoder
-        found += _encoder_parts("temporal encoder", "temporal_encoder", temporal, frames, 1, macs)
+        found.append(_encoder("temporal encoder", "temporal_encoder", temporal, frames, 1, macs))
     pooled = replace(one, width=width)
     if model.pre_logits is not None:
         wide = replace(one, width=model.pre_logits.out_features)
@@ -307,7 +399,7 @@ def training_memory(
 def _saved_for_backward(
     model: ViViT, batch: Sequence[int], dtype: torch.dtype, autocast: torch.dtype | None
 ) -> int:
-    """Bytes that forward keeps for backward, of a batch (B, T, H, W): each memory once.
+    """Bytes of a batch (B, T, H, W) and of what its forward pass keeps: each memory once.
 
     On fake tensors of a CPU, where fused attention is what a step would use; on the meta device it
     is not.
@@ -329,6 +421,7 @@ def _saved_for_backward(
             for name, parameter in model.named_parameters()
         }
         clips = torch.empty(batch_size, model.config["num_channels"], *clip, dtype=dtype)
+        note(clips)
         with torch.autocast("cpu", autocast, enabled=autocast is not None), hooks:
             functional_call(model.train(), weights, (clips,))
         for weight in weights.values():
@@ -336,40 +429,34 @@ def _saved_for_backward(
     return sum(sizes.values())
 
 
-def _encoder_parts(
+def _encoder(
     name: str, path: str, encoder: Encoder, inputs: Tokens, rows: int, macs: Mapping[str, int]
-) -> list[Part]:
+) -> Part:
     """Positions, blocks and last norm of an encoder that has ``rows`` sequences per clip."""
-    has_class_token = encoder.cls_token is not None
-    tokens = replace(inputs, class_tokens=rows if has_class_token else 0)
-    what = "class token, positions" if has_class_token else "positions"
+    tokens = replace(inputs, class_tokens=rows * encoder.num_prefix)
+    what = "class, positions" if encoder.num_prefix else "positions"
     added = sum(p.numel() for p in (encoder.cls_token, encoder.pos_embed) if p is not None)
     blocks = encoder.blocks
-    numbers = range(len(blocks))
-
-    def both(label: str, norm: str, module: str) -> Part:
-        """A branch of all blocks: its norm and its module."""
+    branches = []
+    for label, norm, module in _branches(blocks[0]):
         parameters = sum(size(getattr(b, norm)) + size(getattr(b, module)) for b in blocks)
-        branch = sum(macs[f"{path}.blocks.{number}.{module}"] for number in numbers)
-        return Part(label, tokens, tokens, parameters, branch, len(blocks))
-
-    branches = [both(*branch) for branch in _branches(blocks[0])]
-    total = sum(macs[f"{path}.blocks.{number}"] for number in numbers)
-    return [
-        Part(f"{name}: {what}", inputs, tokens, added, 0),
-        Part(f"{name}: blocks", tokens, tokens, size(blocks), total, len(blocks), tuple(branches)),
-        Part(f"{name}: norm", tokens, tokens, size(encoder.norm), 0),
-    ]
+        work = sum(macs[f"{path}.blocks.{i}.{module}"] for i in range(len(blocks)))
+        branches.append(Part(label, tokens, tokens, parameters, work, len(blocks)))
+    inside = (
+        Part(what, inputs, tokens, added, 0),
+        Part("blocks", tokens, tokens, size(blocks), macs[path], len(blocks), tuple(branches)),
+        Part("norm", tokens, tokens, size(encoder.norm), 0),
+    )
+    return Part(name, inputs, tokens, size(encoder), macs[path], parts=inside)
 
 
 def _branches(block: nn.Module) -> list[tuple[str, str, str]]:
     """A block's branches in order: (in words, its norm, its module)."""
     mlp = ("MLP", "norm2", "mlp")
-    order = getattr(block, "attention_order", None)
-    if order is None:
+    if not isinstance(block, FactorisedBlock):
         return [("attention", "norm1", "attn"), mlp]
     over = {
-        "time": ("attention over time", "temporal_norm", "temporal_attn"),
-        "space": ("attention over space", "norm1", "attn"),
+        "time": ("time attention", "temporal_norm", "temporal_attn"),
+        "space": ("space attention", "norm1", "attn"),
     }
-    return [*(over[axis] for axis in order.split("_")), mlp]
+    return [*(over[axis] for axis in block.attention_order.split("_")), mlp]

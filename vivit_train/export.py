@@ -288,9 +288,14 @@ def read_huggingface(folder: Path) -> tuple[str, Logits]:
     if importlib.util.find_spec("transformers") is None:
         return "vivit-train (transformers is not installed)", load_classifier(folder)
     import transformers
+    from transformers.utils import logging
 
+    had_progress_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     processor = transformers.VivitImageProcessor.from_pretrained(folder)
     model = transformers.VivitForVideoClassification.from_pretrained(folder).eval()
+    if had_progress_bar:
+        logging.enable_progress_bar()
 
     def logits(frames: Tensor) -> Tensor:
         videos = [list(clip) for clip in frames.numpy()]

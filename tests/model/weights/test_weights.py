@@ -401,6 +401,90 @@ def test_a_file_of_another_kind(tmp_path) -> None:
 # The account
 
 
+# Other tubelets, other models
+
+
+def test_single_frames_are_spread_over_tubelets(file) -> None:
+    """Uniform frame sampling -> tubelets: the one change of tubelets that has a rule."""
+    weights = file(tubelet_size=(1, 8, 8), sampled_frames=4)
+    model = ViViT(**TINY)
+    rows = load_weights(model, weights, NAMES)
+    assert status(rows)["embed.weight"] == "inflated"
+    assert detail(rows, "embed.weight") == "central over 2"
+    assert detail(rows, "encoder.pos_embed") == "4x2x2 -> 2x2x2"
+    kernel = weights.state["embed.weight"]
+    assert torch.equal(model.embed.weight[:, :, 1:], kernel)
+    assert not model.embed.weight[:, :, :1].any()
+    same = ViViT(**TINY | {"tubelet_size": (1, 8, 8)}, sampled_frames=4)
+    assert status(load_weights(same, weights, NAMES))["embed.weight"] == "loaded"
+
+
+@pytest.mark.parametrize("tubelet_size", [(4, 8, 8), (1, 8, 8), (2, 4, 8)])
+def test_other_tubelets_have_no_rule(tubelet_size: tuple[int, ...], file) -> None:
+    model = ViViT(**TINY | {"tubelet_size": tubelet_size})
+    told = f"model.tubelet_size={list(tubelet_size)}, but the file's is [2, 8, 8]"
+    refused(model, file(), NAMES, told)
+
+
+FACTORISED = {"attention": "factorised_encoder", "temporal_layers": 1}
+
+
+def test_the_factorised_encoder_at_another_size(file) -> None:
+    weights = file(**FACTORISED)
+    model = ViViT(**TINY | FACTORISED | {"num_frames": 12, "image_size": (16, 40)})
+    rows = load_weights(model, weights, NAMES)
+    assert detail(rows, "encoder.pos_embed") == "1x2x2 -> 1x2x5"
+    assert detail(rows, "temporal_encoder.pos_embed") == "2x1x1 -> 6x1x1"
+    others = {s for name, s in status(rows).items() if "pos_embed" not in name}
+    assert others == {"loaded"}
+
+
+@pytest.mark.parametrize(
+    ("file_arguments", "model_arguments", "message"),
+    [
+        ({}, FACTORISED, "attention=factorised_encoder, but the file's is spatio_temporal"),
+        (FACTORISED, {}, "attention=spatio_temporal, but the file's is factorised_encoder"),
+        (
+            FACTORISED,
+            {**FACTORISED, "temporal_layers": 2},
+            "temporal_layers=2, but the file's is 1",
+        ),
+        (FACTORISED, {**FACTORISED, "temporal_heads": 4}, "temporal_heads=4, but the file's is 2"),
+        (
+            {"attention": "factorised_self_attention", "pooling": "mean"},
+            {
+                "attention": "factorised_self_attention",
+                "attention_order": "space_time",
+                "pooling": "mean",
+            },
+            "model.attention_order=space_time, but the file's is time_space",
+        ),
+        (
+            {"pooling": "mean"},
+            {"attention": "factorised_dot_product", "pooling": "mean"},
+            "attention=factorised_dot_product, but the file's is spatio_temporal",
+        ),
+    ],
+)
+def test_another_model_is_refused(
+    file_arguments: dict, model_arguments: dict, message: str, file
+) -> None:
+    refused(ViViT(**TINY | model_arguments), file(**file_arguments), NAMES, message)
+
+
+def test_a_file_that_may_be_model_1_or_4(file) -> None:
+    arguments = {"pooling": "mean", "attention": "factorised_dot_product"}
+    weights = file(**arguments)
+    told = {name: value for name, value in weights.model.items() if name != "attention"}
+    weights = dataclasses.replace(weights, model=told)
+    assert set(status(load_weights(ViViT(**TINY | arguments), weights)).values()) == {"loaded"}
+    either = "but the file's is spatio_temporal or factorised_dot_product"
+    refused(ViViT(**TINY | FACTORISED | {"pooling": "mean"}), weights, None, either)
+
+
+# The account
+
+
 def test_account_is_one_line_per_kind(capsys: pytest.CaptureFixture[str], file) -> None:
     weights = dataclasses.replace(file(num_layers=12), unused={"x.[red]": "why"})
     model = ViViT(**TINY | {"num_layers": 12, "num_classes": 4, "image_size": 32})

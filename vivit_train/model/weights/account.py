@@ -42,6 +42,8 @@ def print_account(rows: Sequence[Row], origin: str) -> None:
     statuses = Counter(row.status for row in rows)
     # No markup: names and paths may hold brackets.
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a log wraps no lines
     console.print(f"Weights from {origin}", soft_wrap=True)
     console.print(table)
     console.print(", ".join(f"{count} {status}" for status, count in statuses.items()))

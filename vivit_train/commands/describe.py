@@ -1,0 +1,158 @@
+"""Show a model's parts, its compute and the memory to train it, beside the paper's figures.
+
+  vivit describe model=vivit_b_fe data=kinetics400
+  vivit describe model=vivit_l_fe model.num_frames=128 data.batch_size=4 trainer.precision=bf16-mixed
+  vivit describe model=vivit_b data=folder --num-classes 12 --json
+
+KEY=VALUE are those of train.py, and so are the defaults; no data is read and no weights are made.
+Compute is in multiply-accumulates (MACs), which the paper calls FLOPs. Memory is an estimate for
+one device: backward's own buffers, the libraries and the allocator's waste come on top.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vivit_train.describe import Description, Part
+
+# Lightning's short names.
+PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument(
+        "--num-classes", type=int, default=400, metavar="N", help="of the head (default 400)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Describes the configured model."""
+    from vivit_train.config import compose_config, to_plain
+
+    if arguments.num_classes < 1:
+        raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
+    config = to_plain(compose_config(arguments.overrides))
+    check_data(config["data"])
+
+    description = describe_config(config, arguments.num_classes)
+    if arguments.json:
+        print(json.dumps(description.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        # No markup: shapes have brackets.
+        console = Console(markup=False, highlight=False, soft_wrap=True)
+        print_model(description, console)
+        print_memory(description, console)
+    return 0
+
+
+def check_data(data: dict[str, Any]) -> None:
+    """Refuses counts that the DataModule, which is not built here, would refuse."""
+    for key in ("batch_size", "clip_frames"):
+        if data[key] < 1:
+            raise UserError(f"data.{key} must be 1 or more, got {data[key]}")
+    views = data["eval_views"]
+    if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
+        raise UserError(
+            f"data.eval_views is [temporal, spatial] views, at least 1 and either 1 or 3, got {views}"
+        )
+
+
+def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
+    """Describes the model of a resolved configuration on the clips that it would get."""
+    from vivit_train.describe import describe
+    from vivit_train.training import NOT_OF_THE_MODEL, hush_lightning, resolve_precision
+    from vivit_train.transforms.processor import Processor
+
+    hush_lightning()
+    model = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
+    native = model["image_size"]
+    native = (native, native) if isinstance(native, int) else native
+    height, width = Processor(**config["processor"]).output_size or native
+    trainer, data = config["trainer"], config["data"]
+    precision = str(resolve_precision(trainer["precision"], trainer["accelerator"]))
+    return describe(
+        {**model, "num_classes": num_classes},
+        (data["clip_frames"], height, width),
+        (data["eval_views"][0], data["eval_views"][1]),
+        data["batch_size"],
+        PRECISION_NAMES.get(precision, precision),
+        config["optim"]["name"],
+    )
+
+
+def print_model(description: "Description", console: "Console") -> None:
+    """Prints the parts, the totals and the paper's figures."""
+    from rich.table import Table
+
+    frames, height, width = description.clip
+    console.print(
+        f"{description.model['attention']}, {description.model['num_classes']} classes "
+        f"(--num-classes), clips of {frames}x{height}x{width}\n"
+        "in, out: tokens [t,h,w] + class tokens, and their width\n"
+    )
+    table = Table("part", "in", "out", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("MACs", justify="right")
+    for column in table.columns:
+        column.no_wrap = True
+    for name, part in lines(description.parts):
+        numbers = [in_units(n) if n else "-" for n in (part.parameters, part.macs)]
+        table.add_row(name, str(part.inputs), str(part.outputs), *numbers)
+    console.print(table)
+    temporal, spatial = description.views
+    console.print(
+        f"\n{in_units(description.parameters)} parameters, {description.tokens} tokens\n"
+        f"{in_units(description.macs)} MACs per view, {in_units(description.macs_per_video)} per "
+        f"video of {temporal} x {spatial} views"
+    )
+    paper, differences = description.paper, description.paper_differences()
+    if paper is not None:
+        theirs = ", ".join(
+            f"{in_units(getattr(paper, name))} {'MACs per view' if name == 'macs' else name} "
+            f"(ours {difference:+.1f} %)"
+            for name, difference in differences.items()
+        )
+        console.print(f"{paper.source}: {theirs}")
+
+
+def print_memory(description: "Description", console: "Console") -> None:
+    """Prints the estimated memory of a training step."""
+    from rich.table import Table
+
+    memory = description.memory
+    table = Table("", box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    for name in ("parameters", "gradients", "optimizer_state", "activations", "total"):
+        table.add_row(name.replace("_", " "), f"{getattr(memory, name) / 2**30:.2f} GiB")
+    console.print(
+        f"\nTraining memory, estimated: batches of {description.batch_size}, "
+        f"{description.precision}, {description.optimizer}"
+    )
+    console.print(table)
+
+
+def lines(parts: "Sequence[Part]", indent: str = "") -> "Iterator[tuple[str, Part]]":
+    """Parts and what they consist of, with their names indented."""
+    for part in parts:
+        repeats = f" x {part.repeats}" if part.parts and part.repeats > 1 else ""
+        yield f"{indent}{part.name}{repeats}", part
+        yield from lines(part.parts, indent + "  ")
+
+
+def in_units(number: float) -> str:
+    """A count with four digits or so: ``768``, ``89.0 M``, ``451.5 G``, ``3.98 T``."""
+    power = min(int(math.log10(max(number, 1)) // 3), 4)
+    value = number / 1000**power
+    return f"{value:.{0 if not power else 2 if power == 4 else 1}f}{['', ' K', ' M', ' G', ' T'][power]}"

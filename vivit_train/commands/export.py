@@ -1,0 +1,86 @@
+"""Write a trained model in another format, for other programs.
+
+  vivit export RUN --format huggingface --output exported
+  vivit export RUN --format onnx --output exported --video clip.mp4
+  vivit export owner/name image_size=288 num_frames=16 --format safetensors --output exported
+
+huggingface    config.json, model.safetensors and preprocessor_config.json, as transformers loads
+               them; Model 1 with a class token only
+safetensors    model.safetensors under our own names and vivit_train.json; every model, and
+               `load` and every verb take the folder like the checkpoint
+torch-export   model.pt2: uint8 frames [B, T, H, W, 3] in, logits [B, K] out, the processor inside;
+               any batch B, height H and width W
+onnx           model.onnx, the same; needs `pip install 'vivit-train[export]'`
+
+The export is loaded back and its logits compared with the checkpoint's, on a drawn clip or on
+--video; the folder appears only when they agree. NAME=VALUE, directly after CHECKPOINT, are
+arguments of ViViT that the checkpoint does not tell, or that are to differ.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vivit_train.errors import UserError
+
+FORMATS = ("huggingface", "safetensors", "torch-export", "onnx")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument(
+        "checkpoint", help="a run's folder, our checkpoint, a Hugging Face folder or hub id"
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="NAME=VALUE", help="of ViViT, e.g. image_size=[224,320]"
+    )
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--output", required=True, type=Path, help="folder to write; must be new")
+    parser.add_argument("--video", help="video to compare logits on (default: a drawn clip)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exports, checks and prints what was written."""
+    model = parse_arguments(arguments.arguments)
+
+    from vivit_train import export
+    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+
+    export.check_output(arguments.output)  # before a checkpoint is read, which may take long
+    classifier = load_classifier(resolve_checkpoint(arguments.checkpoint), **model)
+    if arguments.video:
+        clips = export.video_clips(classifier, arguments.video)
+    else:
+        clips = export.demo_clips(classifier)
+    report = export.export(classifier, arguments.format, arguments.output, clips)
+    print(
+        f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
+        f"allowed {report.tolerance:.0e}"
+    )
+    for path in sorted(arguments.output.iterdir()):
+        print(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")
+    return 0
+
+
+def parse_arguments(words: list[str]) -> dict[str, Any]:
+    """``["image_size=[224,320]", "num_frames=16"]`` as arguments of ViViT.
+
+    Raises:
+        UserError: If a word is not NAME=VALUE, or its value cannot be read.
+    """
+    from omegaconf import OmegaConf
+
+    parsed: dict[str, Any] = {}
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(
+                f"{word!r}: expected NAME=VALUE, an argument of ViViT, e.g. num_frames=16"
+            )
+        try:
+            parsed |= OmegaConf.to_container(OmegaConf.from_dotlist([word]))  # type: ignore
+        except Exception as error:  # the YAML parser's, or OmegaConf's
+            raise UserError(
+                f"{word!r}: its value cannot be read; write it as YAML, e.g. image_size=[224,320]"
+            ) from error
+    return parsed
