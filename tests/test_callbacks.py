@@ -156,7 +156,21 @@ class TestCheckpoints:
         saver.train(callback, 1)
         saver.validate(callback, 0.7)
         assert saver.saves == [1]  # saving is collective
-        assert not callback.best.exists()
+        assert not callback.last.exists()
+
+    def test_killed_between_the_best_and_the_last(
+        self, tmp_path: Path, saver: Saver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last must not know of a best score whose file was never written."""
+        callback = Checkpoints(tmp_path)
+        saver.train(callback, 2)
+        saver.validate(callback, 0.3)
+        monkeypatch.setattr(callbacks, "link_or_copy", lambda *_: 1 / 0)
+        saver.train(callback, 2)
+        with pytest.raises(ZeroDivisionError):
+            saver.validate(callback, 0.6)
+        assert callback.best.read_text() == "step 4"
+        assert callback.last.read_text() == "step 2"
 
     def test_a_score_that_does_not_exist(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path, monitor="val/accuracy")

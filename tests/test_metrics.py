@@ -1,10 +1,14 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from vivit_train.metrics import VideoAccuracy
+from tests.golden_files import GOLDEN
+from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy, joint_labels, joint_logits
 
 
 def draw(num_videos: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -163,3 +167,115 @@ def test_bf16_logits_are_what_the_caller_makes_them() -> None:
     logits = logits.bfloat16().float()
     expected = MulticlassAccuracy(8, average="micro")(logits, labels)
     assert score(logits, labels).compute()["top1"] == pytest.approx(float(expected))
+
+
+def recorded(name: str) -> dict[str, Tensor]:
+    """A part of the original's recording of several heads."""
+    with np.load(GOLDEN / "multihead.npz") as arrays:
+        return {
+            key.removeprefix(f"{name}/"): torch.from_numpy(arrays[key])
+            for key in arrays
+            if key.startswith(f"{name}/")
+        }
+
+
+def score_heads(
+    arrays: dict[str, Tensor], indices: Tensor, decoded: Tensor | None = None, batch: int = 3
+) -> MultiHeadAccuracy:
+    logits, labels = arrays["logits"], arrays["labels"]
+    nouns, verbs = arrays["class_splits"].tolist()
+    metric = MultiHeadAccuracy({"noun": nouns, "verb": verbs}, len(labels))
+    decoded = torch.ones(len(labels), dtype=torch.bool) if decoded is None else decoded
+    for rows in torch.arange(len(labels)).split(batch):
+        metric.update(logits[rows], labels[rows], indices[rows], decoded[rows])
+    return metric
+
+
+@pytest.mark.parametrize("name", ["small", "epic_300_97"])
+@pytest.mark.parametrize("mask", ["nomask", "mask"])
+def test_the_originals_scores_of_several_heads(name: str, mask: str) -> None:
+    arrays = recorded(name)
+    indices = torch.arange(len(arrays["labels"]))
+    if mask == "mask":  # what the original masks is padding
+        indices[arrays["batch_mask"] == 0] = -1
+    scores = score_heads(arrays, indices).compute()
+    for ours, theirs in {"noun": "noun", "verb": "verb", "action": "noun-verb"}.items():
+        for k, suffix in ((1, ""), (5, "_top_5")):
+            hits, count = arrays[f"metric/{mask}/{theirs}_accuracy{suffix}"].tolist()
+            assert scores[f"{ours}_top{k}"] == hits / count
+    total, count = arrays[f"metric/{mask}/total_loss"].tolist()
+    assert scores["loss"] == pytest.approx(total / count, rel=1e-6)
+    assert (scores["top1"], scores["top5"]) == (scores["action_top1"], scores["action_top5"])
+
+
+def test_the_originals_actions() -> None:
+    arrays = recorded("small")
+    sizes = arrays["class_splits"].tolist()
+    torch.testing.assert_close(
+        joint_logits(arrays["logits"], sizes).softmax(dim=1),
+        arrays["joint_probs"],
+        rtol=1e-5,
+        atol=1e-9,
+    )
+    assert torch.equal(joint_labels(arrays["labels"], sizes), arrays["joint_label_index"])
+    arrays = recorded("epic_300_97")
+    joint = joint_logits(arrays["logits"], [300, 97])
+    best = joint.sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(best[:, :5], arrays["joint_top5"].long())
+    assert torch.equal(best[:, 0], arrays["joint_argmax"])
+    assert torch.equal(joint_labels(arrays["labels"], [300, 97]), arrays["joint_label_index"])
+
+
+def test_heads_of_videos_that_cannot_be_decoded_or_are_not_finite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.stack([torch.randint(k, (9,), generator=generator) for k in (7, 6)], dim=1)
+    logits = torch.cat([9.0 * F.one_hot(labels[:, i], k) for i, k in enumerate((7, 6))], dim=1)
+    arrays = {"logits": logits, "labels": labels, "class_splits": torch.tensor([7, 6])}
+    decoded = torch.ones(9, dtype=torch.bool)
+    scores = score_heads(arrays, torch.arange(9)).compute()
+    by_hand = sum(math.log(1 + (k - 1) * math.exp(-9)) for k in (7, 6)) / 2
+    assert scores.pop("loss") == pytest.approx(by_hand, rel=1e-2)
+    assert set(scores.values()) == {1.0}
+    decoded[4] = False
+    logits[2, 1] = torch.nan
+    metric = score_heads(arrays, torch.arange(9), decoded)
+    scores = metric.compute()
+    del scores["loss"], scores["mean_class_accuracy"]
+    assert set(scores) == {
+        "top1", "top5", "noun_top1", "noun_top5", "verb_top1", "verb_top5", "action_top1",
+        "action_top5",
+    }  # fmt: skip
+    assert set(scores.values()) == {7 / 9}
+    assert metric.undecodable.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_mean_class_accuracy_is_of_actions() -> None:
+    labels = torch.tensor([[0, 0], [0, 0], [1, 0], [6, 5]])
+    shown = torch.tensor([[0, 0], [0, 1], [1, 0], [6, 5]])
+    logits = torch.cat([9.0 * F.one_hot(shown[:, i], k) for i, k in enumerate((7, 6))], dim=1)
+    arrays = {"logits": logits, "labels": labels, "class_splits": torch.tensor([7, 6])}
+    scores = score_heads(arrays, torch.arange(4)).compute()
+    assert scores["mean_class_accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert (scores["noun_top1"], scores["verb_top1"], scores["top1"]) == (1, 0.75, 0.75)
+
+
+def test_small_probabilities_stay_apart() -> None:
+    """Products of them would all be zero in float32."""
+    logits = torch.tensor([[0.0, -80.0, -81.0, 0.0, -60.0, -61.0]])
+    order = joint_logits(logits, [3, 3]).argsort(descending=True)[0].tolist()
+    assert order[:5] == [0, 1, 2, 3, 6]
+    assert order[-1] == 8
+
+
+def test_heads_over_two_processes() -> None:
+    arrays = recorded("epic_300_97")
+    whole = score_heads(arrays, torch.arange(6)).compute()
+    parts = [torch.arange(6), torch.arange(6)]
+    for rank, indices in enumerate(parts):
+        indices[torch.arange(6) % 2 != rank] = -1
+    halves = [score_heads(arrays, indices) for indices in parts]
+    merged = MultiHeadAccuracy({"noun": 300, "verb": 97}, 6)
+    for name, reduce in merged._reductions.items():
+        setattr(merged, name, reduce(torch.stack([getattr(half, name) for half in halves])))
+    merged._update_count = 1
+    assert merged.compute() == pytest.approx(whole)

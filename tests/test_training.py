@@ -51,6 +51,7 @@ def stub_data(class_names: list[str], **processor: Any) -> Any:
     """A DataModule as far as `build_module` asks it."""
     return SimpleNamespace(
         class_names=class_names,
+        heads={},
         processor=Processor(**{"crop_size": 16} | processor),
         sampling=Sampling(4, 1),
         eval_views=(2, 1),

@@ -118,14 +118,17 @@ class Checkpoints(Checkpoint):
                 f"{', '.join(scores)}"
             )
         score = float(trainer.callback_metrics[self.monitor])
-        improved = score > self.best_score
-        if improved:
-            self.best_score = score  # before saving: the checkpoint carries it
-            self._last_saved_step = -1
-        self._save_last(trainer)
-        if improved and trainer.is_global_zero:
-            # Another name for the same bytes: `last` is replaced, never overwritten.
-            link_or_copy(self.last, self.best)
+        if not score > self.best_score:  # nor NaN
+            self._save_last(trainer)
+            return
+        self.best_score = score  # before saving: the checkpoint carries it
+        # The best before the last: a run killed in between goes on from the previous last, which
+        # knows nothing of this score, and arrives here again.
+        trainer.save_checkpoint(self.best)
+        self._last_saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            # Another name for the same bytes: neither file is ever overwritten, only replaced.
+            link_or_copy(self.best, self.last)
         trainer.strategy.barrier("best checkpoint")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,12 +4,14 @@ Compute is in multiply-accumulates (MACs) of the matrix products, which is what 
 are. Memory is in bytes. Sizes are (t, h, w), as in `vivit_train.model.vivit`.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
@@ -17,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivit_train.errors import UserError
+from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import (
     Encoder,
@@ -244,9 +247,10 @@ def describe(
         UserError: If a value is wrong.
     """
     model, embedded = build(arguments, clip)
+    given = ("num_frames", "sampled_frames")  # which build replaces
     found = parts(model, embedded)
     return Description(
-        model=model.config | {"sampled_frames": arguments.get("sampled_frames")},
+        model=model.config | {name: arguments[name] for name in given if name in arguments},
         clip=clip,
         parts=found,
         tokens=math.prod(found[0].outputs.grid),
@@ -402,8 +406,12 @@ def _saved_for_backward(
     """Bytes of a batch (B, T, H, W) and of what its forward pass keeps: each memory once.
 
     On fake tensors of a CPU, where fused attention is what a step would use; on the meta device it
-    is not.
+    is not. A GPU's fused kernel drops attention weights too, a CPU's does not: counted as on a GPU.
     """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, Attention) and module.kernel is F.scaled_dot_product_attention:
+            module.attention_dropout = 0.0
     sizes: dict[int, int] = {}
     kept: list[Any] = []  # a freed memory's number might be another's later
 
@@ -423,7 +431,7 @@ def _saved_for_backward(
         clips = torch.empty(batch_size, model.config["num_channels"], *clip, dtype=dtype)
         note(clips)
         with torch.autocast("cpu", autocast, enabled=autocast is not None), hooks:
-            functional_call(model.train(), weights, (clips,))
+            functional_call(model, weights, (clips,))
         for weight in weights.values():
             sizes.pop(weight.untyped_storage()._cdata, None)
     return sum(sizes.values())

@@ -139,17 +139,16 @@ def staged(output: Path) -> Iterator[Path]:
 
 
 def demo_clips(classifier: Classifier) -> Tensor:
-    """Two drawn clips, larger than what the processor crops from them.
+    """Two drawn clips, larger than what the processor resizes to.
 
     Returns:
         uint8 ``[2, T, H, W, 3]``.
     """
-    crop = classifier.processor.output_size
-    if crop is None:  # frames keep their shape, and must then be the model's
-        size = classifier.model.config["image_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-    else:
-        height, width = 5 * crop[0] // 4, max(5 * crop[1] // 4, 3 * crop[0] // 2)
+    height, width = _pair(classifier.model.config["image_size"])
+    if classifier.processor.output_size is not None:  # else they keep their size
+        height, width = classifier.processor.resized_size(height, width)
+        # A portrait crop would no longer fit into something wider.
+        height, width = 5 * height // 4, 5 * width // (3 if width >= height else 4)
     rng = np.random.default_rng(0)
     drawn = [render(n, rng, classifier.clip_frames, height, width) for n in CLASS_NAMES[:2]]
     return torch.from_numpy(np.stack(drawn))
@@ -236,8 +235,7 @@ def _beyond_huggingface(classifier: Classifier) -> list[str]:
         if config[name] != value
     ]
     # Ours interpolates positions for clips of another size; theirs raises.
-    size, frames = config["image_size"], config["num_frames"]
-    native = (size, size) if isinstance(size, int) else tuple(size)
+    native, frames = _pair(config["image_size"]), config["num_frames"]
     if processor.output_size != native:
         made = "x".join(map(str, processor.output_size or ())) or "any size"
         reasons.append(
@@ -298,7 +296,7 @@ def read_huggingface(folder: Path) -> tuple[str, Logits]:
         logging.enable_progress_bar()
 
     def logits(frames: Tensor) -> Tensor:
-        videos = [list(clip) for clip in frames.numpy()]
+        videos: Any = [list(clip) for clip in frames.numpy()]
         return model(**processor(videos, return_tensors="pt")).logits
 
     return f"transformers {transformers.__version__}", logits
@@ -341,7 +339,7 @@ class FramesToLogits(nn.Module):
             Float ``[B, K]``.
         """
         height, width = frames.shape[2:4]
-        # In floats, the exact integers that Pillow computes with: up to 2**31, too many for 32 bits.
+        # Floats of 64 bits hold the integers up to 2**31 that Pillow computes with.
         images = frames.movedim(-1, 2).double()  # [B, T, 3, H, W]
         new_height, new_width = self.resized_size(height, width)
         crop_height, crop_width = self.output_size
@@ -361,7 +359,7 @@ class FramesToLogits(nn.Module):
             return height, width
         if isinstance(size, tuple):
             return size
-        shortest = torch.sym_min(height, width)
+        shortest: Any = torch.sym_min(height, width)  # an int, or the symbol of one
         return size * height // shortest, size * width // shortest
 
 
@@ -405,17 +403,21 @@ def round_to_pixels(values: Tensor) -> Tensor:
 
 def trace(classifier: Classifier) -> torch.export.ExportedProgram:
     """The graph of uint8 ``[B, T, H, W, 3]`` -> float ``[B, K]``, with B, H and W dynamic."""
-    dims = {0: "batch", 2: "height", 3: "width"}
-    # H and W of 1 would be other graphs.
-    dynamic = {
-        i: torch.export.Dim(name, min=2) if i else torch.export.Dim(name)
-        for i, name in dims.items()
-    }
     module = FramesToLogits(classifier).eval()
-    # Strict: it also traces what the model asks of Python, such as a tensor's len().
-    return torch.export.export(
-        module, (demo_clips(classifier),), dynamic_shapes=(dynamic,), strict=True
+    # Smaller sides would be other graphs: one pixel, or a crop that never fits.
+    least = (2, 2) if classifier.processor.do_resize else module.output_size
+    height, width = (torch.export.Dim(n, min=m) for n, m in zip(("height", "width"), least))
+    program = torch.export.export(
+        module,
+        (demo_clips(classifier),),
+        dynamic_shapes=({0: torch.export.Dim("batch"), 2: height, 3: width},),
+        # Traces also what the model asks of Python, such as a tensor's len().
+        strict=True,
+        # Whether a crop fits is known only when frames come.
+        prefer_deferred_runtime_asserts_over_guards=True,
     )
+    program.example_inputs = None  # a clip, which would be saved too
+    return program
 
 
 def write_torch_export(classifier: Classifier, folder: Path) -> None:
@@ -467,6 +469,10 @@ def read_onnx(folder: Path) -> tuple[str, Logits]:
         return torch.from_numpy(session.run(["logits"], {"frames": frames.numpy()})[0])
 
     return f"onnxruntime {onnxruntime.__version__}", logits
+
+
+def _pair(image_size: int | list[int]) -> tuple[int, int]:
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)  # type: ignore
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """Scores of a split, exact for any number of processes."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -46,17 +49,13 @@ class VideoAccuracy(Metric):
         logits, labels, indices = logits[real], labels[real], indices[real]
         decoded = decoded[real]
         valid = decoded & logits.isfinite().all(dim=1)
-        target = logits.gather(1, labels[:, None])  # [B, 1]
-        lower_index = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-        # Ties go to the lower class index, as the original's argmax does.
-        above = (logits > target) | ((logits == target) & lower_index)
-        rank = above.sum(dim=1)
+        rank = ranks(logits, labels)
         self.total.index_add_(0, labels, torch.ones_like(labels))
         self.correct1.index_add_(0, labels, (valid & (rank < 1)).long())
         self.correct5.index_add_(0, labels, (valid & (rank < 5)).long())
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=torch.int))
         self.undecodable.index_add_(0, indices, (~decoded).int())
-        losses = logits.logsumexp(dim=1) - target[:, 0]
+        losses = logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
         self.loss_sum += losses[decoded].sum()
 
     def compute(self) -> dict[str, float]:
@@ -81,3 +80,102 @@ class VideoAccuracy(Metric):
             "mean_class_accuracy": float(per_class.mean()) if videos else 0.0,
             "loss": float(self.loss_sum) / decoded,
         }
+
+
+class MultiHeadAccuracy(VideoAccuracy):
+    """Scores of several heads and of the actions that they name together (EPIC-Kitchens).
+
+    An action is one class of each head; its probability is the product of theirs. What
+    `VideoAccuracy` counts of classes is counted of actions here, and of each head besides.
+
+    Args:
+        heads: Name and number of classes of each head, in the order of the logits.
+        num_videos: Rows of the split.
+    """
+
+    head_correct1: Tensor
+    head_correct5: Tensor
+
+    def __init__(self, heads: dict[str, int], num_videos: int) -> None:
+        super().__init__(math.prod(heads.values()), num_videos)
+        self.heads = heads
+        for name in ("head_correct1", "head_correct5"):
+            self.add_state(name, torch.zeros(len(heads), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, indices: Tensor, decoded: Tensor) -> None:
+        """Counts a batch of videos.
+
+        Args:
+            logits: Float ``[B, K]``, the heads' side by side, averaged over a video's views.
+            labels: int64 ``[B, heads]``, a class index within each head.
+            indices: As for `VideoAccuracy`.
+            decoded: As for `VideoAccuracy`.
+        """
+        sizes = list(self.heads.values())
+        counted = (indices >= 0) & decoded & logits.isfinite().all(dim=1)
+        per_head = zip(logits[counted].split(sizes, dim=1), labels[counted].unbind(dim=1))
+        rank = torch.stack([ranks(head, label) for head, label in per_head])  # [heads, B]
+        self.head_correct1 += (rank < 1).sum(dim=1)
+        self.head_correct5 += (rank < 5).sum(dim=1)
+        joint, action = joint_logits(logits, sizes), joint_labels(labels, sizes)
+        super().update(joint, action, indices, decoded)
+
+    def compute(self) -> dict[str, float]:
+        """``<head>_top1`` and ``<head>_top5``, ``action_top1`` and ``action_top5``.
+
+        Also what `VideoAccuracy.compute` gives, of actions: ``top1`` is ``action_top1``. The
+        ``loss`` is the mean of the heads' cross-entropies.
+
+        Raises:
+            RuntimeError: If a video was counted twice.
+        """
+        scores = super().compute()
+        videos = max(1, int(self.total.sum()))
+        for name, top1, top5 in zip(self.heads, self.head_correct1, self.head_correct5):
+            scores |= {f"{name}_top1": int(top1) / videos, f"{name}_top5": int(top5) / videos}
+        return scores | {
+            "action_top1": scores["top1"],
+            "action_top5": scores["top5"],
+            "loss": scores["loss"] / len(self.heads),
+        }
+
+
+def ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the right one, int64 ``[B]``; 0 where it is the best.
+
+    Args:
+        logits: Float ``[B, K]``.
+        labels: int64 ``[B]``.
+    """
+    target = logits.gather(1, labels[:, None])  # [B, 1]
+    lower_index = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    # Ties go to the lower class index, as the original's argmax does.
+    return ((logits > target) | ((logits == target) & lower_index)).sum(dim=1)
+
+
+def joint_logits(logits: Tensor, heads: Sequence[int]) -> Tensor:
+    """Logits of all combinations of the heads' classes.
+
+    Their softmax is the outer product of the heads' softmaxes. Sums of logits keep apart what
+    products of small probabilities would round to the same number, and keep ties.
+
+    Args:
+        logits: Float ``[B, K]``, the heads' side by side.
+        heads: Classes of each head.
+
+    Returns:
+        Float ``[B, product of heads]``, the last head's class running fastest: of nouns and verbs
+        ``noun * verbs + verb``.
+    """
+    joint = torch.zeros_like(logits[:, :1])
+    for head in logits.split(list(heads), dim=1):
+        joint = (joint[:, :, None] + head[:, None, :]).flatten(1)
+    return joint
+
+
+def joint_labels(labels: Tensor, heads: Sequence[int]) -> Tensor:
+    """Place of each combination of classes in `joint_logits`: int64 ``[B, heads]`` -> ``[B]``."""
+    joint = torch.zeros_like(labels[:, 0])
+    for label, size in zip(labels.unbind(dim=1), heads):
+        joint = joint * size + label
+    return joint

@@ -1,5 +1,6 @@
 """The LightningModule: what a training step and an evaluation step are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
-from vivit_train.losses import cross_entropy
-from vivit_train.metrics import VideoAccuracy
+from vivit_train.losses import cross_entropy, multi_head_cross_entropy
+from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import build_optimizer, warmup_cosine
 
@@ -29,6 +30,8 @@ class VivitModule(LightningModule):
         sampling: ``clip_frames``, ``frame_stride`` and ``eval_views`` that it is trained with.
         optim: Optimiser, schedule and label smoothing, as in ``configs/optim``.
         config: The whole resolved configuration of the run.
+        heads: Classes of each head, in the order of ``class_names``, where a video has several
+            classes (EPIC-Kitchens: nouns, verbs); empty: one head.
     """
 
     def __init__(
@@ -39,23 +42,32 @@ class VivitModule(LightningModule):
         sampling: dict[str, Any],
         optim: dict[str, Any],
         config: dict[str, Any],
+        heads: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.model = ViViT(**model)
         self.class_names = class_names
         self.optim = optim
+        self.heads = list(heads)
         self.accuracy: VideoAccuracy | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy with label smoothing, in float32.
 
-        ``train/top1`` counts the class with the larger share where mixup mixes two.
+        ``train/top1`` counts the class with the larger share where mixup mixes two, and of
+        several heads the videos that all of them get right.
         """
-        logits = self.model(batch.clips)
-        loss = cross_entropy(logits, batch.labels, self.optim["label_smoothing"])
-        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
-        top1 = (logits.argmax(dim=1) == labels).float().mean()
+        logits, labels = self.model(batch.clips), batch.labels
+        smoothing = self.optim["label_smoothing"]
+        if self.heads:
+            loss = multi_head_cross_entropy(logits, labels, self.heads, smoothing)
+        else:
+            loss = cross_entropy(logits, labels, smoothing)
+        heads = self.heads or [logits.shape[1]]
+        right = best_classes(labels, heads) if labels.is_floating_point() else labels
+        top1 = (best_classes(logits, heads) == right.view(len(logits), -1)).all(dim=1)
+        top1 = top1.float().mean()
         self.log("train/loss", loss.detach(), batch_size=len(logits))
         self.log("train/top1", top1, batch_size=len(logits))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -111,7 +123,10 @@ class VivitModule(LightningModule):
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/top1``, ``val/top5``, ``val/mean_class_accuracy`` and ``val/loss``."""
+        """Logs ``val/top1``, ``val/top5``, ``val/mean_class_accuracy`` and ``val/loss``.
+
+        With several heads these are of actions, and each head has its own, e.g. ``val/verb_top1``.
+        """
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
@@ -126,8 +141,12 @@ class VivitModule(LightningModule):
     def _start_scores(self, role: str) -> None:
         num_videos = len(self.data.records[role])
         # Not a sub-module: it belongs to one pass, and validation and test share nothing.
-        accuracy = VideoAccuracy(len(self.class_names), num_videos).to(self.device)
-        object.__setattr__(self, "accuracy", accuracy)
+        accuracy = (
+            MultiHeadAccuracy(self.data.heads, num_videos)
+            if self.data.heads
+            else VideoAccuracy(len(self.class_names), num_videos)
+        )
+        object.__setattr__(self, "accuracy", accuracy.to(self.device))
 
     def _score(self, batch: Batch) -> None:
         """Averages the logits of each video's views, one row per video."""
@@ -144,3 +163,9 @@ class VivitModule(LightningModule):
         scores = self.accuracy.compute()
         if not self.trainer.sanity_checking:
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})
+
+
+def best_classes(scores: Tensor, heads: Sequence[int]) -> Tensor:
+    """The best class within each head: float ``[B, K]`` -> int64 ``[B, heads]``."""
+    best = [head.argmax(dim=1) for head in scores.split(list(heads), dim=1)]
+    return torch.stack(best, dim=1)

@@ -61,6 +61,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         },
         optim=config["optim"],
         config=config,
+        heads=list(data.heads.values()),
     )
     if config["model"]["pretrained"] is not None:
         weights = read_weights(config["model"]["pretrained"])
@@ -202,7 +203,7 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
         **scores,
         "num_videos": len(records),
         "num_videos_scored": seen,
-        "undecodable": [records.relative_path(row) for row in undecodable],
+        "undecodable": [records.name(row) for row in undecodable],
         "views": list(data.eval_views),
         "split": data.splits["test"],
         "split_fingerprint": records.fingerprint(data.class_names),

@@ -35,7 +35,7 @@ def test_the_share_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 1.0])
 def test_shares_follow_the_beta_distribution(alpha: float) -> None:
-    """Mean 1/2, variance 1 / (4 (2 alpha + 1)); below one half as often as above."""
+    """Mean 1/2, variance 1 / (4 (2 alpha + 1))."""
     shares = np.array([draw_share(alpha, seed) for seed in range(2000)])
     assert shares.min() >= 0
     assert shares.max() <= 1

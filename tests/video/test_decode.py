@@ -100,6 +100,85 @@ def test_each_index_yields_its_frame(videos, name):
             assert numbers(reader.read(indices)) == indices
 
 
+def seconds(frame):
+    """Half a frame before a frame is shown."""
+    return max(0, frame - 0.5) / 30
+
+
+@pytest.mark.parametrize("span", [(0, 40), (0, 1), (3, 9), (17, 31), (24, 25), (35, 40), (38, 90)])
+@pytest.mark.parametrize("name", [*PLAIN, *HARD])
+def test_a_segment_is_its_frames(videos, name, span):
+    if name == "intra_refresh.mp4" and span[0] > 0:
+        pytest.skip("its key frames are none: see below")
+    with VideoReader(videos / name, segment=(seconds(span[0]), seconds(span[1]))) as reader:
+        expected = list(range(span[0], min(span[1], NUM_FRAMES)))
+        assert reader.num_frames == len(expected)
+        assert numbers(reader.read(range(reader.num_frames))) == expected
+        assert numbers(reader.read([reader.num_frames - 1, 0])) == [expected[-1], expected[0]]
+        with pytest.raises(DecodeError, match=f"there is no frame .*, only {len(expected)}"):
+            reader.read([len(expected)])
+
+
+def test_a_segment_begins_and_ends_on_the_frame(videos):
+    for name in PLAIN:
+        with VideoReader(videos / name, segment=(0.4, 0.8)) as reader:
+            assert numbers(reader.read(range(reader.num_frames))) == list(range(12, 24))
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "vp9.webm", "mpeg4.avi"])
+def test_a_segment_between_two_frames_is_the_one_on_display(videos, name):
+    for frame in (0, 14, 39):
+        with VideoReader(videos / name, segment=((frame + 0.3) / 30, (frame + 0.6) / 30)) as reader:
+            assert reader.num_frames == 1
+            assert numbers(reader.read([0])) == [frame]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "mpeg4.avi"])
+def test_a_segment_after_the_end(videos, name, decoder):
+    with pytest.raises(DecodeError, match=r"no frame from 2\.00 s on"):
+        VideoReader(videos / name, decoder, (2.0, 3.0))
+
+
+@needs_decord
+@pytest.mark.parametrize("name", PLAIN)
+def test_decoders_agree_on_segments(videos, name):
+    segment = (seconds(15), seconds(30))
+    with (
+        VideoReader(videos / name, "pyav", segment) as pyav,
+        VideoReader(videos / name, "decord", segment) as decord,
+    ):
+        assert pyav.num_frames == decord.num_frames == 15
+        np.testing.assert_array_equal(pyav.read([14, 3]), decord.read([14, 3]))
+
+
+def test_a_segment_of_false_key_frames_is_loud(videos):
+    """Going back to the beginning, as for a whole video, could take an hour."""
+    with (
+        VideoReader(videos / "intra_refresh.mp4", segment=(0.9, 1.1)) as reader,
+        pytest.raises(DecodeError, match=r"damaged|does not decode"),
+    ):
+        reader.read([0])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_segment_is_sought(tmp_path, suffix):
+    """However long the video is: what lies elsewhere in it is not even read."""
+    path = tmp_path / f"long.{suffix}"
+    write_video(path, numbered(240), options={"g": "12", "bf": "2"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size, p.pts) for p in container.demux(video=0) if p.size]
+    shown = sorted(pts for *_, pts in packets)
+    for pos, size, pts in packets:
+        if shown[60] < pts < shown[180]:  # beyond what opening looks at, and before the segment
+            content[pos + size // 2 : pos + size] = b"\xff" * (size - size // 2)
+    path.write_bytes(content)
+    with VideoReader(path, segment=(seconds(200), seconds(206))) as reader:
+        assert numbers(reader.read(range(6))) == list(range(200, 206))
+        assert len(reader._backend._pts) <= 6 + 12
+
+
 @needs_decord
 @pytest.mark.parametrize("name", PLAIN)
 def test_decoders_agree_to_the_bit(videos, name):

@@ -1,17 +1,17 @@
 """Show a model's parts, its compute and the memory to train it, beside the paper's figures.
 
   vivit describe model=vivit_b_fe data=kinetics400
-  vivit describe model=vivit_l_fe model.num_frames=128 data.batch_size=4 trainer.precision=bf16-mixed
+  vivit describe model=vivit_l_fe model.num_frames=128 data.batch_size=4 trainer.accelerator=gpu
   vivit describe model=vivit_b data=folder --num-classes 12 --json
 
 KEY=VALUE are those of train.py, and so are the defaults; no data is read and no weights are made.
 Compute is in multiply-accumulates (MACs), which the paper calls FLOPs. Memory is an estimate for
-one device: backward's own buffers, the libraries and the allocator's waste come on top.
+one device: backward's own buffers, the libraries and the allocator's waste come on top. To plan
+for a GPU on a machine without one, set trainer.accelerator=gpu.
 """
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Lightning's short names.
 PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+# (size, name, decimals)
+UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +67,8 @@ def check_data(data: dict[str, Any]) -> None:
     views = data["eval_views"]
     if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
         raise UserError(
-            f"data.eval_views is [temporal, spatial] views, at least 1 and either 1 or 3, got {views}"
+            "data.eval_views is [temporal, spatial] views, at least 1 and either 1 or 3, "
+            f"got {views}"
         )
 
 
@@ -152,7 +155,8 @@ def lines(parts: "Sequence[Part]", indent: str = "") -> "Iterator[tuple[str, Par
 
 
 def in_units(number: float) -> str:
-    """A count with four digits or so: ``768``, ``89.0 M``, ``451.5 G``, ``3.98 T``."""
-    power = min(int(math.log10(max(number, 1)) // 3), 4)
-    value = number / 1000**power
-    return f"{value:.{0 if not power else 2 if power == 4 else 1}f}{['', ' K', ' M', ' G', ' T'][power]}"
+    """A count, rounded: ``768``, ``89.0 M``, ``451.5 G``, ``3.98 T``."""
+    for scale, unit, digits in UNITS:
+        if number >= scale:
+            return f"{number / scale:.{digits}f} {unit}"
+    return str(number)

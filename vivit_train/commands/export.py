@@ -47,7 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
 
     export.check_output(arguments.output)  # before a checkpoint is read, which may take long
-    classifier = load_classifier(resolve_checkpoint(arguments.checkpoint), **model)
+    try:
+        classifier = load_classifier(resolve_checkpoint(arguments.checkpoint), **model)
+    except TypeError as error:
+        if not model:
+            raise
+        words = " ".join(arguments.arguments)
+        raise UserError(f"{words}: not values that ViViT takes ({error})") from error
     if arguments.video:
         clips = export.video_clips(classifier, arguments.video)
     else:

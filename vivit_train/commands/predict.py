@@ -1,15 +1,20 @@
-"""Name what videos show: the most probable classes of each.
+"""Name what videos show: the most probable classes of each, of every head if there are several.
 
 vivit predict RUN/checkpoints/best.ckpt clip.mp4 other.webm
 vivit predict owner/name clip.mp4 --top-k 3 --json
 """
 
 import argparse
+import itertools
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,38 +41,86 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.checkpoint import (
+        hyper_parameters_of,
+        load_classifier,
+        resolve_checkpoint,
+    )
     from vivit_train.video.decode import DecodeError
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        classifier = load_classifier(resolve_checkpoint(arguments.checkpoint)).to(device)
+        source = resolve_checkpoint(arguments.checkpoint)
+        classifier = load_classifier(source).to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    # Foreign weights, which come without a configuration, have one head.
+    heads = hyper_parameters_of(source).get("heads", ()) if classifier.config else ()
     failed = 0
     report: list[dict[str, Any]] = []
     for path in arguments.videos:
         try:
-            probabilities = classifier.classify(path, views).softmax(dim=0)
+            logits = classifier.classify(path, views)
         except DecodeError as error:
             failed += 1
             report.append({"video": path, "error": error.reason})
             if not arguments.json:
                 print(f"error: {error}", file=sys.stderr)
             continue
-        best = probabilities.topk(min(arguments.top_k, len(probabilities)))
-        classes = [
-            {"class": classifier.class_names[index], "probability": round(p, 6)}
-            for p, index in zip(best.values.tolist(), best.indices.tolist())
-        ]
-        report.append({"video": path, "classes": classes})
+        if heads:
+            parts = best_of_heads(logits, classifier.class_names, heads, arguments.top_k)
+        else:
+            parts = {
+                "classes": best(logits.softmax(dim=0), classifier.class_names, arguments.top_k)
+            }
+        report.append({"video": path, **parts})
         if not arguments.json:
             print(path)
-            for row in classes:
-                print(f"  {row['probability']:.4f}  {row['class']}")
+            for part, rows in parts.items():
+                if heads:
+                    print(f" {part}")
+                for row in rows:
+                    print(f"  {row['probability']:.4f}  {row['class']}")
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     return 1 if failed else 0
+
+
+def best(probabilities: "Tensor", names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    """The most probable classes: float ``[K]`` and K names -> rows of class and probability."""
+    top = probabilities.topk(min(top_k, len(probabilities)))
+    return [
+        {"class": names[index], "probability": round(p, 6)}
+        for p, index in zip(top.values.tolist(), top.indices.tolist())
+    ]
+
+
+def best_of_heads(
+    logits: "Tensor", names: Sequence[str], heads: Sequence[int], top_k: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The most probable actions, one class of each head, and the best classes of each head.
+
+    Args:
+        logits: Float ``[K]``, the heads' side by side.
+        names: K names such as ``noun: tap``.
+        heads: Classes of each head.
+        top_k: How many to give of each.
+
+    Returns:
+        ``actions``, whose names join those of their classes, then e.g. ``nouns`` and ``verbs``.
+    """
+    from vivit_train.metrics import joint_logits
+
+    joint = joint_logits(logits[None], heads)[0].softmax(dim=0)
+    parts: dict[str, list[dict[str, Any]]] = {"actions": []}
+    per_head: list[list[str]] = []
+    for head in logits.split(list(heads)):
+        start = sum(map(len, per_head))
+        per_head.append(list(names[start : start + len(head)]))
+        kind = per_head[-1][0].partition(":")[0]
+        parts[f"{kind}s"] = best(head.softmax(dim=0), per_head[-1], top_k)
+    actions = [", ".join(classes) for classes in itertools.product(*per_head)]
+    return parts | {"actions": best(joint, actions, top_k)}
 
 
 def parse_views(text: str) -> tuple[int, int]:

@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,7 +34,7 @@ from vivit_train.video.sampling import FRAME_ORDERS
 
 
 class VideoDataModule(LightningDataModule, ABC):
-    """Videos with one class each. Subclasses say in `read_split` what a split holds.
+    """Videos with one class each, or one per head. `read_split` of a subclass says what there is.
 
     Args:
         root: Folder of the data set.
@@ -55,6 +57,11 @@ class VideoDataModule(LightningDataModule, ABC):
         seed: The run's seed.
         class_names: The order of classes to use; ``None``: the data set's own. Classes of the
             data set are found in it by name.
+
+    Attributes:
+        heads: Where a video has several classes, the name and number of classes of each head, in
+            the order in which ``class_names`` has them; else empty. `read_split` sets it.
+        records: The rows of each role ``train``, ``val`` and ``test`` that was set up.
 
     Raises:
         UserError: If a value is out of range.
@@ -118,6 +125,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.augment = augment
         self.seed = seed
         self.class_names: list[str] = list(class_names or ())
+        self.heads: dict[str, int] = {}
         self.records: dict[str, Records] = {}
 
     @abstractmethod
@@ -165,8 +173,52 @@ class VideoDataModule(LightningDataModule, ABC):
         if not self.class_names:
             self.class_names = names
         if names != self.class_names:
-            records = records.with_labels(find_classes(names, self.class_names, "the model"))
+            places = find_classes(names, self.class_names, "the model")
+            self._check_heads(places)
+            records = records.with_labels(places)
         self.records[role] = records
+
+    def _check_heads(self, places: Sequence[int]) -> None:
+        """Each head's classes must be the same rows of the model, in any order."""
+        start = 0
+        for name, size in self.heads.items():
+            end = start + size
+            if sorted(places[start:end]) != list(range(start, end)):
+                raise UserError(
+                    f"rows {start} to {end - 1} of the model are not the {size} classes of the "
+                    f"head {name} of {self.name}, whose heads are {', '.join(self.heads)} in this "
+                    "order: train a new head"
+                )
+            start = end
+
+    def rows_to_use(self, split: str, on_disk: Sequence[bool], folder: Path) -> list[int]:
+        """Rows of a list of videos of which some may be missing; says how many are.
+
+        In training these are left out; in evaluation they stay, and count as wrong.
+
+        Args:
+            split: The split's name.
+            on_disk: For each row whether its video is there.
+            folder: Where the videos were looked for, for the message.
+
+        Returns:
+            Row numbers, in order.
+
+        Raises:
+            UserError: If none is there.
+        """
+        if on_disk and not any(on_disk):
+            raise UserError(
+                f"{self.name}: none of the {len(on_disk)} videos that the split {split!r} lists is "
+                f"under {folder}; data/README.md shows where they should be"
+            )
+        trains = split == self.splits["train"]
+        if not all(on_disk):
+            rank_zero_warn(
+                f"{self.name}: {len(on_disk) - sum(on_disk)} of the {len(on_disk)} videos of "
+                f"{split} are not on disk and are {'left out' if trains else 'counted as wrong'}"
+            )
+        return [row for row, there in enumerate(on_disk) if there or not trains]
 
     def train_dataloader(self) -> DataLoader:
         """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
@@ -203,12 +255,12 @@ class VideoDataModule(LightningDataModule, ABC):
         """The transforms, on the device: augmentation in training, else the plain processor."""
         trainer = self.trainer
         assert trainer is not None
-        labels = batch.labels
+        labels = self._within_heads(batch.labels)
         # In the sanity check both `training` and `validating` are False: only `training` tells.
         if trainer.training:
             clips = self.augment(batch.frames, batch.seeds)  # [B, 3, T, h, w]
             if self.augment.mixup:
-                clips, labels = self._mix(clips, labels)
+                clips, labels = self._mix(clips, batch.labels)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
             clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
@@ -216,13 +268,22 @@ class VideoDataModule(LightningDataModule, ABC):
         clips = clips.to(trainer.lightning_module.dtype)
         return replace(batch, frames=[], clips=clips, labels=labels)
 
+    def _within_heads(self, labels: Tensor) -> Tensor:
+        """``[B, heads]`` indices into all classes made to count from 0 within each head."""
+        if not self.heads:
+            return labels
+        starts = np.cumsum([0, *self.heads.values()])[:-1]
+        return labels - torch.from_numpy(starts).to(labels.device)
+
     def _mix(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup with a share drawn by (seed, step, rank); labels ``[B]`` become ``[B, K]``."""
+        """Mixup with a share drawn by (seed, step, rank); labels become shares ``[B, K]``."""
         assert self.trainer is not None
         # The trainer counts a batch only after its step: this is the number of the one at hand.
         step = batches_done(self.trainer)
         seed = derive_seed(self.seed, "mixup", step, self.trainer.global_rank)
         one_hot = F.one_hot(labels, len(self.class_names)).to(clips.dtype)
+        if self.heads:
+            one_hot = one_hot.sum(dim=1)  # [B, heads, K] -> [B, K]: the heads' side by side
         return mixup(clips, one_hot, draw_share(self.augment.mixup, seed))
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:

@@ -36,14 +36,14 @@ class Sample:
     """What a worker makes of one row.
 
     ``frames`` is uint8 ``[T, H, W, 3]`` in training and ``[V, T, H, W, 3]``, V temporal views, in
-    evaluation. ``index`` is the row that is shown, -1 for padding; ``seed`` that of the device's
-    random draws. ``decoded`` is False where evaluation could not read the row's video (its
-    frames are then black). ``broken`` has an error per unreadable video: in training those that
-    this one replaces.
+    evaluation. ``label`` is a class index, with several heads one per head. ``index`` is the row
+    that is shown, -1 for padding; ``seed`` that of the device's random draws. ``decoded`` is
+    False where evaluation could not read the row's video (its frames are then black). ``broken``
+    has an error per unreadable video: in training those that this one replaces.
     """
 
     frames: Tensor
-    label: int
+    label: int | list[int]
     index: int
     seed: int = 0
     decoded: bool = True
@@ -57,6 +57,8 @@ class Batch:
     Attributes:
         frames: Per row uint8 ``[T, H, W, 3]`` (training) or ``[V, T, H, W, 3]`` (evaluation).
         labels: int64 ``[B]``, class indices; after mixup float ``[B, K]``, shares of the classes.
+            With several heads int64 ``[B, heads]``: indices into all the class names until the
+            transfer, which makes them count from 0 within each head.
         indices: int64 ``[B]``, rows of the records; -1 marks padding.
         decoded: bool ``[B]``, whether the row's own video could be read.
         seeds: Per row the seed of its random draws on the device.
@@ -103,6 +105,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def _open(records: Records, index: int, decoder: str) -> VideoReader:
+    return VideoReader(records.path(index), decoder, records.segment(index))
+
+
 class TrainDataset(Dataset[Sample]):
     """One random clip per row; a broken video gives way to another, drawn from the same key.
 
@@ -136,7 +142,7 @@ class TrainDataset(Dataset[Sample]):
                 broken.append(error)
                 index = int(rng.integers(len(self.records)))
             else:
-                label = int(self.records.labels[index])
+                label = self.records.labels[index].tolist()
                 # The device draws from a stream of its own, whatever was drawn here.
                 device_seed = derive_seed(seed, "device")
                 return Sample(torch.from_numpy(frames), label, index, device_seed, broken=broken)
@@ -147,7 +153,7 @@ class TrainDataset(Dataset[Sample]):
 
     def _clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
         clip_frames, frame_stride, frame_order, decoder = self.sampling
-        with VideoReader(self.records.path(index), decoder) as video:
+        with _open(self.records, index, decoder) as video:
             window = random_window(video.num_frames, clip_frames, frame_stride, rng)
             return video.read(reorder(window, frame_order, rng))
 
@@ -176,8 +182,9 @@ class EvalDataset(Dataset[Sample]):
         clip_frames = self.sampling.clip_frames
         black = torch.zeros(self.num_views, clip_frames, 16, 16, 3, dtype=torch.uint8)
         if index < 0:
-            return Sample(black, label=0, index=-1)
-        label = int(self.records.labels[index])
+            any_label = np.zeros_like(self.records.labels[0]).tolist()
+            return Sample(black, any_label, index=-1)
+        label = self.records.labels[index].tolist()
         try:
             return Sample(torch.from_numpy(self._views(index)), label, index)
         except DecodeError as error:
@@ -186,7 +193,7 @@ class EvalDataset(Dataset[Sample]):
     def _views(self, index: int) -> np.ndarray:
         clip_frames, frame_stride, frame_order, decoder = self.sampling
         rng = np.random.default_rng(derive_seed(self.seed, "evaluation", index))
-        with VideoReader(self.records.path(index), decoder) as video:
+        with _open(self.records, index, decoder) as video:
             windows = spread_windows(video.num_frames, clip_frames, frame_stride, self.num_views)
             windows = np.stack([reorder(window, frame_order, rng) for window in windows])
             frames = video.read(windows.ravel())  # [V*T, H, W, 3]

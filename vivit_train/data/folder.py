@@ -81,6 +81,28 @@ class Folder(VideoDataModule):
         return sorted(ranked[held_out:] if split == self.splits["train"] else ranked[:held_out])
 
 
+class ListFiles(VideoDataModule):
+    """Videos in list files, one per split, wherever the files and the videos lie.
+
+    A split's name is its list file, relative to the root or absolute; without its suffix
+    ``<split>.csv``, ``.txt`` or ``.list``. Rows are ``path label``, separated by commas, tabs or
+    spaces, or columns that a header names; labels are names, or numbers beside a ``classes.txt``.
+    Paths are relative to the root, to the list's folder or absolute.
+    """
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        listing = self.root / Path(split).expanduser()
+        found = listing if listing.is_file() else find_list(listing.parent, listing.name)
+        if found is None:
+            raise UserError(
+                f"the list {listing} does not exist: name a file with rows `path label`, relative "
+                "to data.root or absolute, with data.train_split, data.val_split and "
+                "data.test_split"
+            )
+        return records_from_list(found, (self.root, found.parent))
+
+
 def _place(path: str) -> float:
     """A place in [0, 1) that depends on nothing but the path."""
     return derive_seed("split", path) / 2**63

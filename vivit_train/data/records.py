@@ -1,9 +1,10 @@
 """The rows of a data set: which video has which class, in flat arrays that workers share."""
 
+import copy
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,25 +36,36 @@ CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "label_map.txt")
 
 
 class Records:
-    """Paths and labels of one split.
+    """Paths, labels and, for segments of long videos, times of one split.
 
     Paths live in one byte string with offsets and labels in one array, not in Python objects:
     forked workers then share the memory instead of copying it at every reference count.
 
     Args:
         root: Folder that the paths are relative to.
-        paths: Path of each video, relative to ``root`` (or absolute).
-        labels: Class index of each video.
+        paths: Path of each row's video, relative to ``root`` (or absolute).
+        labels: Class index of each row; with several heads a sequence of one per head.
+        segments: (start, end) in seconds of each row, where rows are parts of videos.
+
+    Attributes:
+        labels: int32 ``[N]``, with several heads ``[N, heads]``.
     """
 
-    def __init__(self, root: Path, paths: Iterable[str], labels: Iterable[int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        paths: Iterable[str],
+        labels: Iterable[int] | Iterable[Sequence[int]],
+        segments: Iterable[Sequence[float]] | None = None,
+    ) -> None:
         encoded = [os.fsencode(path) for path in paths]
         self.root = Path(root)
-        self.labels = np.fromiter(labels, dtype=np.int32)
+        self.labels = np.array(list(labels), dtype=np.int32)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         if len(self.labels) != len(encoded):
             raise ValueError(f"{len(encoded)} paths but {len(self.labels)} labels")
+        self._segments = None if segments is None else np.array(list(segments), dtype=np.float64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,21 +79,34 @@ class Records:
         """Where video ``index`` lies."""
         return self.root / self.relative_path(index)
 
+    def segment(self, index: int) -> tuple[float, float] | None:
+        """(start, end) in seconds of row ``index``; ``None`` where it is the whole video."""
+        if self._segments is None:
+            return None
+        start, end = self._segments[index].tolist()
+        return start, end
+
+    def name(self, index: int) -> str:
+        """The relative path of row ``index``, with a segment's times: ``a.mp4#t=1.5,3.25``."""
+        segment = self.segment(index)
+        times = f"#t={segment[0]:.10g},{segment[1]:.10g}" if segment else ""
+        return self.relative_path(index) + times
+
     def with_labels(self, mapping: Sequence[int]) -> "Records":
         """The same videos with label ``k`` replaced by ``mapping[k]``."""
-        copy = object.__new__(Records)
-        copy.root, copy._bytes, copy._ends = self.root, self._bytes, self._ends
-        copy.labels = np.asarray(mapping, dtype=np.int32)[self.labels]
-        return copy
+        other = copy.copy(self)
+        other.labels = np.asarray(mapping, dtype=np.int32)[self.labels]
+        return other
 
     def fingerprint(self, class_names: Sequence[str]) -> str:
-        """A short hash of what the split holds: every relative path with its class name.
+        """A short hash of what the split holds: every name with those of its classes.
 
         Independent of the order of rows, of class indices and of where the folder lies, so equal
         fingerprints mean that two scores were measured on the same videos.
         """
         rows = sorted(
-            f"{self.relative_path(i)}\t{class_names[label]}" for i, label in enumerate(self.labels)
+            "\t".join([self.name(i), *(class_names[label] for label in np.atleast_1d(labels))])
+            for i, labels in enumerate(self.labels)
         )
         return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -89,6 +114,27 @@ class Records:
 def is_video(name: str) -> bool:
     """Whether a file name has the suffix of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[str]:
+    """Videos in a folder and those below it, by listing folders, never looking at a file.
+
+    Args:
+        folder: Where to begin.
+        depth: How many folders deep to go; 0: only ``folder`` itself.
+        skip: Names of folders to leave out, such as those with a file per frame.
+
+    Yields:
+        Paths relative to ``folder``, sorted within each folder.
+    """
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name[0] == ".":
+            continue
+        if is_video(entry.name):
+            yield entry.name
+        elif depth and entry.name not in skip and entry.is_dir():
+            for below in list_videos(Path(entry.path), depth - 1, skip):
+                yield f"{entry.name}/{below}"
 
 
 def scan_class_folders(folder: Path) -> dict[str, list[str]]:
@@ -122,9 +168,13 @@ def scan_class_folders(folder: Path) -> dict[str, list[str]]:
 def read_list(path: Path) -> list[list[str]]:
     """Rows of a list file whose fields are separated by commas, tabs or spaces.
 
-    ``path label`` with a space is cut at the last space, because paths may hold spaces. A header
-    line (one whose first field is ``path``, ``video``, ``file`` or ``filename``) is dropped;
-    quoted commas are understood.
+    ``path label`` with a space is cut at the last space, because paths may hold spaces; quoted
+    commas are understood. A header is a first line with a field ``path``, ``video_path``,
+    ``video``, ``file`` or ``filename``; where it also has ``label`` or ``class``, it says which
+    columns to take, and ``split`` makes a third.
+
+    Returns:
+        ``[path, label]`` or ``[path, label, ...]`` for each row.
 
     Raises:
         UserError: If the file is empty or a row has no label.
@@ -137,12 +187,33 @@ def read_list(path: Path) -> list[list[str]]:
         rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter)]
     else:
         rows = [line.strip().rsplit(None, 1) for line in lines]
-    if rows[0][0].lower() in ("path", "video", "file", "filename", "video_path"):
-        del rows[0]
+    columns = _columns(rows[0])
+    if columns is not None:
+        rows = [[row[i] for i in columns if i < len(row)] if columns else row for row in rows[1:]]
     for number, row in enumerate(rows, start=1):
         if len(row) < 2 or not row[0] or not row[1]:
             raise UserError(f"{path}, row {number}: expected `path label`, got {row}")
     return rows
+
+
+PATH_COLUMNS = ("path", "video_path", "video", "file", "filename")
+LABEL_COLUMNS = ("label", "class", "class_name")
+
+
+def _columns(row: Sequence[str]) -> list[int] | None:
+    """What a header says of the columns: where path, label and split are.
+
+    Empty if it is one that does not name the label: columns are then as they stand. ``None`` if
+    the row is no header.
+    """
+    place = {name.lower(): i for i, name in reversed(list(enumerate(row)))}
+    path = next((place[name] for name in PATH_COLUMNS if name in place), None)
+    label = next((place[name] for name in LABEL_COLUMNS if name in place), None)
+    if path is None or (label is None and path > 0):
+        return None
+    if label is None:
+        return []
+    return [path, label, *([place["split"]] if "split" in place else [])]
 
 
 def records_from_list(path: Path, roots: Sequence[Path]) -> tuple[Records, list[str]]:

@@ -58,8 +58,10 @@ class ViViT(nn.Module):
             with 0 the frames' representations are averaged.
         temporal_heads: Model 2: heads of the temporal encoder; ``None``: ``num_heads``.
         temporal_mlp_size: Model 2: MLP width of the temporal encoder; ``None``: ``mlp_size``.
-        activation: ``gelu``, ``gelu_fast``, ``gelu_new``, ``relu`` or ``selu``.
+        activation: ``gelu`` (exact); ``gelu_fast``, ``gelu_new`` or ``gelu_pytorch_tanh`` (the
+            tanh form); ``relu`` or ``selu``.
         dropout: Probability after the positions, the attention's projection and both MLP layers.
+            In Model 2 each frame has its own mask; in the original all of a clip share one.
         attention_dropout: Probability on attention weights.
         drop_path: Probability of dropping a residual branch of the last block; rises linearly
             from 0 at the first (stochastic depth, paper §4.2), in each encoder of Model 2.

@@ -20,7 +20,7 @@ def draw_share(alpha: float, seed: int) -> float:
 def mixup(clips: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Blends every clip with its partner: the batch in reversed order, as in the original.
 
-    Paper: ViViT §4.1, Table 7 (Scenic ``dataset_utils.mixup``). A batch of one is its own partner.
+    Paper: ViViT, Table 7 (Scenic ``dataset_utils.mixup``). A batch of one is its own partner.
 
     Args:
         clips: Float ``[B, ...]``.

@@ -5,10 +5,10 @@ was opened before a fork can hang in the child.
 """
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, SupportsFloat
@@ -42,33 +42,43 @@ class DecodeError(Exception):
 
 
 class VideoReader:
-    """One open video, its frames by number in the order of display.
+    """One open video or a segment of it, its frames by number in the order of display.
 
     Args:
         path: A video file.
+        segment: (start, end) in seconds from the video's beginning: the frames shown first in
+            [start, end), or the one on display where none is. ``None``: all frames. In mp4, mov,
+            mkv and webm a segment is sought: nothing but the container's index and the segment
+            is read, however long the video is.
         decoder: ``pyav``, ``decord``, or ``auto``, which is PyAV: it opens all that decord does
             and AV1, is installed everywhere, and checks each frame's time. decord 0.6 seeks by
             assumptions that fail with open groups of pictures (x265's default), B-frames in
             MPEG-4, and MPEG-TS: it then returns frames up to some tens away, without an error.
 
     Attributes:
-        num_frames: Frames in the stream that players show by default.
+        num_frames: Frames of the segment, in the stream that players show by default.
         fps: Average frames per second; 0 where the container does not say.
         decoder: Who reads: ``pyav`` or ``decord``.
 
     Raises:
         UserError: If ``decoder`` is not one of the above, or is not installed.
-        DecodeError: If the file cannot be opened or holds no frame.
+        DecodeError: If the file cannot be opened, holds no frame, or ends before the segment.
     """
 
-    def __init__(self, path: str | Path, decoder: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        decoder: str = "auto",
+        segment: tuple[float, float] | None = None,
+    ) -> None:
         if decoder not in DECODERS:
             raise UserError(f"decoder={decoder!r} does not exist; choose {' or '.join(DECODERS)}")
         self.path = str(path)
         if not os.path.isfile(self.path):
             raise DecodeError(self.path, "no such file")
         try:
-            self._backend: _Backend = (_Decord if decoder == "decord" else _PyAV)(self.path)
+            backend = _Decord if decoder == "decord" else _PyAV
+            self._backend: _Backend = backend(self.path, segment)
         except ImportError as error:
             raise UserError(
                 f"decoder={decoder} cannot be imported ({error}); install it or choose another"
@@ -135,8 +145,9 @@ class _Backend(Protocol):
 
 class _PyAV:
     name = "pyav"
+    num_frames: int
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, segment: tuple[float, float] | None) -> None:
         import av  # here, as in _Decord, so that either decoder works without the other
         from av.video.reformatter import VideoReformatter
 
@@ -146,7 +157,16 @@ class _PyAV:
         self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
         self._container = self._open()
         try:
-            self._index()
+            # Only these two families record when each frame is shown; in the others (AVI, MPEG-TS)
+            # frames can be told apart by counting from the start alone.
+            self._timed = self._container.format.name.startswith(("mov", "matroska"))
+            self.fps = _known(self._stream.average_rate)
+            if segment and self._timed:
+                self._index_segment(*segment)
+            else:
+                self._index()
+            if segment and not self._timed:
+                self._first, self.num_frames = _span(*segment, self.fps, self.num_frames)
         except Exception:
             self.close()
             raise
@@ -178,21 +198,62 @@ class _PyAV:
         ]
         if not packets:
             raise ValueError("no frames")
-        self.num_frames = len(packets)
-        self.fps = _known(self._stream.average_rate)
-        # Only these two families record when each frame is shown; in the others (AVI, MPEG-TS)
-        # frames can be told apart by counting from the start alone.
-        timed = self._container.format.name.startswith(("mov", "matroska"))
+        self._first, self.num_frames = 0, len(packets)
         shown = {pts: is_key for pts, is_key in packets if pts is not None}
-        self._pts = sorted(shown) if timed and len(shown) == self.num_frames else None
+        self._pts = sorted(shown) if self._timed and len(shown) == self.num_frames else None
         # Where decoding can begin: frame numbers.
         self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
+        self._begins_at_start = True
+
+    def _index_segment(self, start: float, end: float) -> None:
+        """List the frames from the last key frame before a segment to the segment's end."""
+        time_base, origin = self._stream.time_base, self._stream.start_time or 0
+        assert time_base is not None
+        first, last = (origin + _ticks(seconds / time_base) for seconds in (start, end))
+        back = 0.0
+        while True:
+            target = max(origin, first - round(back / time_base))
+            shown, video_end = self._packets(target, last)
+            keys = [pts for pts, is_key in shown.items() if is_key]
+            self._begins_at_start = target == origin
+            # Containers seek by the time of decoding: a key frame found so may be shown later.
+            if self._begins_at_start or (keys and min(keys) <= first):
+                break
+            back = 2 * back or 1.0
+        # What is shown before the first key frame needs an earlier one.
+        self._pts = sorted(pts for pts in shown if self._begins_at_start or pts >= min(keys))
+        if not self._pts or video_end <= first:
+            raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
+        self._first = min(bisect_left(self._pts, first), len(self._pts) - 1)
+        self.num_frames = len(self._pts) - self._first
+        self._starts = [0, *(i for i, pts in enumerate(self._pts) if i and shown[pts])]
+
+    def _packets(self, target: int, last: int) -> tuple[dict[int, bool], float]:
+        """Frames from a key frame before ``target`` to ``last``: their times, and which are keys.
+
+        Also the time at which the video ends, infinity if that is after ``last``.
+        """
+        if target > (self._stream.start_time or 0):
+            self._container.seek(target, stream=self._stream)
+        else:
+            self._reopen()
+        shown, video_end = {}, 0.0
+        for packet in self._container.demux(self._stream):
+            # No frame is shown before it is decoded: all that follow are shown later.
+            if packet.dts is not None and packet.dts >= last:
+                video_end = inf
+                break
+            if packet.size and not packet.is_discard and packet.pts is not None:
+                shown[packet.pts] = packet.is_keyframe
+                video_end = max(video_end, packet.pts + (packet.duration or 1))
+        return {pts: is_key for pts, is_key in shown.items() if pts < last}, video_end
 
     def read(self, wanted: list[int]) -> np.ndarray:
+        indices = [self._first + index for index in wanted]
         try:
             frames = [
                 frame
-                for start, group in groupby(wanted, key=self._start_of)
+                for start, group in groupby(indices, key=self._start_of)
                 for frame in self._decode(start, list(group))
             ]
         except Exception:
@@ -211,11 +272,10 @@ class _PyAV:
 
     def _decode(self, start: int, wanted: list[int]) -> Iterator[np.ndarray]:
         """Decode from frame ``start`` to the last one wanted, each checked to be the one due."""
-        if self._pts and start:
+        if self._pts and (start or not self._begins_at_start):
             self._container.seek(self._pts[start], stream=self._stream)
-        else:  # opened anew, since not every file can seek to its beginning
-            self._container.close()
-            self._container = self._open()
+        else:
+            self._reopen()
         due = start
         for frame in self._container.decode(self._stream):
             if self._pts is not None:
@@ -233,6 +293,11 @@ class _PyAV:
             due += 1
         raise ValueError(f"frame {due} of {self.num_frames} does not decode")
 
+    def _reopen(self) -> None:
+        """Back to the beginning, to which not every file can seek."""
+        self._container.close()
+        self._container = self._open()
+
     def _to_rgb(self, frame: "av.VideoFrame") -> np.ndarray:
         rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
         return np.rot90(rgb, round(frame.rotation / 90)) if frame.rotation else rgb
@@ -243,22 +308,42 @@ class _PyAV:
 
 class _Decord:
     name = "decord"
+    num_frames: int
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, segment: tuple[float, float] | None) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
         # fault_tol: the smallest share, i.e. none, of frames that decord could not decode and put
         # a neighbour in their place; by default any number passes unsaid.
         self._reader = decord.VideoReader(path, num_threads=1, fault_tol=1e-9)
-        self.num_frames = len(self._reader)
+        self._first, self.num_frames = 0, len(self._reader)
         self.fps = _known(self._reader.get_avg_fps())
+        if segment:
+            self._first, self.num_frames = _span(*segment, self.fps, self.num_frames)
 
     def read(self, wanted: list[int]) -> np.ndarray:
-        return self._reader.get_batch(wanted).asnumpy()
+        return self._reader.get_batch([self._first + index for index in wanted]).asnumpy()
 
     def close(self) -> None:
         self._reader = None
+
+
+def _span(start: float, end: float, fps: float, num_frames: int) -> tuple[int, int]:
+    """First frame and number of frames of a segment, counted at a constant rate."""
+    if not fps:
+        raise ValueError("no frame rate, by which to find a segment")
+    first, last = (_ticks(seconds * fps) for seconds in (start, end))
+    if start * fps >= num_frames:
+        raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
+    last = min(max(1, last), num_frames)
+    first = min(first, last - 1)  # where no frame is shown first, the one on display
+    return first, last - first
+
+
+def _ticks(time: float) -> int:
+    """The first whole tick at or after a time; a product's last digits are none of it."""
+    return ceil(round(time, 4))
 
 
 def _known(fps: SupportsFloat | None) -> float:

@@ -1,0 +1,152 @@
+"""EPIC-Kitchens-100: segments of long videos, each with a noun and a verb."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.records import Records, list_videos
+from vivit_train.errors import UserError
+
+ANNOTATION_FOLDERS = (
+    "",
+    "annotations",
+    "epic-kitchens-100-annotations",
+    "epic-kitchens-100-annotations-master",
+)
+HEADS = ("noun", "verb")  # in the original's order
+# Folders with a file per frame, millions of them.
+NO_VIDEOS = ("rgb_frames", "flow_frames", "frames", "rgb", "flow")
+
+
+class EpicKitchens(VideoDataModule):
+    """EPIC-Kitchens-100: 300 nouns and 97 verbs, and the actions that they make.
+
+    Annotations are the official ``EPIC_100_<split>.csv`` and ``EPIC_100_{noun,verb}_classes.csv``,
+    in the root, ``annotations/`` or a clone of ``epic-kitchens-100-annotations``; the splits are
+    ``train`` and ``validation``. Videos are ``<video_id>.MP4`` up to four folders below the root:
+    ``P01/videos/P01_01.MP4``, ``EPIC-KITCHENS/P01/videos/...``, ``videos/train/P01/...``. Only
+    the frames of a row's segment are read. Class names are ``noun: tap``, ``verb: take``, in the
+    official order, nouns first.
+
+    A training segment whose video is not on disk is left out, and the number is said. In
+    evaluation it stays in the split and counts as wrong.
+    """
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        per_head = {head: read_classes(self._annotations(f"{head}_classes")) for head in HEADS}
+        self.heads = {head: len(names) for head, names in per_head.items()}
+        rows = read_segments(self._annotations(split), self.heads)
+        files = {Path(path).stem: path for path in list_videos(self.root, 4, skip=NO_VIDEOS)}
+        kept = self.rows_to_use(split, [row.video in files for row in rows], self.root)
+        rows = [rows[i] for i in kept]
+        records = Records(
+            self.root,
+            [files.get(row.video, f"{row.participant}/videos/{row.video}.MP4") for row in rows],
+            [(row.noun, self.heads["noun"] + row.verb) for row in rows],
+            [(row.start, row.end) for row in rows],
+        )
+        return records, [f"{head}: {name}" for head in HEADS for name in per_head[head]]
+
+    def _annotations(self, what: str) -> Path:
+        """``EPIC_100_<what>.csv``."""
+        for folder in ANNOTATION_FOLDERS:
+            path = self.root / folder / f"EPIC_100_{what}.csv"
+            if path.is_file():
+                return path
+        raise UserError(
+            f"{self.root} holds no EPIC_100_{what}.csv: clone epic-kitchens-100-annotations into "
+            "it. Splits with labels are train and validation (set data.val_split and the like)"
+        )
+
+
+class Segment(NamedTuple):
+    """A row of the annotations: times in seconds, classes by the official index."""
+
+    participant: str
+    video: str
+    start: float
+    end: float
+    noun: int
+    verb: int
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names in the order of the official index.
+
+    Args:
+        path: A csv with the columns ``id`` and ``key``.
+
+    Raises:
+        UserError: If it has other columns, or the ids are not 0, 1, 2, ...
+    """
+    order: dict[int, str] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            try:
+                order[int(row["id"])] = row["key"]
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: expected the columns id and key, got "
+                    f"{','.join(map(str, row.values()))}"
+                ) from None
+    if not order or sorted(order) != list(range(len(order))):
+        raise UserError(
+            f"{path}: expected each id from 0 on once, got "
+            f"{', '.join(map(str, sorted(order)[:8])) or 'none'}, ...; take the official file"
+        )
+    return [order[i] for i in range(len(order))]
+
+
+def read_segments(path: Path, heads: dict[str, int]) -> list[Segment]:
+    """The rows of a split.
+
+    Args:
+        path: ``EPIC_100_<split>.csv``.
+        heads: Number of classes of ``noun`` and ``verb``.
+
+    Raises:
+        UserError: If a row lacks a column, its times are none, or a class is out of range.
+    """
+    segments = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            try:
+                segment = Segment(
+                    row["participant_id"],
+                    row["video_id"],
+                    seconds(row["start_timestamp"]),
+                    seconds(row["stop_timestamp"]),
+                    int(row["noun_class"]),
+                    int(row["verb_class"]),
+                )
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{place}: expected participant_id, video_id, start_timestamp and "
+                    "stop_timestamp (hours:minutes:seconds), noun_class and verb_class (numbers); "
+                    f"{error!r} in {','.join(map(str, row.values()))}"
+                ) from None
+            if not segment.video or not 0 <= segment.start < segment.end:
+                raise UserError(
+                    f"{place}: a segment must have a video_id and end after it starts, got "
+                    f"{segment.video!r} from {row['start_timestamp']} to {row['stop_timestamp']}"
+                )
+            for head, label in (("noun", segment.noun), ("verb", segment.verb)):
+                if not 0 <= label < heads[head]:
+                    raise UserError(
+                        f"{place}: {head}_class {label} is not one of the {heads[head]} of "
+                        f"EPIC_100_{head}_classes.csv; take both files from the same release"
+                    )
+            segments.append(segment)
+    return segments
+
+
+def seconds(timestamp: str) -> float:
+    """``00:01:02.50`` as 62.5."""
+    hours, minutes, rest = timestamp.split(":")
+    # To the timestamps' precision: 62.5, not 62.50000000000001.
+    return round(3600 * int(hours) + 60 * int(minutes) + float(rest), 6)

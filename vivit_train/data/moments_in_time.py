@@ -1,0 +1,100 @@
+"""Moments in Time as it is distributed."""
+
+import csv
+from pathlib import Path
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.records import Records, list_videos
+from vivit_train.errors import UserError
+
+CATEGORIES = "moments_categories.txt"
+
+
+class MomentsInTime(VideoDataModule):
+    """Moments in Time, version 1 (339 classes), 2 (305) or the mini set (200).
+
+    The root holds ``moments_categories.txt``, rows ``class,index``; per split a list
+    ``<split>Set.csv``, rows ``<class>/<file>,class,...`` without a header; and the videos as
+    ``<split>/<class>/<file>``. Splits are ``training`` and ``validation``. Classes have the order
+    of the official index.
+
+    A listed training video that is not on disk is left out, and the number is said. In
+    evaluation it stays in the split and counts as wrong.
+    """
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        for path in (self.root / CATEGORIES, self.root / f"{split}Set.csv"):
+            if not path.is_file():
+                raise UserError(
+                    f"{path} does not exist: {self.name} has {CATEGORIES}, trainingSet.csv and "
+                    "validationSet.csv in data.root (splits: training, validation)"
+                )
+        names = read_categories(self.root / CATEGORIES)
+        index = {name: i for i, name in enumerate(names)}
+        paths, labels = read_split_list(self.root / f"{split}Set.csv", index)
+        folder = self.root / split
+        files = set(list_videos(folder, depth=1)) if folder.is_dir() else set()
+        kept = self.rows_to_use(split, [path in files for path in paths], folder)
+        return (
+            Records(self.root, [f"{split}/{paths[i]}" for i in kept], [labels[i] for i in kept]),
+            names,
+        )
+
+
+def read_categories(path: Path) -> list[str]:
+    """Class names in the order of the official index.
+
+    Args:
+        path: ``moments_categories.txt``, rows ``class,index``.
+
+    Raises:
+        UserError: If a row is not of that form, or the indices are not 0, 1, 2, ...
+    """
+    order: dict[int, str] = {}
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(lines, start=1):
+        name, _, index = line.rpartition(",")
+        if not line.strip():
+            continue
+        if not name or not index.strip().isdecimal() or int(index) in order:
+            raise UserError(
+                f"{path}, line {number}: expected class,index, each index once, got {line!r}"
+            )
+        order[int(index)] = name.strip()
+    if not order or sorted(order) != list(range(len(order))):
+        raise UserError(
+            f"{path}: expected each index from 0 to {len(order) - 1} once; "
+            f"the highest is {max(order, default='missing')}. Take the file from the download"
+        )
+    return [order[i] for i in range(len(order))]
+
+
+def read_split_list(path: Path, index: dict[str, int]) -> tuple[list[str], list[int]]:
+    """Paths and labels of a split.
+
+    Args:
+        path: A csv with rows ``path,class,...`` and no header.
+        index: Class name -> label.
+
+    Raises:
+        UserError: If a row is not of that form or its class not in the index.
+    """
+    paths, labels = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) < 2 or not row[0]:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: expected path,class,..., got {','.join(row)}"
+                )
+            if row[1] not in index:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: the class {row[1]!r} is not one of the "
+                    f"{len(index)} of {CATEGORIES}; take both files from the same version"
+                )
+            paths.append(row[0])
+            labels.append(index[row[1]])
+    return paths, labels

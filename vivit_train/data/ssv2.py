@@ -1,0 +1,141 @@
+"""Something-Something v2 as it is distributed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.records import Records, list_videos
+from vivit_train.errors import UserError
+
+ANNOTATION_FOLDERS = ("", "labels", "annotations")
+ANNOTATION_FILES = ("something-something-v2-{}.json", "{}.json")
+ANSWERS = "test-answers.csv"
+
+
+class SomethingSomethingV2(VideoDataModule):
+    """Something-Something v2: 174 templates such as "Pushing something from left to right".
+
+    Annotations are the official JSON files, in the root, ``labels/`` or ``annotations/``, under
+    their first names (``something-something-v2-train.json``) or the newer ones (``train.json``).
+    Videos are ``<id>.webm`` in one folder, at most two below the root. Classes have the order of
+    the official index in ``labels.json``. The split ``test`` needs ``test-answers.csv`` beside
+    its list.
+
+    A listed training video that is not on disk is left out, and the number is said. In
+    evaluation it stays in the split and counts as wrong.
+    """
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        labels_file = self._annotations("labels")
+        names = read_classes(labels_file)
+        index = {name: i for i, name in enumerate(names)}
+        rows = read_rows(self._annotations(split))
+        for number, (video, template) in enumerate(rows, start=1):
+            if template not in index:
+                raise UserError(
+                    f"{self._annotations(split)}, entry {number} (id {video}): {template!r} is not "
+                    f"one of the {len(names)} classes of {labels_file}; take both files from the "
+                    "same download"
+                )
+        files = self._files()
+        kept = self.rows_to_use(split, [video in files for video, _ in rows], self.root)
+        rows = [rows[i] for i in kept]
+        paths = [files.get(video, f"20bn-something-something-v2/{video}.webm") for video, _ in rows]
+        return Records(self.root, paths, [index[template] for _, template in rows]), names
+
+    def _annotations(self, what: str) -> Path:
+        """The annotation file of a split, or of the labels."""
+        for folder in ANNOTATION_FOLDERS:
+            for name in ANNOTATION_FILES:
+                path = self.root / folder / name.format(what)
+                if path.is_file():
+                    return path
+        raise UserError(
+            f"{self.root} holds no {what}.json of {self.name}: expected labels/{what}.json or "
+            f"something-something-v2-{what}.json. Splits are train, validation and test (set "
+            "data.val_split and the like); data/README.md shows the layouts"
+        )
+
+    def _files(self) -> dict[str, str]:
+        """Id -> path of every video, relative to the root."""
+        for depth in (1, 2):  # the deeper only if need be: a folder of frames holds 220,000 more
+            files = {Path(path).stem: path for path in list_videos(self.root, depth)}
+            if files:
+                return files
+        return {}
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names in the order of the official index.
+
+    Args:
+        path: ``labels.json``, an object from template to index, a number or a string.
+
+    Raises:
+        UserError: If it is not that, or the indices are not 0, 1, 2, ...
+    """
+    content = _read_json(path)
+    try:
+        order = {int(index): name for name, index in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f'{path}: expected an object like {{"Closing something": "0"}}') from None
+    if sorted(order) != list(range(len(content))):
+        raise UserError(
+            f"{path}: expected each index from 0 to {len(content) - 1} once, got "
+            f"{', '.join(map(str, sorted(order)[:8]))}, ...; take the file from the download"
+        )
+    return [order[i] for i in range(len(order))]
+
+
+def read_rows(path: Path) -> list[tuple[str, str]]:
+    """(id, template without brackets) of each entry of a split's list.
+
+    Raises:
+        UserError: If an entry has no id, or no template and ``test-answers.csv`` none for it.
+    """
+    content = _read_json(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: expected a list of entries with id and template")
+    answers = read_answers(path.with_name(ANSWERS))
+    rows = []
+    for number, entry in enumerate(content, start=1):
+        if not isinstance(entry, dict) or "id" not in entry:
+            raise UserError(
+                f"{path}, entry {number}: expected an object with id and template, got {entry}"
+            )
+        video = str(entry["id"])
+        template = entry.get("template", answers.get(video))
+        if template is None:
+            raise UserError(
+                f"{path}, entry {number} (id {video}) has no template, as in the official test "
+                f"split: put its {ANSWERS} (rows id;label) into {path.parent}, or test on "
+                "data.test_split=validation"
+            )
+        rows.append((video, str(template).replace("[", "").replace("]", "")))
+    return rows
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Id -> template of the test split, from rows ``id;label``; empty where there is no file.
+
+    Raises:
+        UserError: If a row is not of that form.
+    """
+    if not path.is_file():
+        return {}
+    answers = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        video, separator, label = line.partition(";")  # labels hold commas
+        if line.strip() and not separator:
+            raise UserError(f"{path}, line {number}: expected id;label, got {line!r}")
+        answers[video.strip()] = label.strip().strip('"')
+    return answers
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}): download it again") from None
