@@ -397,7 +397,7 @@ class TestWholeOrNotAtAll:
         self, tmp_path: Path, broken: Any, error: float, sizes: tuple[int]
     ) -> None:
         classifier = build()
-        wrong = lambda frames: classifier(frames) + error * (len(frames) in sizes)  # noqa: E731
+        wrong = lambda frames: classifier(frames) + (error if len(frames) in sizes else 0)  # noqa: E731
         broken(read=lambda folder: ("a library", wrong))
         message = (
             r"--format safetensors: loaded with a library, the logits differ from the checkpoint's "

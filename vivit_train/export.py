@@ -85,9 +85,9 @@ def export(classifier: Classifier, format_name: str, output: Path, clips: Tensor
     with staged(output) as folder:
         form.write(classifier, folder)
         reader, logits = form.read(folder)
-        difference = max(
-            relative_difference(logits(batch), classifier(batch)) for batch in (clips, clips[:1])
-        )
+        batches = (clips, clips[:1])
+        ours, reference = (torch.cat([f(batch) for batch in batches]) for f in (logits, classifier))
+        difference = relative_difference(ours, reference)
         if not difference <= form.tolerance:  # so that NaN fails as well
             raise UserError(
                 f"--format {format_name}: loaded with {reader}, the logits differ from the "
@@ -118,7 +118,7 @@ def staged(output: Path) -> Iterator[Path]:
     Raises:
         UserError: If ``output`` is taken, or its parent cannot be written.
     """
-    output = output.expanduser().absolute()
+    output = output.absolute()
     check_output(output)
     made = [parent for parent in output.parents if not parent.exists()]
     folder = output.with_name(f"{output.name}.partial-{os.getpid()}")

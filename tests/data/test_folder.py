@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivit_train.data.folder import Folder, check_readable
+from vivit_train.data.folder import Folder, ListFiles, check_readable
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -199,3 +199,45 @@ def test_one_readable_video_is_enough(tmp_path: Path, clip: bytes) -> None:
     (tmp_path / "a/2.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 2 videos"):
         check_readable(tmp_path, {"a": ["a/1.mp4", "a/2.mp4"]}, "auto")
+
+
+def lists(root: Path, **kwargs: Any) -> ListFiles:
+    splits = {"train_split": "train.csv", "val_split": "val.csv", "test_split": "val.csv"}
+    return ListFiles(
+        root=root, name="csv", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
+        processor=PROCESSOR, augment=Augment(PROCESSOR), **splits | kwargs,
+    )  # fmt: skip
+
+
+def test_a_list_per_split(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "videos/1.mp4", "videos/2.mp4", "elsewhere/3.mp4")
+    (tmp_path / "train.csv").write_text("label,path\nrun,videos/1.mp4\njump,videos/2.mp4\n")
+    (tmp_path / "val.csv").write_text(f"{tmp_path}/elsewhere/3.mp4 run\n")
+    data = lists(tmp_path)
+    data.setup()
+    assert data.class_names == ["jump", "run"]
+    assert listed(data, "train") == [("videos/1.mp4", "run"), ("videos/2.mp4", "jump")]
+    assert data.records["test"].path(0) == tmp_path / "elsewhere/3.mp4"
+    assert data.records["test"].labels.tolist() == [1]
+
+
+def test_lists_that_lie_elsewhere(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "videos/1.mp4", "beside/2.mp4")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/first.txt").write_text("1.mp4 run\n")
+    (tmp_path / "beside/second.list").write_text("2.mp4 run\n")
+    data = lists(
+        tmp_path / "videos",
+        train_split=str(tmp_path / "lists/first.txt"),
+        val_split=str(tmp_path / "beside/second"),
+        test_split="../lists/first.txt",
+    )
+    data.setup()
+    paths = {role: records.path(0).resolve() for role, records in data.records.items()}
+    assert paths["train"] == paths["test"] == tmp_path / "videos/1.mp4"
+    assert paths["val"] == tmp_path / "beside/2.mp4"
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the list .*/train\.csv does not exist: name a file"):
+        lists(tmp_path).setup()

@@ -4,6 +4,7 @@ import pytest
 
 from vivit_train.data.records import (
     Records,
+    list_videos,
     read_list,
     records_from_list,
     scan_class_folders,
@@ -46,6 +47,50 @@ def test_fingerprint_depends_on_the_videos_and_their_classes_only() -> None:
     assert len({one, other_label, fewer}) == 3
 
 
+def test_segments_and_a_label_per_head() -> None:
+    records = Records(Path("/data"), ["a.mp4", "a.mp4"], [(1, 3), (0, 2)], [(0.5, 3600.25), (7, 8)])
+    assert len(records) == 2
+    assert records.labels.tolist() == [[1, 3], [0, 2]]
+    assert records.segment(0) == (0.5, 3600.25)
+    assert [records.name(i) for i in range(2)] == ["a.mp4#t=0.5,3600.25", "a.mp4#t=7,8"]
+    other = records.with_labels([1, 0, 2, 3])
+    assert other.labels.tolist() == [[0, 3], [1, 2]]
+    assert other.segment(1) == (7, 8)
+    whole = Records(Path("/data"), ["a.mp4"], [0])
+    assert (whole.segment(0), whole.name(0)) == (None, "a.mp4")
+
+
+def test_fingerprint_of_segments() -> None:
+    def fingerprint(labels: list, segments: list) -> str:
+        return Records(Path("/"), ["a", "a"], labels, segments).fingerprint(["t", "p", "take"])
+
+    one = fingerprint([(0, 2), (1, 2)], [(0, 1), (1, 2)])
+    assert one == fingerprint([(1, 2), (0, 2)], [(1, 2), (0, 1)])
+    assert one != fingerprint([(1, 2), (0, 2)], [(0, 1), (1, 2)])
+    assert one != fingerprint([(0, 2), (1, 2)], [(0, 1), (1, 2.5)])
+
+
+def test_segments_hold_no_object_per_row() -> None:
+    count = 50_000
+    records = Records(
+        Path("/"), ["P01/videos/P01_01.MP4"] * count, [(0, 1)] * count, [(0.0, 1.0)] * count
+    )
+    arrays = (records._bytes, records._ends, records.labels, records._segments)
+    assert sum(array.nbytes for array in arrays) / count < 60  # bytes per row
+    assert Records(Path("/"), ["a"], [0])._segments is None
+
+
+def test_list_videos(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "b.webm", "a.MP4", "x/1.mp4", "x/y/2.mkv", "rgb_frames/3.mp4", "notes.txt",
+        ".b.partial-1.mp4", ".cache/4.mp4",
+    )  # fmt: skip
+    assert list(list_videos(tmp_path, 0)) == ["a.MP4", "b.webm"]
+    assert set(list_videos(tmp_path, 1)) == {"a.MP4", "b.webm", "x/1.mp4", "rgb_frames/3.mp4"}
+    found = ["a.MP4", "b.webm", "x/1.mp4", "x/y/2.mkv"]
+    assert list(list_videos(tmp_path, 2, skip=["rgb_frames"])) == found
+
+
 def test_scan(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.mp4", "b/10.MKV", "a/x.webm", "a/notes.txt", ".hidden/1.mp4")
     assert scan_class_folders(tmp_path) == {"a": ["a/x.webm"], "b": ["b/10.MKV", "b/2.mp4"]}
@@ -70,12 +115,25 @@ def test_class_folder_without_video(tmp_path: Path) -> None:
         "a 1.mp4 b\nc.mp4 d\n",
         "\ufeffa 1.mp4, b\r\n\r\nc.mp4, d\r\n",
         '"a 1.mp4",b\nc.mp4,d\n',
+        "label,path\nb,a 1.mp4\nd,c.mp4\n",
+        ",video_path,duration,Class\n0,a 1.mp4,3.1,b\n1,c.mp4,2,d\n",
     ],
 )
 def test_lists_in_every_separator(tmp_path: Path, text: str) -> None:
     path = tmp_path / "train.csv"
     path.write_text(text, encoding="utf-8")
     assert read_list(path) == [["a 1.mp4", "b"], ["c.mp4", "d"]]
+
+
+def test_a_header_names_the_split(tmp_path: Path) -> None:
+    path = tmp_path / "videos.csv"
+    path.write_text("split,label,path\ntrain,b,1.mp4\nval,c,2.mp4\n")
+    assert read_list(path) == [["1.mp4", "b", "train"], ["2.mp4", "c", "val"]]
+    path.write_text("path,who,when\n1.mp4,b,train\n")  # says nothing of the label
+    assert read_list(path) == [["1.mp4", "b", "train"]]
+    path.write_text("label,path\nb\n")
+    with pytest.raises(UserError, match="row 1: expected `path label`"):
+        read_list(path)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("a.mp4\nb.mp4\n", "row 1")])

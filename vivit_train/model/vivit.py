@@ -302,9 +302,9 @@ class TubeletEmbedding(nn.Module):
         if self.sampled_frames is not None:
             clips = clips[:, :, uniform_frames(clips.shape[2], self.sampled_frames)]
         pt, ph, pw = self.tubelet_size
-        x = clips.reshape(len(clips), num_channels, t, pt, h, ph, w, pw)
+        x = clips.reshape(clips.shape[0], num_channels, t, pt, h, ph, w, pw)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)  # [B, t, h, w, C, pt, ph, pw]
-        x = x.reshape(len(clips), t * h * w, -1)  # [B, N, C*pt*ph*pw]
+        x = x.reshape(clips.shape[0], t * h * w, -1)  # [B, N, C*pt*ph*pw]
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
