@@ -51,7 +51,7 @@ def label(row: PaperRow) -> str:
 
 @pytest.mark.parametrize("row", PAPER, ids=label)
 def test_paper(row: PaperRow) -> None:
-    model, clip = build({**row.arguments(), "num_classes": 400}, native(row))
+    model, clip = build({**row.arguments(), "num_classes": 400}), native(row)
     assert count_macs(model, clip)[""] == pytest.approx(row.macs, rel=0.01)
     if row.parameters is not None:
         assert size(model) == pytest.approx(row.parameters, rel=0.01)
@@ -61,7 +61,8 @@ def test_paper(row: PaperRow) -> None:
 def test_something_something_at_256_pixels() -> None:
     """Not in the paper: counted once from the formula."""
     row = next(row for row in PAPER if row.source == "paper, section 4.2")
-    model, clip = build({**row.arguments(), "image_size": 256, "num_classes": 174}, (32, 256, 256))
+    model = build({**row.arguments(), "image_size": 256, "num_classes": 174})
+    clip = (32, 256, 256)
     assert count_macs(model, clip)[""] == pytest.approx(1301e9, rel=0.001)
     assert paper_row(model, clip) is None
 
@@ -78,12 +79,12 @@ def test_something_something_at_256_pixels() -> None:
 )
 def test_no_figure_for_another_model(other: dict[str, Any]) -> None:
     row = PAPER[1]
-    model, clip = build({**row.arguments(), "num_classes": 400, **other}, native(row))
-    assert paper_row(model, clip) is None
+    model = build({**row.arguments(), "num_classes": 400, **other})
+    assert paper_row(model, native(row)) is None
 
 
 def test_no_figure_for_another_clip() -> None:
-    model, _ = build({**PAPER[0].arguments(), "num_classes": 400}, native(PAPER[0]))
+    model = build({**PAPER[0].arguments(), "num_classes": 400})
     assert paper_row(model, (16, 224, 224)) is None
 
 
@@ -160,9 +161,8 @@ def test_sampled_frames() -> None:
 
 
 def memory(arguments: dict[str, Any], precision: str = "32-true", **others: Any) -> Any:
-    model, clip = build(arguments, CLIP)
     settings = {"batch_size": 2, "optimizer": "sgd"} | others
-    return training_memory(model, clip, precision=precision, **settings)
+    return training_memory(build(arguments), CLIP, precision=precision, **settings)
 
 
 def test_memory_of_weights() -> None:

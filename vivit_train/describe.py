@@ -24,9 +24,7 @@ from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import (
     Encoder,
     FactorisedBlock,
-    TubeletEmbedding,
     ViViT,
-    uniform_frames,
 )
 
 # Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
@@ -246,11 +244,10 @@ def describe(
     Raises:
         UserError: If a value is wrong.
     """
-    model, embedded = build(arguments, clip)
-    given = ("num_frames", "sampled_frames")  # which build replaces
-    found = parts(model, embedded)
+    model = build(arguments)
+    found = parts(model, clip)
     return Description(
-        model=model.config | {name: arguments[name] for name in given if name in arguments},
+        model=model.config,
         clip=clip,
         parts=found,
         tokens=math.prod(found[0].outputs.grid),
@@ -260,8 +257,8 @@ def describe(
         batch_size=batch_size,
         precision=precision,
         optimizer=optimizer,
-        memory=training_memory(model, embedded, batch_size, precision, optimizer),
-        paper=paper_row(model, embedded),
+        memory=training_memory(model, clip, batch_size, precision, optimizer),
+        paper=paper_row(model, clip),
     )
 
 
@@ -281,29 +278,14 @@ def paper_row(model: ViViT, clip: Grid) -> PaperRow | None:
     return None
 
 
-def build(arguments: Mapping[str, Any], clip: Grid) -> tuple[ViViT, Grid]:
-    """A ViViT without weights, and the clip that it embeds.
-
-    Args:
-        arguments: Of ViViT; with ``sampled_frames`` they must include ``num_frames`` and
-            ``tubelet_size``.
-        clip: Frames, height and width of a clip.
-
-    Returns:
-        The model, on the meta device, and the clip's size. Frames are sampled beforehand, which
-        cannot be done on that device: the model is one without ``sampled_frames``.
+def build(arguments: Mapping[str, Any]) -> ViViT:
+    """A ViViT without weights, on the meta device.
 
     Raises:
         UserError: If an argument is wrong.
     """
-    sampled = arguments.get("sampled_frames")
-    if sampled is not None:
-        TubeletEmbedding(1, 1, arguments["tubelet_size"], sampled)  # refuses wrong values
-        native = len(uniform_frames(arguments["num_frames"], sampled))
-        arguments = {**arguments, "sampled_frames": None, "num_frames": native}
-        clip = (len(uniform_frames(clip[0], sampled)), *clip[1:])
     with torch.device("meta"):
-        return ViViT(**arguments), clip
+        return ViViT(**arguments)
 
 
 def parts(model: ViViT, clip: Grid) -> list[Part]:

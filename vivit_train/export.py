@@ -348,7 +348,7 @@ class FramesToLogits(nn.Module):
         images = round_to_pixels(images @ across.T)  # [B, T, 3, H, w]
         images = round_to_pixels(down @ images).float()  # [B, T, 3, h, w]
         # As in Processor.to_float, but not in place, which exporters do not all understand.
-        channels = zip(images.unbind(2), self.processor._affine())
+        channels = zip(images.unbind(2), self.processor.affine())
         scaled = [(channel - shift) / scale for channel, (shift, scale) in channels]
         return self.model(torch.stack(scaled, dim=1))  # of [B, 3, T, h, w]
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -447,8 +448,8 @@ def uniform_frames(num_frames: int, sampled_frames: int) -> list[int]:
     if sampled_frames >= num_frames:
         return list(range(num_frames))
     step = num_frames / (sampled_frames + 1)
-    positions = torch.arange(step, num_frames, step, dtype=torch.float32)
-    return positions.round().clamp(max=num_frames - 1).long().tolist()
+    positions = np.arange(step, num_frames, step, dtype=np.float32)
+    return positions.round().clip(max=num_frames - 1).astype(int).tolist()
 
 
 def _check(config: dict[str, Any]) -> None:

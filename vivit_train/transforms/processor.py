@@ -119,7 +119,7 @@ class Processor(nn.Module):
     @property
     def value_range(self) -> list[tuple[float, float]]:
         """What black (0) and white (255) become, for each channel: ``[(-1, 1)] * 3`` by default."""
-        return [(-shift / scale, (255 - shift) / scale) for shift, scale in self._affine()]
+        return [(-shift / scale, (255 - shift) / scale) for shift, scale in self.affine()]
 
     def forward(self, frames: Tensor, spatial_views: int = 1) -> Tensor:
         """Process clips of one size.
@@ -286,7 +286,7 @@ class Processor(nn.Module):
         # Rescale, offset and mean/std are one affine map. Subtracting first is exact for integers,
         # so 0 and 255 become exactly -1 and 1. Scalars rather than tensors of three channels: they
         # need no buffer and no copy to the device.
-        for channel, (shift, scale) in zip(video.unbind(1), self._affine()):
+        for channel, (shift, scale) in zip(video.unbind(1), self.affine()):
             channel.sub_(shift).div_(scale)
         return video
 
@@ -374,7 +374,7 @@ class Processor(nn.Module):
         geometry = [f"{name}={value}" for name, value in self._geometry().items()]
         return ", ".join([*geometry, f"range={_format_range(self.value_range)}"])
 
-    def _affine(self) -> list[tuple[float, float]]:
+    def affine(self) -> list[tuple[float, float]]:
         """For each channel (shift, scale) of ``(pixel - shift) / scale``."""
         factor = self.rescale_factor if self.do_rescale else 1.0
         mean = self.image_mean if self.do_normalize else (0.0,) * 3

@@ -210,7 +210,7 @@ class _PyAV:
         time_base, origin = self._stream.time_base, self._stream.start_time or 0
         assert time_base is not None
         first, last = (origin + _ticks(seconds / time_base) for seconds in (start, end))
-        back = 0.0
+        back = 0.0  # seconds
         while True:
             target = max(origin, first - round(back / time_base))
             shown, video_end = self._packets(target, last)
@@ -259,7 +259,8 @@ class _PyAV:
         except Exception:
             if self._starts == [0]:
                 raise
-            # What is marked as key frame may be none (intra refresh): from the start it is, then.
+            # What is marked as key frame may be none (intra refresh): from the start it is, then;
+            # of a segment from its first, as the video's start may be an hour away.
             self._starts = [0]
             return self.read(wanted)
         sizes = sorted({frame.shape[:2] for frame in frames})
@@ -285,13 +286,13 @@ class _PyAV:
                     break
             # Wanted or not: the frames that follow are predicted from this one.
             if frame.is_corrupt:
-                raise ValueError(f"frame {due} is damaged")
+                raise ValueError(f"frame {due - self._first} is damaged")
             if due in wanted:
                 yield self._to_rgb(frame)
             if due == wanted[-1]:
                 return
             due += 1
-        raise ValueError(f"frame {due} of {self.num_frames} does not decode")
+        raise ValueError(f"frame {due - self._first} of {self.num_frames} does not decode")
 
     def _reopen(self) -> None:
         """Back to the beginning, to which not every file can seek."""
