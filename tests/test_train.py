@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import REPOSITORY
+from vivit_train import load
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -135,6 +136,8 @@ def test_two_processes_one_run_folder(
     assert results["num_videos_scored"] == 16
     assert results["devices"] == 2
     assert len([row for row in rows(run) if row["train/loss"]]) == 8
+    classifier = load(run / "checkpoints" / "best.ckpt")
+    assert not model or model[0] == f"model.attention={classifier.model.attention}"
 
 
 def test_torchrun(small: tuple[str, ...], tmp_path: Path, command) -> None:

@@ -117,7 +117,7 @@ class ViViT(nn.Module):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         _check(config)
-        _settle(config)
+        config = settled(config)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         config["tubelet_size"] = list(tubelet_size)
         config["image_size"] = height if height == width else [height, width]
@@ -508,23 +508,23 @@ def _check(config: dict[str, Any]) -> None:
     )
 
 
-def _settle(config: dict[str, Any]) -> None:
-    """Replaces ``None`` by what it stands for in this model."""
-    if config["attention"] == "factorised_self_attention":
-        config["attention_order"] = config["attention_order"] or "time_space"
-        if config["drop_path"] and config["drop_path_style"] == "scenic":
-            warnings.warn(
-                f"model.drop_path={config['drop_path']} has no effect: the original ignores it in "
-                "factorised_self_attention; model.drop_path_style=timm applies it",
-                stacklevel=3,
-            )
-    if config["attention"] == "factorised_encoder":
+def settled(arguments: dict[str, Any]) -> dict[str, Any]:
+    """ViViT's arguments with each ``None`` replaced by what it stands for in this model.
+
+    Args:
+        arguments: Of ViViT, all of them.
+    """
+    settled = dict(arguments)
+    if arguments["attention"] == "factorised_self_attention":
+        settled["attention_order"] = arguments["attention_order"] or "time_space"
+    if arguments["attention"] == "factorised_encoder":
         defaults = {
             "temporal_layers": 4,
-            "temporal_heads": config["num_heads"],
-            "temporal_mlp_size": config["mlp_size"],
+            "temporal_heads": arguments["num_heads"],
+            "temporal_mlp_size": arguments["mlp_size"],
         }
-        config |= {name: value for name, value in defaults.items() if config[name] is None}
+        settled |= {name: value for name, value in defaults.items() if arguments[name] is None}
+    return settled
 
 
 def _blocks(
@@ -550,6 +550,12 @@ def _blocks(
             config["attention_implementation"],
         )
 
+    if config["drop_path"] and not is_timm and attention == "factorised_self_attention":
+        warnings.warn(
+            f"model.drop_path={config['drop_path']} has no effect: the original ignores it in "
+            "factorised_self_attention; model.drop_path_style=timm applies it",
+            stacklevel=3,
+        )
     blocks: list[Block] = []
     for layer in range(num_layers):
         mlp = Mlp(config["hidden_size"], mlp_size, config["activation"], config["dropout"])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.model.vivit import ViViT
+from vivit_train.model.vivit import ViViT, settled
 from vivit_train.model.weights.files import Weights, read_json, read_tensors
 
 # The attribute of the LightningModule that is the ViViT.
@@ -116,7 +116,7 @@ def _weights(
         origin=origin,
         format="vivit_train",
         state=state,
-        model=defaults | arguments,
+        model=settled(defaults | arguments),
         class_names=class_names,
         processor=hyper_parameters["processor"],
         unused=unused,
