@@ -61,8 +61,7 @@ def train(config: DictConfig) -> Path:
         results["checkpoint"] = f"checkpoints/{best.name}"
         write_results(run_dir, results)
     if trainer.is_global_zero:
-        shown = {name: results[name] for name in ("top1", "top5", "mean_class_accuracy")}
-        print(f"results {json.dumps(shown)}")
+        print(f"results {json.dumps(training.headline(results))}")
     return run_dir
 
 

@@ -67,6 +67,15 @@ def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return classifier, folder
 
 
+def test_several_heads_stay_several(tmp_path: Path) -> None:
+    classifier = build()
+    classifier.heads = [2, 1]
+    export(classifier, "safetensors", tmp_path / "two", demo_clips(classifier))
+    assert load(tmp_path / "two").heads == [2, 1]
+    with pytest.raises(UserError, match="it has 2 heads, and Hugging Face's one"):
+        export(classifier, "huggingface", tmp_path / "hf", demo_clips(classifier))
+
+
 class TestHuggingFace:
     @pytest.mark.parametrize(
         "model",

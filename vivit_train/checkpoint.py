@@ -60,6 +60,8 @@ class Classifier(nn.Module):
         clip_frames: Frames per clip.
         frame_stride: Frames of the video from one frame of the clip to the next.
         eval_views: (temporal, spatial) views per video.
+        heads: Classes of each head, side by side in the logits, where a video has several classes
+            (EPIC-Kitchens: nouns, verbs); empty for one head.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Classifier(nn.Module):
         clip_frames: int | None = None,
         frame_stride: int = 2,
         eval_views: tuple[int, int] = (4, 3),
+        heads: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -80,6 +83,7 @@ class Classifier(nn.Module):
         self.clip_frames = clip_frames or model.config["num_frames"]
         self.frame_stride = frame_stride
         self.eval_views = eval_views
+        self.heads = list(heads)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Class logits of clips as decoded.
@@ -164,6 +168,7 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         clip_frames=model.get("num_frames", sampling.get("clip_frames")),
         frame_stride=sampling.get("frame_stride", 2),
         eval_views=tuple(sampling.get("eval_views", (4, 3))),
+        heads=hyper_parameters.get("heads", ()),
     )
     return classifier.eval()
 

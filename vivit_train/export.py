@@ -185,6 +185,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
             "frame_stride": classifier.frame_stride,
             "eval_views": classifier.eval_views,
         },
+        "heads": classifier.heads,
         "config": classifier.config,
     }
 
@@ -234,6 +235,8 @@ def _beyond_huggingface(classifier: Classifier) -> list[str]:
         for name, value in only.items()
         if config[name] != value
     ]
+    if classifier.heads:
+        reasons.append(f"it has {len(classifier.heads)} heads, and Hugging Face's one")
     # Ours interpolates positions for clips of another size; theirs raises.
     native, frames = _pair(config["image_size"]), config["num_frames"]
     if processor.output_size != native:

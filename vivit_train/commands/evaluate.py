@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         sampling={},
         optim=plain["optim"],
         config=plain,
+        heads=classifier.heads,
     )
     module.model.load_state_dict(classifier.model.state_dict())
     trainer, _ = training.build_trainer(plain, output)
@@ -102,8 +103,9 @@ def default_output(source: Path) -> Path:
 
 def print_results(results: dict[str, Any], output: Path) -> None:
     """Prints the scores, what could not be decoded, and where the rest is written."""
-    shown = {name: results[name] for name in ("top1", "top5", "mean_class_accuracy", "num_videos")}
-    print(f"results {json.dumps(shown)}")
+    from vivit_train.training import headline
+
+    print(f"results {json.dumps(headline(results))}")
     if results["undecodable"]:
         print(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
     print(output / "results.json")

@@ -41,21 +41,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from vivit_train.checkpoint import (
-        hyper_parameters_of,
-        load_classifier,
-        resolve_checkpoint,
-    )
+    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
     from vivit_train.video.decode import DecodeError
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        source = resolve_checkpoint(arguments.checkpoint)
-        classifier = load_classifier(source).to(device)
+        classifier = load_classifier(resolve_checkpoint(arguments.checkpoint)).to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    # Foreign weights, which come without a configuration, have one head.
-    heads = hyper_parameters_of(source).get("heads", ()) if classifier.config else ()
+    heads = classifier.heads
     failed = 0
     report: list[dict[str, Any]] = []
     for path in arguments.videos:
