@@ -243,9 +243,10 @@ def test_experiments_say_what_they_are(option: str) -> None:
     """The command, the hardware, the score to expect and where it comes from."""
     head = header(option)
     plain = experiment(option)
-    assert "Not measured here." in head
     if option.startswith("demo"):
+        assert re.search(r"Measured top-1: 0\.9\d", head)
         return
+    assert "Not measured here." in head
     hardware = re.search(r"Hardware: (\d+) GPUs of (\d+) GB; an estimated (\d+) GB", head)
     assert hardware
     gpus, memory, used = map(int, hardware.groups())
@@ -262,6 +263,8 @@ def test_the_demo_has_an_experiment_for_each_model() -> None:
         assert plain["model"]["name"] == f"vivit_{option}"
         plain["model"] = plain["name"] = None
         demo = composed()
+        for config in (plain, demo):  # some learn more slowly
+            config["trainer"] = config["trainer"] | {"max_epochs": None}
         assert plain == demo | {"model": None, "name": None, "run_dir": plain["run_dir"]}
 
 
