@@ -24,9 +24,11 @@ def load(source: str | Path, **model: Any) -> "Classifier":
     """A classifier from any checkpoint: frames in, logits out.
 
     Args:
-        source: Our checkpoint, a Hugging Face folder or file, or a hub id ``owner/name``.
-        **model: Arguments of `ViViT` that the source does not tell, or that are to differ, such
-            as ``num_frames`` or ``image_size``; positions are then interpolated.
+        source: Our checkpoint, a folder that ``vivit export --format safetensors`` wrote, a
+            Hugging Face folder or file, a hub id ``owner/name``, or a Scenic checkpoint.
+        **model: Arguments of `ViViT` that the source does not tell, as Scenic's do not tell
+            ``image_size``, or that are to differ, such as ``num_frames``; positions are then
+            interpolated.
 
     Returns:
         The model with its processor and class names, in evaluation mode, on the CPU.

@@ -22,7 +22,8 @@ from vivit_train.launch import is_rank_zero
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
-        "checkpoint", help="a run's folder, our checkpoint, a Hugging Face folder or hub id"
+        "checkpoint",
+        help="a run's folder, a checkpoint, an exported or Hugging Face folder, or a hub id",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     parser.add_argument("--output", type=Path, help="folder for results.json")

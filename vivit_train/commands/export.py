@@ -29,7 +29,8 @@ FORMATS = ("huggingface", "safetensors", "torch-export", "onnx")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
-        "checkpoint", help="a run's folder, our checkpoint, a Hugging Face folder or hub id"
+        "checkpoint",
+        help="a run's folder, a checkpoint, an exported or Hugging Face folder, or a hub id",
     )
     parser.add_argument(
         "arguments", nargs="*", metavar="NAME=VALUE", help="of ViViT, e.g. image_size=[224,320]"
