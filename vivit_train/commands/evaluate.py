@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
         "checkpoint",
-        help="a run's folder, a checkpoint, an exported or Hugging Face folder, or a hub id",
+        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     parser.add_argument("--output", type=Path, help="folder for results.json")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
         "checkpoint",
-        help="a run's folder, a checkpoint, an exported or Hugging Face folder, or a hub id",
+        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
     parser.add_argument(
         "arguments", nargs="*", metavar="NAME=VALUE", help="of ViViT, e.g. image_size=[224,320]"

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
         "checkpoint",
-        help="a run's folder, a checkpoint, an exported or Hugging Face folder, or a hub id",
+        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
     parser.add_argument("--top-k", type=int, default=5, help="classes to print (default 5)")
