@@ -39,7 +39,8 @@ def test_training_commands_compose(line: str) -> None:
 def test_vivit_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verb, *words = shlex.split(line)[1:]
     parsed = []
-    monkeypatch.setattr(f"vivit_train.commands.{verb}.run", lambda a: parsed.append(a) or 0)
+    module = verb.replace("-", "_")
+    monkeypatch.setattr(f"vivit_train.commands.{module}.run", lambda a: parsed.append(a) or 0)
     with pytest.raises(SystemExit) as end:
         main([verb, *words])
     assert end.value.code == 0

@@ -302,5 +302,6 @@ def test_results(config: dict) -> None:
     assert "loss" not in results
     assert (results["num_videos"], results["num_videos_scored"]) == (16, 12)
     assert results["split_fingerprint"] == data.records["test"].fingerprint(data.class_names)
+    assert results["checked"] is None
     assert (results["data"], results["split"], results["num_classes"]) == ("demo", "val", 8)
     assert (results["views"], results["devices"], results["seed"]) == ([2, 1], 1, 0)

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from vivit_train.launch import errors_in_one_line
 
-VERBS = ("describe", "evaluate", "export", "predict")
+VERBS = ("check", "describe", "evaluate", "export", "predict", "show-batch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
-        verb = import_module(f"vivit_train.commands.{name}")
+        verb = import_module(f"vivit_train.commands.{name.replace('-', '_')}")
         first_line = (verb.__doc__ or "").splitlines()[0]
         subparser = verbs.add_parser(
             name,

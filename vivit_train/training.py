@@ -207,6 +207,7 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
         "views": list(data.eval_views),
         "split": data.splits["test"],
         "split_fingerprint": records.fingerprint(data.class_names),
+        "checked": data.verdicts.counts(records, data.clip_span),
         "data": data.name,
         "num_classes": len(data.class_names),
         "precision": str(trainer.precision),

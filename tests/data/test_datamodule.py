@@ -273,6 +273,135 @@ def test_mixup_needs_two_clips_in_a_batch(root: Path) -> None:
         data.train_dataloader()
 
 
+def test_cutmix_by_seed_step_and_rank(root: Path) -> None:
+    augment = Augment(PROCESSOR, cutmix=1.0)
+
+    def mixed(seed: int = 0, **kwargs: Any):
+        data = build(root, augment=augment, seed=seed, class_names=["a", "b", "c"])
+        attach(data, "fit", **kwargs)
+        return data.on_after_batch_transfer(raw_batch(), 0)
+
+    plain = AUGMENT(raw_batch().frames, [100, 101])
+    batches = [mixed(done=done) for done in range(8)]
+    assert torch.equal(batches[0].clips, mixed().clips)
+    assert len({float(batch.labels[0, 0]) for batch in batches}) > 4
+    for batch in batches:
+        taken = (batch.clips == plain.flip(0)) & (batch.clips != plain)
+        assert ((batch.clips == plain) | taken).all()
+        share = float(batch.labels[0, 1])  # of the pixels: a few are alike in both
+        assert taken[:, 0, 0].float().mean() == pytest.approx(share, abs=0.02)
+        assert batch.labels.sum(dim=1).tolist() == pytest.approx([1, 1])
+    others = [mixed(seed=seed).labels for seed in range(8)]
+    others += [mixed(rank=1, world_size=2, done=done).labels for done in range(8)]
+    assert len({float(labels[0, 0]) for labels in others}) > 6
+
+
+def test_mixup_and_cutmix_take_turns(root: Path) -> None:
+    """Each batch one of them, by even chance, drawing what it would draw alone."""
+
+    def labels(done: int, **alphas: float) -> torch.Tensor:
+        data = build(root, augment=Augment(PROCESSOR, **alphas), class_names=["a", "b"])
+        attach(data, "fit", done=done)
+        return data.on_after_batch_transfer(raw_batch(), 0).labels
+
+    is_mixup = []
+    for done in range(40):
+        both = labels(done, mixup=1.0, cutmix=1.0)
+        is_mixup.append(torch.equal(both, labels(done, mixup=1.0)))
+        assert is_mixup[-1] != torch.equal(both, labels(done, cutmix=1.0))
+    assert 10 < sum(is_mixup) < 30
+
+
+def test_repeats_make_several_clips_of_one_decode(root: Path) -> None:
+    data = build(root, augment=Augment(PROCESSOR, repeats=2), batch_size=4)
+    data.setup()
+    attach(data, "fit")
+    loader = data.train_dataloader()
+    assert len(loader) == 2
+    decoded = next(iter(loader))
+    assert len(decoded.frames) == 2  # videos
+    batch = data.on_after_batch_transfer(decoded, 0)
+    assert batch.clips.shape == (4, 3, 4, 16, 16)
+    first, second = decoded.indices.tolist()
+    assert batch.indices.tolist() == [first, first, second, second]
+    assert batch.labels.tolist() == [first % 2, first % 2, second % 2, second % 2]
+    assert batch.decoded.tolist() == [True] * 4
+    # The first of each is the clip that it would be without; the others have their own draws.
+    assert batch.seeds[::2] == decoded.seeds
+    assert len(set(batch.seeds)) == 4
+    assert torch.equal(batch.clips[::2], AUGMENT(decoded.frames, decoded.seeds))
+    assert not torch.equal(batch.clips[0], batch.clips[1])
+    again = data.on_after_batch_transfer(decoded, 0)
+    assert torch.equal(batch.clips, again.clips)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_repeats_leave_evaluation_alone(root: Path, stage: str) -> None:
+    data = build(root, augment=Augment(PROCESSOR, repeats=3), batch_size=3)
+    attach(data, stage)
+    assert len(data.on_after_batch_transfer(raw_batch(2), 0).labels) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "batch_size", "message"),
+    [
+        ({"repeats": 2}, 3, "augment.repeats=2 .* data.batch_size=3, .* must be a divisor"),
+        ({"repeats": 4}, 2, "augment.repeats=4 .* must be a divisor"),
+        ({"cutmix": 1.0}, 1, "augment.cutmix=1.0 .* needs 2 or more, but data.batch_size=1: raise"),
+        ({"mixup": 0.3, "repeats": 2}, 2, "data.batch_size=2 / augment.repeats=2: raise it"),
+        ({"repeats": 2}, 16, "of 8 .data.batch_size=16 / augment.repeats=2 x 1 processes"),
+    ],
+)
+def test_batches_that_cannot_be_filled(
+    root: Path, arguments: dict[str, Any], batch_size: int, message: str
+) -> None:
+    data = build(root, augment=Augment(PROCESSOR, **arguments), batch_size=batch_size)
+    data.setup()
+    with pytest.raises(UserError, match=message):
+        data.train_dataloader()
+
+
+def test_flips_swap_labels(root: Path) -> None:
+    """Labels of flipped clips change, those of the others and of other classes do not."""
+    augment = Augment(PROCESSOR, flip_labels=[["a", "b"]])
+    data = build(root, augment=augment, class_names=["a", "b", "c"])
+    attach(data, "fit")
+    frames = torch.zeros(4, 24, 32, 3, dtype=torch.uint8)
+    frames[:, :, :16] = 255  # bright on the left
+    samples = [Sample(frames, label=i % 3, index=i, seed=i) for i in range(30)]
+    batch = collate(samples)
+    before = batch.labels.clone()
+    done = data.on_after_batch_transfer(batch, 0)
+    flipped = done.clips[..., -1].mean(dim=(1, 2, 3)) > done.clips[..., 0].mean(dim=(1, 2, 3))
+    assert 5 < flipped.sum() < 25
+    swapped = torch.tensor([1, 0, 2])[before]
+    assert torch.equal(done.labels, torch.where(flipped, swapped, before))
+    assert torch.equal(batch.labels, before)
+    assert torch.equal(done.clips, AUGMENT(batch.frames, batch.seeds))
+
+
+def test_flips_swap_labels_of_a_head_and_before_mixing(root: Path) -> None:
+    augment = Augment(PROCESSOR, horizontal_flip=1.0, flip_labels=[["b1", "b2"]])
+    names = ["a1", "a2", "b1", "b2"]
+    data = build(root, augment=augment, class_names=names)
+    data.heads = {"a": 2, "b": 2}
+    attach(data, "fit")
+    batch = raw_batch()
+    batch.labels = torch.tensor([[0, 2], [1, 3]])
+    assert data.on_after_batch_transfer(batch, 0).labels.tolist() == [[0, 1], [1, 0]]
+    augment.mixup = 1e-9  # a share of 0 or 1
+    mixed = data.on_after_batch_transfer(batch, 0).labels
+    assert sorted(mixed.tolist()) == [[0, 1, 1, 0], [1, 0, 0, 1]]
+
+
+def test_flip_labels_are_checked_before_the_first_batch(root: Path) -> None:
+    data = build(root, augment=Augment(PROCESSOR, flip_labels=[["a", "left"]]))
+    data.setup()
+    data.test_dataloader()  # no matter in evaluation
+    with pytest.raises(UserError, match="augment.flip_labels names left, .* classes are a, b"):
+        data.train_dataloader()
+
+
 @pytest.mark.parametrize("stage", ["validate", "sanity check", "test"])
 def test_evaluation_batches_are_processed(root: Path, stage: str) -> None:
     """No augmentation; the spatial views of a clip side by side, then the next temporal view."""

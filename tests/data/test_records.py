@@ -183,3 +183,14 @@ def test_list_whose_videos_are_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("1.mp4 a\n")
     with pytest.raises(UserError, match=r"none of the first videos.*'1\.mp4'.*data\.root"):
         records_from_list(tmp_path / "train.txt", (tmp_path,))
+
+
+def test_a_subset_keeps_paths_labels_and_segments(tmp_path: Path) -> None:
+    times = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.5)]
+    records = Records(tmp_path, ["a.mp4", "ä b.mp4", "c.mp4"], [[0, 2], [1, 2], [1, 3]], times)
+    part = records.subset([2, 1])
+    assert [part.name(row) for row in range(2)] == ["c.mp4#t=2,3.5", "ä b.mp4#t=1,2"]
+    assert part.labels.tolist() == [[1, 3], [1, 2]]
+    assert part.path(1) == tmp_path / "ä b.mp4"
+    plain = Records(tmp_path, ["a.mp4", "b.mp4"], [0, 1]).subset([1])
+    assert (len(plain), plain.relative_path(0), plain.segment(0)) == (1, "b.mp4", None)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.augment import Augment, mirrored_classes
 from vivit_train.transforms.processor import Processor
 
 OFF = {
@@ -220,6 +221,188 @@ class TestColor:
         assert 0.11 < untouched.float().mean() < 0.26  # 0.2 * 0.9
 
 
+class TestRandAugment:
+    ON = OFF | {"rand_augment_layers": 2, "rand_augment_magnitude": 15}
+
+    def test_distorts_the_cropped_clip(self, raw):
+        augment, clip = Augment(raw, **self.ON), noise(3, 40, 50, 3)
+        images = raw(clip[None])[0].movedim(1, 0).to(torch.uint8)  # [3, T, h, w] -> [T, 3, h, w]
+        for seed in range(12):
+            result = augment([clip], [seed])[0]
+            expected = augment.rand_augment(images, seed).movedim(0, 1)
+            assert torch.equal(result, expected.float())
+
+    def test_only_the_first_of_it_and_colour_runs(self, raw):
+        clip = noise(2, 40, 50, 3)
+        both = Augment(raw, **self.ON | {"color_jitter": 1, "grayscale": 1})
+        alone = Augment(raw, **self.ON)
+        assert all(torch.equal(both([clip], [s]), alone([clip], [s])) for s in range(8))
+
+    def test_leaves_the_other_draws(self, raw):
+        uniform = torch.full((1, 40, 50, 3), 100, dtype=torch.uint8)
+        uniform[:, :, :25] = 200
+        geometry = {"scale_jitter": (0.9, 1.33), "random_crop": True, "horizontal_flip": 0.5}
+        plain = Augment(raw, **OFF | geometry)
+        distorted = Augment(raw, **self.ON | geometry | {"rand_augment_magnitude": 0})
+        edges = [
+            [(augment([uniform], [seed])[0, 0, 0, 14].diff() != 0).nonzero() for seed in range(6)]
+            for augment in (plain, distorted)
+        ]
+        for before, after in zip(*edges):
+            assert not len(after) or torch.equal(after[:1], before[:1])
+
+
+class TestResizedCrop:
+    def test_is_torchvisions_with_the_processors_resize(self, raw):
+        """Pillow resizes the part of the frame that torchvision draws."""
+        augment = Augment(raw, **OFF | {"random_resized_crop": (0.2, 0.6)})
+        clip = noise(2, 60, 80, 3)
+        for seed in range(10):
+            result = augment([clip], [seed])
+            assert result.shape == (1, 3, 2, 28, 28)
+            assert torch.equal(result, augment([clip], [seed]))
+        box = {"top": 5, "left": 7, "height": 40, "width": 30}
+        augment.resized_crop.make_params = lambda inputs: box
+        images = [Image.fromarray(f[5:45, 7:37]).resize((28, 28), 2) for f in clip.numpy()]
+        expected = np.stack(images)
+        assert np.array_equal(augment([clip], [0])[0].movedim(0, -1).numpy(), expected)
+
+    def test_area_and_ratio_are_in_range(self):
+        """Of a gradient, rows and columns tell the size of the part."""
+        processor = Processor(size=64, crop_size=32, do_rescale=False, offset=False)
+        augment = Augment(processor, **OFF | {"random_resized_crop": (0.25, 0.5)})
+        clip = position(200, 250)
+        for seed in range(40):
+            red, green, _ = augment([clip], [seed])[0, :, 0]
+            height = float(red[-1, 0] - red[0, 0]) * 32 / 31
+            width = float(green[0, -1] - green[0, 0]) * 32 / 31
+            assert 0.23 < height * width / (200 * 250) < 0.53
+            assert 0.7 < width / height < 1.42
+
+    def test_replaces_scale_jitter_and_crop(self, raw):
+        part = {"random_resized_crop": (0.2, 0.6), "horizontal_flip": 0.5}
+        clip = noise(1, 60, 80, 3)
+        alone = Augment(raw, **OFF | part)
+        both = Augment(raw, **OFF | part | {"scale_jitter": (0.9, 1.3), "random_crop": True})
+        assert all(torch.equal(alone([clip], [s]), both([clip], [s])) for s in range(5))
+
+
+class TestErasing:
+    def test_one_grey_box_in_all_frames(self, processor):
+        augment = Augment(processor, **OFF | {"random_erasing": 1.0})
+        clip = noise(3, 40, 50, 3) // 2  # darker than the grey
+        areas = []
+        for seed in range(60):
+            changed = augment([clip], [seed]) != processor(clip[None])
+            rows, columns = changed[0, 0, 0].any(1).nonzero(), changed[0, 0, 0].any(0).nonzero()
+            height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+            assert changed.sum() == 9 * height * width  # a whole box, three frames and channels
+            assert augment([clip], [seed])[changed].abs().max() < 0.005
+            areas.append(height * width / 28**2)
+        assert 0.015 < min(areas) < 0.08
+        assert 0.25 < max(areas) < 0.36
+
+    def test_as_often_as_asked_and_beside_colour(self, raw):
+        clip = noise(1, 32, 32, 3) // 2
+        plain = Augment(raw, **OFF | {"color_jitter": 0.5})
+        erasing = Augment(raw, **OFF | {"color_jitter": 0.5, "random_erasing": 0.25})
+        pairs = [(plain([clip], [s]), erasing([clip], [s])) for s in range(300)]
+        assert 0.18 < np.mean([not torch.equal(a, b) for a, b in pairs]) < 0.32
+        a, b = next((a, b) for a, b in pairs if not torch.equal(a, b))
+        assert set(b[a != b].unique().tolist()) <= {127.0, 127.5}
+
+    def test_box_is_torchvisions(self, raw):
+        augment = Augment(raw, **OFF | {"random_erasing": 0.5, "random_erasing_scale": (0.1, 0.2)})
+        assert isinstance(augment.erase, v2.RandomErasing)
+        assert (augment.erase.p, augment.erase.scale) == (0.5, (0.1, 0.2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("operations", ["paper", "torchvision"])
+def test_a_gpu_draws_what_a_cpu_does(raw, operations):
+    """Frames of the processor's size, as the resize differs; rounding may differ as well."""
+    augment = Augment(
+        raw, random_erasing=0.5, rand_augment_layers=2, rand_augment_operations=operations,
+        scale_jitter=None,
+    )  # fmt: skip
+    clips = [noise(2, 32, 40, 3, seed=i) for i in range(20)]
+    on_cpu = augment(clips, range(20))
+    on_gpu = augment([clip.cuda() for clip in clips], range(20))
+    assert on_gpu.is_cuda
+    assert ((on_gpu.cpu() - on_cpu).abs() <= 2).float().mean() > 0.98
+
+
+class TestNewDrawsKeepTheOld:
+    def test_a_seed_keeps_its_meaning(self, raw):
+        """With what came later switched on, what was there draws as before."""
+        clip = position(40, 50)
+        old = {"random_crop": True, "horizontal_flip": 0.5, "scale_jitter": (0.9, 1.33)}
+        plain, erasing = (
+            Augment(raw, **OFF | old | extra) for extra in ({}, {"random_erasing": 0.5})
+        )
+        for seed in range(10):
+            a, b = plain([clip], [seed]), erasing([clip], [seed])
+            kept = (b != 127).any(dim=1, keepdim=True).expand_as(a)
+            assert torch.equal(a[kept], b[kept])
+
+
+class TestFlips:
+    def test_tells_what_forward_does(self, raw):
+        clip, augment = position(32, 32), Augment(raw, **OFF | {"horizontal_flip": 0.4})
+        seeds = range(40)
+        rows = augment([clip] * 40, seeds)[:, 1, 0, 0]
+        flips = augment.flips(seeds)
+        assert [bool(row[0] > row[-1]) for row in rows] == flips
+        assert 0 < sum(flips) < 40
+
+    NAMES = ("turn left", "stand", "turn right", "look left", "look right")
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            [["turn left", "turn right"], ["look right", "look left"]],
+            {"turn left": "turn right", "look left": "look right"},
+            {"turn left": "turn right", "turn right": "turn left", "look left": "look right"},
+            [["Turn_Left", "turn right"], ["look left", "look right"]],
+        ],
+    )
+    def test_pairs(self, given):
+        assert mirrored_classes(given, self.NAMES) == [2, 1, 0, 4, 3]
+
+    @pytest.mark.parametrize(
+        "text",
+        ["- [turn left, turn right]\n", "turn left: turn right\n", '[["turn left", "turn right"]]'],
+    )
+    def test_file(self, tmp_path, text):
+        (tmp_path / "pairs.yaml").write_text(text)
+        assert mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES) == [2, 1, 0, 3, 4]
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ([["turn left", "turn up"]], "names turn up, which the data set does not have; its cl"),
+            ([["turn left"]], r"must be pairs of class names, e\.g\. .* not \[\['turn left'\]\]"),
+            ([], "must be pairs of class names"),
+            ([["turn left", 3]], "must be pairs of class names"),
+            (["turn left"], "must be pairs of class names"),
+            ("nowhere.yaml", "augment.flip_labels=nowhere.yaml cannot be read as YAML: .*No such"),
+            (
+                [["turn left", "turn right"], ["turn left", "stand"]],
+                "pairs 'turn left' with both 'turn right' and 'stand'",
+            ),
+            ([["stand", "look left"]], "pairs 'stand' with 'look left' of another head"),
+        ],
+    )
+    def test_errors(self, given, message):
+        with pytest.raises(UserError, match=message):
+            mirrored_classes(given, self.NAMES, heads=(3, 2))
+
+    def test_what_is_no_yaml(self, tmp_path):
+        (tmp_path / "pairs.yaml").write_text("[[a, b]")
+        with pytest.raises(UserError, match="cannot be read as YAML"):
+            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -233,6 +416,19 @@ class TestErrors:
             ({"brightness": 32}, "brightness must be between 0 and 1, not 32"),
             ({"hue": 0.6}, "hue must be between 0 and 0.5, not 0.6"),
             ({"mixup": -0.1}, r"mixup must be 0 \(off\) or more, e\.g\. 0\.3, not -0\.1"),
+            ({"cutmix": -1}, r"cutmix must be 0 \(off\) or more, e\.g\. 1\.0, not -1"),
+            ({"random_erasing": 1.1}, "random_erasing must be between 0 and 1, not 1.1"),
+            ({"random_erasing_scale": (0.1, 2)}, "random_erasing_scale must be .* <= 1, not"),
+            ({"random_resized_crop": (0, 1)}, "random_resized_crop must be .* 1, or None, not"),
+            ({"random_resized_crop": (0.5, 1.5)}, "random_resized_crop must be"),
+            ({"random_resized_crop_ratio": (2, 1)}, "random_resized_crop_ratio must be"),
+            ({"rand_augment_layers": -2}, "rand_augment_layers must be"),
+            ({"repeats": 0}, r"repeats must be a whole number, 1 \(off\) or more, not 0"),
+            ({"repeats": 1.5}, "repeats must be"),
+            (
+                {"flip_labels": [["a", "b"]], "horizontal_flip": 0.0},
+                "horizontal_flip=0 flips none: set horizontal_flip=0.5, or flip_labels=null",
+            ),
         ],
     )
     def test_arguments(self, processor, arguments, message):

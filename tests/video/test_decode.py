@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vivit_train.errors import UserError
-from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.decode import DecodeError, VideoReader, before_opening
 from vivit_train.video.write import write_video
 
 CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
@@ -246,10 +246,12 @@ def test_default_stream_is_read():
 
 @pytest.mark.parametrize("decoder", ["pyav", pytest.param("decord", marks=needs_decord)])
 class TestBrokenFiles:
-    @pytest.mark.parametrize("name", ["absent.mp4", "folder.mp4"])
-    def test_no_file(self, tmp_path, decoder, name):
+    @pytest.mark.parametrize(
+        ("name", "reason"), [("absent.mp4", "no such file"), ("folder.mp4", "no file but a folder")]
+    )
+    def test_no_file(self, tmp_path, decoder, name, reason):
         (tmp_path / "folder.mp4").mkdir()
-        with pytest.raises(DecodeError, match="no such file") as error:
+        with pytest.raises(DecodeError, match=reason) as error:
             VideoReader(tmp_path / name, decoder)
         assert error.value.path == str(tmp_path / name)
 
@@ -374,6 +376,93 @@ def test_changing_size_is_loud(tmp_path):
         assert reader.read([0, 1]).shape[1] == 48
         with pytest.raises(DecodeError, match="differ in size"):
             reader.read(range(reader.num_frames))
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *HARD])
+def test_every_frame_decodes_one_after_the_other(videos, name):
+    with VideoReader(videos / name) as reader:
+        assert list(reader.decode_all()) == list(range(1, NUM_FRAMES + 1))
+        assert numbers(reader.read([7])) == [7]  # reading goes on as before
+    if name != "intra_refresh.mp4":
+        with VideoReader(videos / name, segment=(seconds(15), seconds(30))) as reader:
+            assert list(reader.decode_all()) == list(range(1, 16))
+            assert reader.promised == 15
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *HARD])
+def test_the_container_promises_its_frames(videos, name):
+    says_nothing = name.endswith((".ts", ".flv"))
+    with VideoReader(videos / name) as reader:
+        assert reader.promised == (0 if says_nothing else NUM_FRAMES)
+
+
+@pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm"])
+def test_a_file_that_was_cut_off_has_fewer_frames_than_promised(tmp_path, videos, name):
+    content = (videos / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    with VideoReader(tmp_path / name) as reader:
+        assert reader.num_frames < reader.promised == NUM_FRAMES
+
+
+def test_an_edit_list_hides_no_promise(tmp_path, videos):
+    remux(videos / "h264.mp4", tmp_path / "clip.mp4", earlier_frames=5)
+    with VideoReader(tmp_path / "clip.mp4") as reader:
+        assert reader.promised == reader.num_frames == NUM_FRAMES - 5
+
+
+def test_decoding_all_names_the_damaged_frame(tmp_path, videos):
+    content = bytearray((videos / "h264.mp4").read_bytes())
+    start = content.index(b"mdat") + 4 + len(content) // 4
+    content[start : start + len(content) // 4] = b"\xff" * (len(content) // 4)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with (
+        VideoReader(tmp_path / "clip.mp4") as reader,
+        pytest.raises(DecodeError, match=r"damaged|does not decode|Invalid data"),
+    ):
+        list(reader.decode_all())
+
+
+def test_a_changing_size_is_found_when_all_is_decoded(tmp_path):
+    joined = b""
+    for height in (48, 64):
+        write_video(tmp_path / "part.ts", numbered(6, height), options={"bf": "0"})
+        joined += (tmp_path / "part.ts").read_bytes()
+    (tmp_path / "clip.ts").write_bytes(joined)
+    with (
+        VideoReader(tmp_path / "clip.ts") as reader,
+        pytest.raises(DecodeError, match="frame 6 differs in size"),
+    ):
+        list(reader.decode_all())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_what_is_no_file_is_never_opened(tmp_path):
+    """Opening a pipe waits for someone to write."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    for path, reason in {
+        tmp_path / "pipe.mp4": "no file but a pipe",
+        tmp_path / "link.mp4": "a link to nothing",
+        tmp_path / "loop.mp4": "Too many levels of symbolic links",
+        "/dev/null": "no file but a device",
+    }.items():
+        with pytest.raises(DecodeError, match=reason):
+            VideoReader(path)
+
+
+def test_a_hook_may_refuse_a_video(videos):
+    asked = []
+
+    def refuse(source):
+        asked.append(source)
+        raise DecodeError(source[0], "not today")
+
+    path = videos / "h264.mp4"
+    with before_opening(refuse), pytest.raises(DecodeError, match="not today"):
+        VideoReader(path, segment=(0.0, 1.0))
+    assert asked == [(str(path), (0.0, 1.0))]
+    VideoReader(path).close()
 
 
 def test_decode_error_crosses_processes():

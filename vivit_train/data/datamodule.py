@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes
+from vivit_train.data.check import Verdicts
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
+from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler, derive_seed
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.mixup import draw_share, mixup
+from vivit_train.transforms.augment import Augment, mirrored_classes
+from vivit_train.transforms.mixup import cutmix, draw_box, draw_share, mixup
 from vivit_train.transforms.processor import Processor
-from vivit_train.video.decode import DECODERS
+from vivit_train.video.decode import DECODERS, Source
 from vivit_train.video.sampling import FRAME_ORDERS
 
 
@@ -52,6 +55,10 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
         decoder: ``auto`` (PyAV), ``decord`` or ``pyav``.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
+        decode_timeout: Seconds that decoding one clip may take before the video counts as
+            broken; ``None``: no limit, and decoding within the worker itself.
+        verdicts: The verdicts of `vivit check`: a file, ``auto`` (the one in the root, if there
+            is one) or ``None``.
         processor: The image processor; evaluation uses it as it is.
         augment: Training transforms, built on the same processor.
         seed: The run's seed.
@@ -62,6 +69,9 @@ class VideoDataModule(LightningDataModule, ABC):
         heads: Where a video has several classes, the name and number of classes of each head, in
             the order in which ``class_names`` has them; else empty. `read_split` sets it.
         records: The rows of each role ``train``, ``val`` and ``test`` that was set up.
+        keeps_all: Whether training splits keep rows whose video is not on disk, as those of
+            evaluation do (`vivit check` wants them).
+        verdicts: What an earlier `vivit check` found.
 
     Raises:
         UserError: If a value is out of range.
@@ -87,6 +97,8 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_order: str = "natural",
         decoder: str = "auto",
         max_bad_fraction: float = 0.1,
+        decode_timeout: float | None = 60.0,
+        verdicts: str | None = "auto",
         class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
@@ -112,6 +124,10 @@ class VideoDataModule(LightningDataModule, ABC):
                     f"data.{key} is [temporal, spatial] views, at least 1 and either 1 or 3, "
                     f"got {list(views)}"
                 )
+        if decode_timeout is not None and decode_timeout <= 0:
+            raise UserError(
+                f"data.decode_timeout must be above 0 seconds, or null, got {decode_timeout}"
+            )
         self.root = Path(root).expanduser()
         self.name = name
         self.batch_size = batch_size
@@ -121,6 +137,9 @@ class VideoDataModule(LightningDataModule, ABC):
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.sampling = Sampling(clip_frames, frame_stride, frame_order, decoder)
         self.max_bad_fraction = max_bad_fraction
+        self.decode_timeout = decode_timeout
+        self.verdicts = Verdicts(verdicts, self.root, decoder)
+        self.keeps_all = False
         self.processor = processor
         self.augment = augment
         self.seed = seed
@@ -176,7 +195,33 @@ class VideoDataModule(LightningDataModule, ABC):
             places = find_classes(names, self.class_names, "the model")
             self._check_heads(places)
             records = records.with_labels(places)
-        self.records[role] = records
+        self.records[role] = self._without_unusable(records) if role == "train" else records
+
+    def _without_unusable(self, records: Records) -> Records:
+        """Training rows less those that `vivit check` found to be of no use; says how many."""
+        bad = self.verdicts.find(records, lambda verdict: not verdict.usable())
+        if not bad:
+            return records
+        if len(bad) == len(records):
+            worst = next(iter(bad.values()))
+            raise UserError(
+                f"{self.name}: none of the {len(records)} training videos can be used, by "
+                f"{self.verdicts.path}, e.g. {worst.video}: {worst.reason}. Mend the files and run "
+                "`vivit check` again, or set data.verdicts=null"
+            )
+        rank_zero_warn(
+            f"{self.name}: {len(bad)} of the {len(records)} training videos are left out, as "
+            f"{self.verdicts.path} says that they cannot be used"
+        )
+        return records.subset([row for row in range(len(records)) if row not in bad])
+
+    def _refused(self, records: Records) -> dict[Source, str]:
+        """Videos that `vivit check` saw hang or kill the decoder: these are not tried again."""
+        deadly = self.verdicts.find(records, lambda v: v.verdict in ("timeout", "crashed"))
+        return {
+            (str(records.path(row)), records.segment(row)): f"not opened: {verdict.reason}"
+            for row, verdict in deadly.items()
+        }
 
     def _check_heads(self, places: Sequence[int]) -> None:
         """Each head's classes must be the same rows of the model, in any order."""
@@ -212,36 +257,64 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"{self.name}: none of the {len(on_disk)} videos that the split {split!r} lists is "
                 f"under {folder}; data/README.md shows where they should be"
             )
-        trains = split == self.splits["train"]
-        if not all(on_disk):
+        trains = self.leaves_out(split)
+        if not all(on_disk) and not self.keeps_all:
             rank_zero_warn(
                 f"{self.name}: {len(on_disk) - sum(on_disk)} of the {len(on_disk)} videos of "
                 f"{split} are not on disk and are {'left out' if trains else 'counted as wrong'}"
             )
         return [row for row, there in enumerate(on_disk) if there or not trains]
 
+    @property
+    def clip_span(self) -> int:
+        """Frames of a video that one clip spans; a shorter video loops."""
+        return self.sampling.clip_frames * self.sampling.frame_stride
+
+    def leaves_out(self, split: str) -> bool:
+        """Whether rows of a split whose video is not on disk are dropped."""
+        return split == self.splits["train"] and not self.keeps_all
+
     def train_dataloader(self) -> DataLoader:
         """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
         records = self.records["train"]
         rank, world_size = self._ranks()
-        global_batch = self.batch_size * world_size
+        videos = self._videos_per_batch()
+        global_batch = videos * world_size
         if len(records) < global_batch:
+            repeats = self.augment.repeats
+            divided = f" / augment.repeats={repeats}" if repeats > 1 else ""
             raise UserError(
                 f"{self.name} has {len(records)} training videos, fewer than one global batch of "
-                f"{global_batch} (data.batch_size={self.batch_size} x {world_size} processes): "
-                "lower data.batch_size"
+                f"{global_batch} (data.batch_size={self.batch_size}{divided} x {world_size} "
+                "processes): lower data.batch_size"
             )
-        if self.augment.mixup and self.batch_size < 2:
-            raise UserError(
-                f"augment.mixup={self.augment.mixup} mixes the clips of one process's batch with "
-                f"each other, which needs 2 or more, but data.batch_size={self.batch_size}: raise "
-                "it, or set augment.mixup=0"
-            )
-        sampler = TrainSampler(
-            len(records), self.batch_size, self.seed, rank, world_size, self._position
-        )
+        _ = self._mirror  # names that are no classes are found before the first batch
+        sampler = TrainSampler(len(records), videos, self.seed, rank, world_size, self._position)
         dataset = TrainDataset(records, self.sampling, self.seed)
-        return self._loader(dataset, sampler, self.batch_size)
+        return self._loader(dataset, sampler, videos)
+
+    def _videos_per_batch(self) -> int:
+        """Videos to decode for one training batch.
+
+        Raises:
+            UserError: If they do not make up a batch, or cannot be mixed with each other.
+        """
+        augment = self.augment
+        videos, rest = divmod(self.batch_size, augment.repeats)
+        if rest or not videos:
+            raise UserError(
+                f"augment.repeats={augment.repeats} clips of each video do not fill "
+                f"data.batch_size={self.batch_size}, the number of clips: it must be a divisor"
+            )
+        mixes = "mixup" if augment.mixup else "cutmix" if augment.cutmix else ""
+        if mixes and videos < 2:
+            divided = f" / augment.repeats={augment.repeats}" if augment.repeats > 1 else ""
+            raise UserError(
+                f"augment.{mixes}={getattr(augment, mixes)} mixes the videos of one process's "
+                "batch with each other, which needs 2 or more, but "
+                f"data.batch_size={self.batch_size}{divided}: raise it, or set augment.{mixes}=0"
+            )
+        return videos
 
     def val_dataloader(self) -> DataLoader:
         """Each video once, with `val_views`."""
@@ -255,18 +328,40 @@ class VideoDataModule(LightningDataModule, ABC):
         """The transforms, on the device: augmentation in training, else the plain processor."""
         trainer = self.trainer
         assert trainer is not None
-        labels = self._within_heads(batch.labels)
         # In the sanity check both `training` and `validating` are False: only `training` tells.
         if trainer.training:
+            batch = batch.repeated(self.augment.repeats)
             clips = self.augment(batch.frames, batch.seeds)  # [B, 3, T, h, w]
-            if self.augment.mixup:
-                clips, labels = self._mix(clips, batch.labels)
+            labels = self._flip_labels(batch)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
             clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
+            labels = batch.labels
+        if trainer.training and (self.augment.mixup or self.augment.cutmix):
+            clips, labels = self._mix(clips, labels)
+        else:
+            labels = self._within_heads(labels)
         # Runs outside autocast: under bf16-true the model takes nothing but bf16.
         clips = clips.to(trainer.lightning_module.dtype)
         return replace(batch, frames=[], clips=clips, labels=labels)
+
+    @cached_property
+    def _mirror(self) -> Tensor | None:
+        """int64 ``[K]``: what a flip makes of each class; None where it changes none."""
+        if self.augment.flip_labels is None:
+            return None
+        heads = list(self.heads.values())
+        return torch.tensor(mirrored_classes(self.augment.flip_labels, self.class_names, heads))
+
+    def _flip_labels(self, batch: Batch) -> Tensor:
+        """The labels of the augmented clips, ``[B]`` or ``[B, heads]``."""
+        if self._mirror is None:
+            return batch.labels
+        labels = batch.labels.clone()
+        for row, flipped in enumerate(self.augment.flips(batch.seeds)):
+            if flipped:
+                labels[row] = self._mirror.to(labels.device)[labels[row]]
+        return labels
 
     def _within_heads(self, labels: Tensor) -> Tensor:
         """``[B, heads]`` indices into all classes made to count from 0 within each head."""
@@ -276,15 +371,24 @@ class VideoDataModule(LightningDataModule, ABC):
         return labels - torch.from_numpy(starts).to(labels.device)
 
     def _mix(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup with a share drawn by (seed, step, rank); labels become shares ``[B, K]``."""
+        """Mixup or cutmix, drawn by (seed, step, rank); labels become shares ``[B, K]``."""
         assert self.trainer is not None
         # The trainer counts a batch only after its step: this is the number of the one at hand.
-        step = batches_done(self.trainer)
-        seed = derive_seed(self.seed, "mixup", step, self.trainer.global_rank)
+        key = (batches_done(self.trainer), self.trainer.global_rank)
         one_hot = F.one_hot(labels, len(self.class_names)).to(clips.dtype)
         if self.heads:
             one_hot = one_hot.sum(dim=1)  # [B, heads, K] -> [B, K]: the heads' side by side
-        return mixup(clips, one_hot, draw_share(self.augment.mixup, seed))
+        alpha, box_alpha = self.augment.mixup, self.augment.cutmix
+        if alpha and box_alpha:
+            cuts = derive_seed(self.seed, "mixup or cutmix", *key) % 2 == 1
+        else:
+            cuts = box_alpha > 0
+        if cuts:
+            seed = derive_seed(self.seed, "cutmix", *key)
+            height, width = clips.shape[-2:]
+            return cutmix(clips, one_hot, draw_box(box_alpha, seed, height, width))
+        share = draw_share(alpha, derive_seed(self.seed, "mixup", *key))
+        return mixup(clips, one_hot, share)
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]
@@ -296,7 +400,7 @@ class VideoDataModule(LightningDataModule, ABC):
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> "LazyLoader":
         can_fork = self.num_workers > 0 and sys.platform == "linux"
         return LazyLoader(
-            dataset,
+            GuardedDataset(dataset, self.decode_timeout, self._refused(dataset.records)),
             sampler=sampler,
             batch_size=batch_size,
             num_workers=self.num_workers,

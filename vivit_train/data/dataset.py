@@ -83,6 +83,27 @@ class Batch:
         """The batch in page-locked memory (called by the DataLoader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def repeated(self, times: int) -> "Batch":
+        """Every clip ``times`` times, side by side, the copies with seeds of their own.
+
+        Frames are shared, not copied; broken videos count once for each clip.
+        """
+        if times == 1:
+            return self
+        return replace(
+            self,
+            frames=[frames for frames in self.frames for _ in range(times)],
+            labels=self.labels.repeat_interleave(times, dim=0),
+            indices=self.indices.repeat_interleave(times),
+            decoded=self.decoded.repeat_interleave(times),
+            seeds=[
+                derive_seed(seed, "repeat", copy) if copy else seed
+                for seed in self.seeds
+                for copy in range(times)
+            ],
+            broken=self.broken * times,
+        )
+
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,

@@ -56,7 +56,7 @@ class Folder(VideoDataModule):
             )
         folder = self.root / split if has_splits else self.root
         videos = scan_class_folders(folder)
-        if split == self.splits["train"]:
+        if self.leaves_out(split):
             check_readable(folder, videos, self.sampling.decoder)
         if not has_splits:
             videos = {name: self._part(paths, split) for name, paths in videos.items()}

@@ -4,8 +4,6 @@ import csv
 import os
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.folder import find_list, from_class_folders
 from vivit_train.data.records import Records, is_video, records_from_list, scan_class_folders
@@ -51,20 +49,10 @@ class Kinetics(VideoDataModule):
         names = sorted({label for label, _ in rows})
         index = {name: i for i, name in enumerate(names)}
         files = self._files(split)
-        if not any(stem in files for _, stem in rows):
-            raise UserError(
-                f"{listing} lists {len(rows)} videos and none is under {self.root / split}, "
-                f"e.g. {rows[0][1]}.mp4" if rows else f"{listing} lists no video"
-            )  # fmt: skip
-        missing = sum(stem not in files for _, stem in rows)
-        if missing:
-            fate = "left out" if split == self.splits["train"] else "counted as wrong"
-            rank_zero_warn(
-                f"{self.name}: {missing} of the {len(rows)} videos of {split} are not on disk "
-                f"and are {fate}"
-            )
-        if split == self.splits["train"]:
-            rows = [row for row in rows if row[1] in files]
+        if not rows:
+            raise UserError(f"{listing} lists no video")
+        on_disk = [stem in files for _, stem in rows]
+        rows = [rows[row] for row in self.rows_to_use(split, on_disk, self.root / split)]
         paths = [files.get(stem, f"{split}/{stem}.mp4") for _, stem in rows]
         return Records(self.root, paths, [index[label] for label, _ in rows]), names
 

@@ -98,6 +98,15 @@ class Records:
         other.labels = np.asarray(mapping, dtype=np.int32)[self.labels]
         return other
 
+    def subset(self, rows: Sequence[int]) -> "Records":
+        """The given rows alone, in the given order."""
+        return Records(
+            self.root,
+            [self.relative_path(row) for row in rows],
+            self.labels[list(rows)],
+            None if self._segments is None else self._segments[list(rows)],
+        )
+
     def fingerprint(self, class_names: Sequence[str]) -> str:
         """A short hash of what the split holds: every name with those of its classes.
 

@@ -1,22 +1,32 @@
-"""Training transforms on the device: scale jitter, crop, flip and colour, alike in all frames."""
+"""Training transforms on the device: size, crop, flip, colour and erasing, alike in all frames."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
+from vivit_train.class_names import match_class_names, shorten
+from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
 from vivit_train.transforms.processor import Processor, check_frames
+from vivit_train.transforms.rand_augment import RandAugment, torch_draws
+
+# What erasing leaves, of 0..255: 0 in the model's range [-1, 1].
+MID_GRAY = 127.5
 
 
 class Draws(NamedTuple):
     """One clip's random numbers, each uniform in [0, 1), in the order in which they are drawn.
 
     All are drawn whether used or not, so switching one augmentation off leaves the others as they
-    were. New ones go at the end: then a seed keeps its meaning.
+    were. New ones go at the end: then a seed keeps its meaning. RandAugment, the resized crop and
+    random erasing draw from streams of their own, named after them.
     """
 
     height_scale: float
@@ -46,19 +56,36 @@ class Augment(nn.Module):
     mean of each frame (TensorFlow scales HSV's saturation, and contrasts about the mean of each
     channel) and clip after every step rather than at the end.
 
+    Two pairs exclude each other, as in the original: RandAugment replaces colour jitter and
+    grayscale, the random resized crop replaces scale jitter and random crop.
+
     Args:
         processor: Gives size, crop and scaling. Its output must be of one size.
         scale_jitter: Range of the factors by which height and width are stretched, or None.
         random_crop: Whether to crop anywhere rather than in the centre.
+        random_resized_crop: Range of the area that is cropped and then resized, as fractions of
+            the frame's, e.g. (0.08, 1), or None. It is torchvision's.
+        random_resized_crop_ratio: Range of that area's width / height.
         horizontal_flip: Probability of a flip. Set 0 where left and right matter.
+        flip_labels: The classes that a flip turns into each other: pairs of names, a mapping, or
+            the path of a YAML file with either. None: a flip changes no class. Classes that are
+            not named stay. The DataModule applies it.
         color_jitter: Probability of the four colour changes together.
         brightness: Largest change added to pixels, as a fraction of white.
         contrast: Largest change of the contrast factor from 1.
         saturation: Largest change of the saturation factor from 1.
         hue: Largest rotation of the hue, in turns, up to 0.5.
         grayscale: Probability of dropping colour (three equal channels remain).
+        rand_augment_layers: Operations of RandAugment in a row; 0: off.
+        rand_augment_magnitude: Their strength: see `RandAugment`.
+        rand_augment_operations: ``paper`` or ``torchvision``.
+        random_erasing: Probability of a box of mid-grey in all frames. It is torchvision's.
+        random_erasing_scale: Range of the box's area, as fractions of the frame's.
         mixup: Alpha of the Beta distribution from which a batch's share is drawn; 0: off. It mixes
             the clips of a batch and their labels, so the DataModule does it, after all else.
+        cutmix: Alpha of the Beta distribution from which the area of a batch's box is drawn; 0:
+            off. Done where mixup is; with both, each batch takes one, at even chances.
+        repeats: Clips made of each decoded video, with draws of their own. The DataModule does it.
 
     Raises:
         UserError: A value outside its range, or a processor whose output sizes vary.
@@ -70,14 +97,24 @@ class Augment(nn.Module):
         *,
         scale_jitter: Sequence[float] | None = (0.9, 1.33),
         random_crop: bool = True,
+        random_resized_crop: Sequence[float] | None = None,
+        random_resized_crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
         horizontal_flip: float = 0.5,
+        flip_labels: str | dict[str, str] | Sequence[Sequence[str]] | None = None,
         color_jitter: float = 0.8,
         brightness: float = 32 / 255,
         contrast: float = 0.4,
         saturation: float = 0.4,
         hue: float = 0.2,
         grayscale: float = 0.1,
+        rand_augment_layers: int = 0,
+        rand_augment_magnitude: float = 10,
+        rand_augment_operations: str = "paper",
+        random_erasing: float = 0.0,
+        random_erasing_scale: Sequence[float] = (0.02, 0.33),
         mixup: float = 0.0,
+        cutmix: float = 0.0,
+        repeats: int = 1,
     ) -> None:
         super().__init__()
         if processor.output_size is None:
@@ -85,13 +122,12 @@ class Augment(nn.Module):
                 "clips of one batch need one size: set do_center_crop=True, "
                 "or size=(height, width), in the processor"
             )
-        if scale_jitter is not None and not (
-            len(scale_jitter) == 2 and 0 < scale_jitter[0] <= scale_jitter[1]
-        ):
-            raise UserError(
-                "scale_jitter must be (smallest, largest) with 0 < smallest <= largest, or None, "
-                f"not {scale_jitter}"
-            )
+        if scale_jitter is not None:
+            _check_range("scale_jitter", scale_jitter, ", or None")
+        if random_resized_crop is not None:
+            _check_range("random_resized_crop", random_resized_crop, " <= 1, or None", limit=1)
+        _check_range("random_resized_crop_ratio", random_resized_crop_ratio)
+        _check_range("random_erasing_scale", random_erasing_scale, " <= 1", limit=1)
         upper_limits = {
             "horizontal_flip": (horizontal_flip, 1),
             "color_jitter": (color_jitter, 1),
@@ -100,24 +136,51 @@ class Augment(nn.Module):
             "saturation": (saturation, 1),
             "hue": (hue, 0.5),
             "grayscale": (grayscale, 1),
+            "random_erasing": (random_erasing, 1),
         }
         for name, (value, limit) in upper_limits.items():
             if not 0 <= value <= limit:
                 raise UserError(f"{name} must be between 0 and {limit}, not {value}")
-        if mixup < 0:
-            raise UserError(f"mixup must be 0 (off) or more, e.g. 0.3, not {mixup}")
+        for name, alpha, example in (("mixup", mixup, 0.3), ("cutmix", cutmix, 1.0)):
+            if alpha < 0:
+                raise UserError(f"{name} must be 0 (off) or more, e.g. {example}, not {alpha}")
+        if repeats < 1 or repeats != int(repeats):
+            raise UserError(f"repeats must be a whole number, 1 (off) or more, not {repeats}")
+        if flip_labels is not None and not horizontal_flip:
+            raise UserError(
+                "flip_labels says what a flipped clip shows, but horizontal_flip=0 flips none: "
+                "set horizontal_flip=0.5, or flip_labels=null"
+            )
 
         self.processor = processor
         self.scale_jitter = None if scale_jitter is None else tuple(scale_jitter)
         self.random_crop = random_crop
+        self.resized_crop = None
+        if random_resized_crop is not None:
+            self.resized_crop = v2.RandomResizedCrop(
+                processor.output_size, tuple(random_resized_crop), tuple(random_resized_crop_ratio)
+            )
         self.horizontal_flip = horizontal_flip
+        self.flip_labels = flip_labels
         self.color_jitter = color_jitter
         self.brightness = brightness
         self.contrast = contrast
         self.saturation = saturation
         self.hue = hue
         self.grayscale = grayscale
+        self.rand_augment = None
+        if rand_augment_layers:
+            self.rand_augment = RandAugment(
+                rand_augment_layers, rand_augment_magnitude, rand_augment_operations
+            )
+        self.erase = None
+        if random_erasing:
+            self.erase = v2.RandomErasing(
+                random_erasing, tuple(random_erasing_scale), value=MID_GRAY
+            )
         self.mixup = mixup
+        self.cutmix = cutmix
+        self.repeats = int(repeats)
 
     def forward(self, frames: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
         """Augment a batch.
@@ -140,23 +203,39 @@ class Augment(nn.Module):
         lengths = sorted({len(clip) for clip in frames})
         if len(lengths) != 1:
             raise UserError(f"a batch needs clips with one number of frames, not {lengths}")
-        return torch.cat([self._augment(clip, _draw(seed)) for clip, seed in zip(frames, seeds)])
+        return torch.cat([self._augment(clip, seed) for clip, seed in zip(frames, seeds)])
 
-    def _augment(self, clip: Tensor, draws: Draws) -> Tensor:
+    def flips(self, seeds: Sequence[int]) -> list[bool]:
+        """Whether the clip of each seed is flipped."""
+        return [_draw(seed).flip < self.horizontal_flip for seed in seeds]
+
+    def _augment(self, clip: Tensor, seed: int) -> Tensor:
         """uint8 [T, H, W, 3] -> float32 [1, 3, T, h, w]."""
-        images = self.processor.resize(clip[None], self._target_size(clip, draws))
-        images = self._crop(images, draws)  # [1, T, 3, h, w], still uint8
+        draws = _draw(seed)
+        if self.resized_crop is not None:
+            images = self._crop_and_resize(clip, seed)
+        else:
+            images = self.processor.resize(clip[None], self._target_size(clip, draws))
+            images = self._crop(images, draws)  # [1, T, 3, h, w], still uint8
         if draws.flip < self.horizontal_flip:
             images = F.horizontal_flip(images)
-        jitter, gray = draws.color_jitter < self.color_jitter, draws.grayscale < self.grayscale
-        if jitter or gray:
-            images = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
-            if jitter:
-                images = self._jitter_color(images, draws)
-            if gray:
-                images = F.rgb_to_grayscale(images, num_output_channels=3)
-            images = images * 255
+        if self.rand_augment is not None:
+            images = self.rand_augment(images[0], seed)[None]
+        else:
+            images = self._recolor(images, draws)
+        if self.erase is not None:
+            with torch_draws(derive_seed(seed, "random_erasing")):
+                images = self.erase(images)
         return self.processor.to_float(images)
+
+    def _crop_and_resize(self, clip: Tensor, seed: int) -> Tensor:
+        """uint8 [T, H, W, 3] -> [1, T, 3, h, w]; the processor resizes, torchvision draws."""
+        assert self.resized_crop is not None
+        with torch_draws(derive_seed(seed, "random_resized_crop")):
+            box = self.resized_crop.make_params([clip.movedim(-1, 1)])
+        bottom, right = box["top"] + box["height"], box["left"] + box["width"]
+        part = clip[None, :, box["top"] : bottom, box["left"] : right]
+        return self.processor.resize(part, self.processor.output_size)
 
     def _target_size(self, clip: Tensor, draws: Draws) -> tuple[int, int]:
         """Combine the processor's resize and the jitter: one resize costs less and blurs less."""
@@ -181,6 +260,18 @@ class Augment(nn.Module):
         corner = (int(draws.top * (free_height + 1)), int(draws.left * (free_width + 1)))
         return self.processor.crop(images, [corner])
 
+    def _recolor(self, images: Tensor, draws: Draws) -> Tensor:
+        """uint8 [1, T, 3, h, w], and so returned where nothing is drawn, else float32 0..255."""
+        jitter, gray = draws.color_jitter < self.color_jitter, draws.grayscale < self.grayscale
+        if not (jitter or gray):
+            return images
+        images = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
+        if jitter:
+            images = self._jitter_color(images, draws)
+        if gray:
+            images = F.rgb_to_grayscale(images, num_output_channels=3)
+        return images * 255
+
     def _jitter_color(self, images: Tensor, draws: Draws) -> Tensor:
         """Float32 [1, T, 3, h, w] in 0..1, and so returned."""
 
@@ -199,3 +290,77 @@ def _draw(seed: int) -> Draws:
     if seed < 0:
         raise UserError(f"seeds must be 0 or more, not {seed}")
     return Draws(*np.random.Generator(np.random.PCG64(seed)).random(len(Draws._fields)).tolist())
+
+
+def _check_range(
+    name: str, value: Sequence[float], rest: str = "", limit: float = float("inf")
+) -> None:
+    if not (len(value) == 2 and 0 < value[0] <= value[1] <= limit):
+        raise UserError(
+            f"{name} must be (smallest, largest) with 0 < smallest <= largest{rest}, not {value}"
+        )
+
+
+def mirrored_classes(
+    flip_labels: str | dict[str, str] | Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    heads: Sequence[int] = (),
+) -> list[int]:
+    """The class that each class turns into when its clip is flipped.
+
+    Args:
+        flip_labels: Pairs of class names, a mapping, or the path of a YAML file with either. A
+            pair holds in both directions. Names are matched as everywhere.
+        class_names: All classes, in the order of their indices.
+        heads: Classes of each head, side by side in ``class_names``; empty: one head.
+
+    Returns:
+        For each index that of its mirror image; its own for classes in no pair.
+
+    Raises:
+        UserError: If the file cannot be read, a name is no class, a class has two mirror images
+            or one in another head.
+    """
+    pairs = _read_pairs(flip_labels)
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    index = {names[i]: j for i, j in match_class_names(names, class_names)}
+    unknown = [name for name in names if name not in index]
+    if unknown:
+        raise UserError(
+            f"augment.flip_labels names {shorten(unknown)}, which the data set does not have; its "
+            f"classes are {shorten(class_names)}"
+        )
+    head_of = np.repeat(np.arange(len(heads)), heads) if heads else np.zeros(len(class_names), int)
+    mirror: dict[int, int] = {}
+    for a, b in ((index[a], index[b]) for a, b in pairs):
+        if head_of[a] != head_of[b]:
+            raise UserError(
+                f"augment.flip_labels pairs {class_names[a]!r} with {class_names[b]!r} of another "
+                "head: a flip cannot make one of the other"
+            )
+        for one, other in ((a, b), (b, a)):
+            if mirror.setdefault(one, other) != other:
+                raise UserError(
+                    f"augment.flip_labels pairs {class_names[one]!r} with both "
+                    f"{class_names[mirror[one]]!r} and {class_names[other]!r}: name it once"
+                )
+    return [mirror.get(i, i) for i in range(len(class_names))]
+
+
+def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
+    content = flip_labels
+    if isinstance(flip_labels, str):
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(Path(flip_labels).expanduser()))
+        except Exception as error:  # of the file system, or of one of YAML's many kinds
+            raise UserError(
+                f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"
+            ) from error
+    pairs = list(content.items()) if isinstance(content, dict) else content
+    is_pair = [len(pair) == 2 and all(isinstance(n, str) for n in pair) for pair in pairs]
+    if not pairs or not all(is_pair):
+        raise UserError(
+            f"augment.flip_labels must be pairs of class names, e.g. [[turn left, turn right]], "
+            f"or a YAML file of such, not {flip_labels}"
+        )
+    return [(a, b) for a, b in pairs]

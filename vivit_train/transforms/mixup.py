@@ -1,7 +1,18 @@
-"""Mixup: each clip blended with another of its batch, and their labels alike."""
+"""Mixup and cutmix: each clip mixed with another of its batch, and their labels alike."""
+
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; ``bottom`` and ``right`` are the first outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 def draw_share(alpha: float, seed: int) -> float:
@@ -15,6 +26,25 @@ def draw_share(alpha: float, seed: int) -> float:
         A share in [0, 1]. As in the original (Scenic) it may be below one half.
     """
     return float(np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha))
+
+
+def draw_box(alpha: float, seed: int, height: int, width: int) -> Box:
+    """The box that one batch's cutmix replaces.
+
+    Its centre lies anywhere, its edges are sqrt(1 - share) of the frame's, with a share from
+    Beta(alpha, alpha); what reaches over the edge is cut off.
+
+    Args:
+        alpha: Above 0. Paper: 1, a uniform area.
+        seed: 0 or more; one for each step and process.
+        height: Of the clips, in pixels.
+        width: Likewise.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    half = 0.5 * (1 - rng.beta(alpha, alpha)) ** 0.5
+    y, x = int(rng.random() * height), int(rng.random() * width)
+    down, right = int(half * height), int(half * width)
+    return Box(max(0, y - down), max(0, x - right), min(height, y + down), min(width, x + right))
 
 
 def mixup(clips: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -31,6 +61,26 @@ def mixup(clips: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         The clips and the soft labels, shaped as they came.
     """
     return _blend(clips, share), _blend(labels, share)
+
+
+def cutmix(clips: Tensor, labels: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """Puts a box of its partner into every frame of every clip; labels follow the area.
+
+    Paper: Yun et al., CutMix (arXiv 1905.04899). The partner is the batch in reversed order.
+
+    Args:
+        clips: Float ``[B, ..., height, width]``.
+        labels: Float ``[B, K]``, one-hot or already soft.
+        box: Inside the frame; may be empty.
+
+    Returns:
+        The clips and the soft labels, shaped as they came.
+    """
+    top, left, bottom, right = box
+    height, width = clips.shape[-2:]
+    clips = clips.clone()
+    clips[..., top:bottom, left:right] = clips[..., top:bottom, left:right].flip(0)
+    return clips, _blend(labels, 1 - (bottom - top) * (right - left) / (height * width))
 
 
 def _blend(x: Tensor, share: float) -> Tensor:

@@ -5,9 +5,11 @@ was opened before a fork can hang in the child.
 """
 
 import os
+import stat
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby, islice
 from math import ceil, inf
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +43,39 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
+# A video as `VideoReader` is asked for it: path, and segment if any.
+Source = tuple[str, tuple[float, float] | None]
+_hooks: list[Callable[[Source], None]] = []
+
+
+@contextmanager
+def before_opening(hook: Callable[[Source], None]) -> Iterator[None]:
+    """Within, ``hook`` is called with each video before it is opened, and may refuse by raising."""
+    _hooks.append(hook)
+    try:
+        yield
+    finally:
+        _hooks.remove(hook)
+
+
+def why_no_file(path: str | Path) -> str | None:
+    """Why a path cannot be opened as a file; ``None`` if it can.
+
+    Opening a pipe or a device may wait for ever: this only looks at what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else "no such file"
+    except OSError as error:
+        return _reason(error)
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), "device")
+    return f"no file but a {kind}"
+
+
 class VideoReader:
     """One open video or a segment of it, its frames by number in the order of display.
 
@@ -59,6 +94,9 @@ class VideoReader:
         num_frames: Frames of the segment, in the stream that players show by default.
         fps: Average frames per second; 0 where the container does not say.
         decoder: Who reads: ``pyav`` or ``decord``.
+        promised: Frames that there should be by what the container says of their number or its
+            duration, or by the segment's duration; 0 where nothing is said (or decord reads). A
+            file that was cut off has fewer.
 
     Raises:
         UserError: If ``decoder`` is not one of the above, or is not installed.
@@ -74,8 +112,11 @@ class VideoReader:
         if decoder not in DECODERS:
             raise UserError(f"decoder={decoder!r} does not exist; choose {' or '.join(DECODERS)}")
         self.path = str(path)
-        if not os.path.isfile(self.path):
-            raise DecodeError(self.path, "no such file")
+        for hook in _hooks:
+            hook((self.path, segment))
+        reason = why_no_file(self.path)
+        if reason:
+            raise DecodeError(self.path, reason)
         try:
             backend = _Decord if decoder == "decord" else _PyAV
             self._backend: _Backend = backend(self.path, segment)
@@ -88,6 +129,7 @@ class VideoReader:
         self.num_frames: int = self._backend.num_frames
         self.fps: float = self._backend.fps
         self.decoder: str = self._backend.name
+        self.promised: int = self._backend.promised
         self._closed = False
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -114,6 +156,20 @@ class VideoReader:
         except Exception as error:
             raise DecodeError(self.path, _reason(error)) from error
 
+    def decode_all(self) -> Iterator[int]:
+        """Decode every frame in order and keep none, whatever the length.
+
+        Yields:
+            How many frames have been decoded, after each.
+
+        Raises:
+            DecodeError: At the first frame that does not decode.
+        """
+        try:
+            yield from self._backend.decode_all()
+        except Exception as error:
+            raise DecodeError(self.path, _reason(error)) from error
+
     def close(self) -> None:
         """Free the decoder; reading afterwards raises."""
         self._closed = True
@@ -137,8 +193,11 @@ class _Backend(Protocol):
     name: str
     num_frames: int
     fps: float
+    promised: int
 
     def read(self, wanted: list[int]) -> np.ndarray: ...
+
+    def decode_all(self) -> Iterator[int]: ...
 
     def close(self) -> None: ...
 
@@ -167,6 +226,7 @@ class _PyAV:
                 self._index()
             if segment and not self._timed:
                 self._first, self.num_frames = _span(*segment, self.fps, self.num_frames)
+            self.promised = self._promise(segment)
         except Exception:
             self.close()
             raise
@@ -190,12 +250,14 @@ class _PyAV:
 
     def _index(self) -> None:
         """List the frames from the packets: what containers say about their number is no proof."""
-        packets = [
-            (packet.pts, packet.is_keyframe)
-            for packet in self._container.demux(self._stream)
+        packets, self._hidden, self._covered = [], 0, 0.0
+        for packet in self._container.demux(self._stream):
             # Discarded packets lie outside the edit list: decoded at most, never shown.
-            if packet.size and not packet.is_discard
-        ]
+            self._hidden += packet.is_discard
+            if packet.size and not packet.is_discard:
+                packets.append((packet.pts, packet.is_keyframe))
+                end = (packet.pts or 0) + (packet.duration or 0) - (self._stream.start_time or 0)
+                self._covered = max(self._covered, end * float(packet.time_base))
         if not packets:
             raise ValueError("no frames")
         self._first, self.num_frames = 0, len(packets)
@@ -204,6 +266,17 @@ class _PyAV:
         # Where decoding can begin: frame numbers.
         self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
         self._begins_at_start = True
+
+    def _promise(self, segment: tuple[float, float] | None) -> int:
+        """See `VideoReader.promised`."""
+        if segment:
+            return max(1, round((segment[1] - segment[0]) * self.fps))
+        if self._stream.frames:
+            return max(0, self._stream.frames - self._hidden)
+        if not self._timed or not self._covered:
+            return 0
+        # By time, not by the rate: in a video of variable rate that is an average at best.
+        return round(self.num_frames * _duration(self._stream, self._container) / self._covered)
 
     def _index_segment(self, start: float, end: float) -> None:
         """List the frames from the last key frame before a segment to the segment's end."""
@@ -272,7 +345,24 @@ class _PyAV:
         return self._starts[bisect_right(self._starts, index) - 1]
 
     def _decode(self, start: int, wanted: list[int]) -> Iterator[np.ndarray]:
-        """Decode from frame ``start`` to the last one wanted, each checked to be the one due."""
+        """Decode from frame ``start`` to the last one wanted."""
+        for index, frame in zip(range(start, wanted[-1] + 1), self._frames(start)):
+            if index in wanted:
+                yield self._to_rgb(frame)
+
+    def decode_all(self) -> Iterator[int]:
+        start = self._start_of(self._first)
+        frames = islice(self._frames(start), self._first - start, None)
+        for count, frame in zip(range(1, self.num_frames + 1), frames):
+            if count == 1:
+                size = frame.width, frame.height
+                self._to_rgb(frame)  # it can be converted, too
+            elif size != (frame.width, frame.height):
+                raise ValueError(f"frame {count - 1} differs in size from those before it")
+            yield count
+
+    def _frames(self, start: int) -> "Iterator[av.VideoFrame]":
+        """Decode from frame ``start`` on, each frame checked to be the one due."""
         if self._pts and (start or not self._begins_at_start):
             self._container.seek(self._pts[start], stream=self._stream)
         else:
@@ -287,10 +377,7 @@ class _PyAV:
             # Wanted or not: the frames that follow are predicted from this one.
             if frame.is_corrupt:
                 raise ValueError(f"frame {due - self._first} is damaged")
-            if due in wanted:
-                yield self._to_rgb(frame)
-            if due == wanted[-1]:
-                return
+            yield frame
             due += 1
         raise ValueError(f"frame {due - self._first} of {self.num_frames} does not decode")
 
@@ -310,6 +397,7 @@ class _PyAV:
 class _Decord:
     name = "decord"
     num_frames: int
+    promised = 0
 
     def __init__(self, path: str, segment: tuple[float, float] | None) -> None:
         import decord
@@ -325,6 +413,11 @@ class _Decord:
 
     def read(self, wanted: list[int]) -> np.ndarray:
         return self._reader.get_batch([self._first + index for index in wanted]).asnumpy()
+
+    def decode_all(self) -> Iterator[int]:
+        for index in range(self.num_frames):
+            self.read([index])
+            yield index + 1
 
     def close(self) -> None:
         self._reader = None
@@ -345,6 +438,18 @@ def _span(start: float, end: float, fps: float, num_frames: int) -> tuple[int, i
 def _ticks(time: float) -> int:
     """The first whole tick at or after a time; a product's last digits are none of it."""
     return ceil(round(time, 4))
+
+
+def _duration(stream: "av.VideoStream", container: "av.container.InputContainer") -> float:
+    """Seconds that a container says a stream lasts, or else itself; 0: it does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    except ValueError:
+        return (container.duration or 0) / 1e6  # microseconds
 
 
 def _known(fps: SupportsFloat | None) -> float:

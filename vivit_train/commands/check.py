@@ -1,0 +1,253 @@
+"""Check every video of a data set: missing, unreadable, truncated, too short, of a wrong class.
+
+  vivit check data=kinetics400 data.root=/data/k400
+  vivit check data=folder data.root=/data/mine --quick
+  vivit check data=ssv2 data.root=/data/ssv2 --workers 32 --json > summary.json
+
+Decodes each video in several processes. One that hangs or kills its process costs nothing else.
+Verdicts are kept in vivit_check.jsonl in the data's root, or in --output: stop when you like, the
+next call checks only what is new or changed. Training then leaves out what cannot be used, and
+evaluation says beside its scores what was found. The exit code is 1 if some video cannot be used.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vivit_train.data.check import Job, Verdict, VerdictFile
+    from vivit_train.data.datamodule import VideoDataModule
+
+STOPPED = 130  # the exit code of a program that Ctrl-C ended
+MOST_LINES = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument(
+        "--quick", action="store_true", help="decode only the first, middle and last frames"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="without a decoded frame, after which a video is given up (default 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: data.num_workers)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the verdicts go")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks, and prints the summary."""
+    from vivit_train.config import compose_config, to_plain
+
+    if arguments.timeout <= 0:
+        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
+    config = to_plain(compose_config(arguments.overrides))
+
+    from vivit_train.data.check import FILE_NAME, VerdictFile, check, jobs_of, jobs_to_do
+    from vivit_train.training import build_data, hush_lightning
+
+    hush_lightning()
+    config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left
+    data = build_data(config)
+    data.keeps_all = True
+    data.setup()
+    file = VerdictFile(arguments.output or data.root / FILE_NAME)
+    jobs = jobs_of(data.records.values(), data.root)
+    decoder = data.sampling.decoder
+    to_do = jobs_to_do(jobs.values(), file.verdicts, arguments.quick, decoder)
+    verdicts = check(
+        to_do, decoder=decoder, quick=arguments.quick, timeout=arguments.timeout,
+        num_workers=arguments.workers or max(1, data.num_workers),
+    )  # fmt: skip
+    start = time.perf_counter()
+    try:
+        with progress(len(to_do)) as advance:
+            for verdict in verdicts:
+                file.add(verdict)
+                advance(verdict)
+    except KeyboardInterrupt:
+        verdicts.close()
+        left = len(jobs_to_do(to_do, file.verdicts, arguments.quick, decoder))
+        print(
+            f"stopped: {len(jobs) - left} of {len(jobs)} videos have a verdict in {file.path}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        return STOPPED
+    finally:
+        file.close()
+    summary = summarise(data, jobs.values(), file)
+    summary |= {"checked_now": len(to_do), "seconds": round(time.perf_counter() - start, 3)}
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_summary(summary)
+    return 1 if summary["unusable"] else 0
+
+
+@contextmanager
+def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[Verdict], None]]":
+    """A bar with the time left, or a line now and then where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    counts: Counter[str] = Counter()
+    console = Console(stderr=True, markup=False, highlight=False)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def say(verdict: "Verdict") -> None:
+            nonlocal last
+            counts[verdict.verdict] += 1
+            if time.monotonic() - last > line_seconds:
+                last = time.monotonic()
+                print(f"{counts.total()}/{total}  {in_words(counts)}", file=sys.stderr, flush=True)
+
+        yield say
+        return
+    columns = (MofNCompleteColumn(), BarColumn(), TimeLeft(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(verdict: "Verdict") -> None:
+            counts[verdict.verdict] += 1
+            bar.update(task, advance=1, description=in_words(counts))
+
+        yield advance
+
+
+def in_words(counts: "dict[str, int] | Counter[str]") -> str:
+    """``12 ok, 1 missing``."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing"
+
+
+def summarise(
+    data: "VideoDataModule", jobs: "Iterable[Job]", file: "VerdictFile"
+) -> dict[str, Any]:
+    """What was found, as one JSON object."""
+    from vivit_train.data.check import class_conflicts, count_verdicts
+
+    span = data.clip_span
+    names = [job.video for job in jobs]
+    verdicts = file.verdicts
+    splits = {data.splits[role]: records for role, records in data.records.items()}
+    bad = [
+        {
+            "video": name,
+            "verdict": verdicts[name].verdict,
+            "reason": verdicts[name].reason,
+            "usable": verdicts[name].usable(),
+        }
+        for name in names
+        if verdicts[name].verdict != "ok"
+    ]
+    return {
+        "data": data.name,
+        "root": str(data.root),
+        "verdicts": str(file.path),
+        "videos": len(names),
+        "counts": count_verdicts(map(verdicts.get, names), span),
+        "unusable": sum(not row["usable"] for row in bad),
+        "splits": {
+            split: summarise_split(data, records, verdicts) for split, records in splits.items()
+        },
+        "bad": bad,
+        "wrong_class": class_conflicts(splits, data.class_names, data.root),
+        "in_training_and_evaluation": shared_videos(data),
+    }
+
+
+def summarise_split(
+    data: "VideoDataModule", records: Any, verdicts: "dict[str, Verdict]"
+) -> dict[str, Any]:
+    """Number, fingerprint and counts of one split, the counts also of each class."""
+    import numpy as np
+
+    from vivit_train.data.check import count_verdicts, video_name
+
+    span = data.clip_span
+    rows = [verdicts.get(video_name(records, row, data.root)) for row in range(len(records))]
+    by_class: dict[str, list[Verdict | None]] = {}
+    for verdict, labels in zip(rows, records.labels):
+        for label in np.atleast_1d(labels):
+            by_class.setdefault(data.class_names[label], []).append(verdict)
+    return {
+        "videos": len(records),
+        "fingerprint": records.fingerprint(data.class_names),
+        "counts": count_verdicts(rows, span),
+        "classes": {name: count_verdicts(by_class[name], span) for name in sorted(by_class)},
+    }
+
+
+def shared_videos(data: "VideoDataModule") -> list[str]:
+    """Videos that are trained on and evaluated on as well."""
+    from vivit_train.data.check import jobs_of
+
+    train = jobs_of([data.records["train"]], data.root)
+    others = [
+        records
+        for role, records in data.records.items()
+        if data.splits[role] != data.splits["train"]
+    ]
+    return [name for name in jobs_of(others, data.root) if name in train]
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Prints the splits, the classes that lack videos, and the videos that are not as they should.
+
+    Names that are no valid text are shown with escapes.
+    """
+    for line in summary_lines(summary):
+        print(line.encode(errors="backslashreplace").decode())
+
+
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The lines of the summary."""
+    for split, part in summary["splits"].items():
+        yield f"{split}: {part['videos']} videos, fingerprint {part['fingerprint']}"
+        yield f"  {in_words(part['counts'])}"
+        yield from cut_short(
+            f"    {name}: {in_words(counts)}"
+            for name, counts in part["classes"].items()
+            if set(counts) - {"ok"}
+        )
+    yield from cut_short(
+        f"{row['verdict']:<10}  {row['video']}: {row['reason']}{'' if row['usable'] else '  *'}"
+        for row in sorted(summary["bad"], key=lambda row: row["verdict"])
+    )
+    yield from cut_short(
+        f"wrong class?  {row['video']}: {' or '.join(row['classes'])}"
+        for row in summary["wrong_class"]
+    )
+    shared = summary["in_training_and_evaluation"]
+    if shared:
+        yield f"{len(shared)} videos are both trained and evaluated on, e.g. {shared[0]}"
+    if summary["unusable"]:
+        yield f"{summary['unusable']} cannot be used (*): training leaves them out"
+    yield f"{summary['videos']} videos, {summary['checked_now']} of them checked now"
+    yield summary["verdicts"]
+
+
+def cut_short(lines: Iterable[str]) -> Iterator[str]:
+    """Lines, and of very many only the first."""
+    lines = list(lines)
+    yield from lines[:MOST_LINES]
+    if len(lines) > MOST_LINES:
+        yield f"... and {len(lines) - MOST_LINES} more: see --json"

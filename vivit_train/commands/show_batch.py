@@ -1,0 +1,229 @@
+"""Write a picture of what the model sees: one training batch, augmented and labelled.
+
+  vivit show-batch --output seen
+  vivit show-batch data=ssv2 data.root=/data/ssv2 augment.rand_augment_layers=2 --output seen
+  vivit show-batch experiment=vivit_l_fe_k400 data.root=/data/k400 --clips 4 --output seen
+
+KEY=VALUE are those of train.py, and so are the defaults. It is the first batch that training with
+them would see on one device, by way of the same loader and the same transforms there; only the
+scaling of pixels is undone. Writes batch.png (a row for each clip), batch.mp4 and batch.txt.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from vivit_train.data.datamodule import VideoDataModule
+    from vivit_train.data.dataset import Batch
+    from vivit_train.transforms.processor import Processor
+
+MAX_COLUMNS = 8
+PANEL_WIDTH, FONT_SIZE = 256, 13
+SOURCE_FPS = 30  # what the video is written for; the real rate of a clip is not known
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--clips", type=int, default=8, metavar="N", help="clips of the batch, at most (default 8)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the pictures, and prints the path and the classes of each clip."""
+    from vivit_train.config import compose_config, to_plain
+
+    if arguments.clips < 1:
+        raise UserError(f"--clips must be 1 or more, got {arguments.clips}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output} is a file; give a folder")
+    plain = to_plain(compose_config(arguments.overrides))
+
+    from vivit_train import training
+
+    training.hush_lightning()
+    data = training.build_data(plain)
+    data.setup("fit")
+    batch = first_batch(data, plain["trainer"])
+    rows = range(min(arguments.clips, len(batch.seeds)))
+    labels = [describe_labels(batch.labels[row], data) for row in rows]
+    paths = [data.records["train"].name(int(batch.indices[row])) for row in rows]
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    assert batch.clips is not None
+    pixels = to_pixels(batch.clips[: len(rows)], data.processor)
+    write_pictures(arguments.output, pixels, labels, data.sampling.frame_stride)
+    lines = [f"{path}  {', '.join(label)}" for path, label in zip(paths, labels)]
+    with open(arguments.output / "batch.txt", "w") as file:
+        for row, line in enumerate(lines):
+            print(f"{row + 1}  {line}  seed {batch.seeds[row]}", file=file)
+    print("\n".join(lines))
+    for name in ("batch.png", "batch.mp4", "batch.txt"):
+        print(arguments.output / name)
+    return 0
+
+
+def first_batch(data: "VideoDataModule", settings: dict[str, Any]) -> "Batch":
+    """The first training batch as a model gets it, fetched by a trainer on one device.
+
+    Args:
+        data: Set up for ``fit``.
+        settings: Of the trainer; its accelerator and precision are used.
+
+    Raises:
+        UserError: If the accelerator is not there, or the batch cannot be made.
+    """
+    import warnings
+
+    import torch
+    from lightning import LightningModule, Trainer
+
+    from vivit_train.training import resolve_precision
+
+    class Catcher(LightningModule):
+        """Takes a batch in the place of a model."""
+
+        automatic_optimization = False
+        batch: "Batch"
+
+        def training_step(self, batch: "Batch", batch_idx: int) -> None:
+            self.batch = batch
+            self.trainer.should_stop = True
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    accelerator = settings["accelerator"]
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={accelerator}: no GPU that torch can use was found on this "
+            "machine; set trainer.accelerator=cpu (or auto)"
+        )
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=resolve_precision(settings["precision"], accelerator),  # type: ignore[arg-type]
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = Catcher()
+    with warnings.catch_warnings():
+        # That it neither validates nor optimises is the point.
+        for message in (".*no `validation_step`", ".*`LightningModule.configure_optimizers`"):
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, datamodule=data)
+    return module.batch
+
+
+def describe_labels(labels: "Tensor", data: "VideoDataModule") -> list[str]:
+    """The classes of one clip by name, with their shares where they are mixed.
+
+    Args:
+        labels: A class index, with several heads one within each ``[heads]``; or shares ``[K]``.
+        data: Knows the names.
+
+    Returns:
+        A line for each class: ``name``, or ``name 70%``, the largest share of each head first.
+    """
+    import numpy as np
+
+    names = data.class_names
+    sizes = list(data.heads.values()) or [len(names)]
+    starts = np.cumsum([0, *sizes])
+    if not labels.is_floating_point():
+        return [names[int(start) + label] for start, label in zip(starts, labels.view(-1).tolist())]
+    lines = []
+    for start, shares in zip(starts, labels.float().cpu().split(sizes)):
+        for place in shares.argsort(descending=True, stable=True).tolist():
+            if shares[place] > 0:
+                share = "" if shares[place] == 1 else f" {float(shares[place]):.0%}"
+                lines.append(names[int(start) + place] + share)
+    return lines
+
+
+def to_pixels(clips: "Tensor", processor: "Processor") -> "np.ndarray":
+    """Undoes the processor's scaling.
+
+    Args:
+        clips: Float ``[B, 3, T, h, w]`` in ``processor.value_range``.
+        processor: The one that made them.
+
+    Returns:
+        uint8 ``[B, T, h, w, 3]``.
+    """
+    import torch
+
+    pixels = clips.float().cpu()
+    shifts, scales = torch.tensor(processor.affine()).view(3, 2, 1, 1, 1).unbind(1)
+    pixels = (pixels * scales + shifts).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 4, 1).numpy()
+
+
+def write_pictures(
+    folder: Path, clips: "np.ndarray", labels: list[list[str]], frame_stride: int
+) -> None:
+    """Writes batch.png and batch.mp4.
+
+    Args:
+        folder: Where to; must exist.
+        clips: uint8 ``[B, T, h, w, 3]``.
+        labels: The lines to write beside each clip.
+        frame_stride: Of the clips; sets the video's pace.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from vivit_train.video.write import write_video
+
+    panels = np.stack([panel(lines, clips.shape[2]) for lines in labels])  # [B, h, width, 3]
+    num_frames = clips.shape[1]
+    columns = np.linspace(0, num_frames - 1, min(num_frames, MAX_COLUMNS)).round().astype(int)
+    parts = [*clips[:, columns].swapaxes(0, 1), panels]  # each [B, h, w, 3]
+    picture = np.concatenate(np.concatenate(parts, axis=2), axis=0)
+    Image.fromarray(picture).save(folder / "batch.png")
+
+    beside = np.broadcast_to(panels[:, None], (len(panels), num_frames, *panels.shape[1:]))
+    tiles = np.concatenate([clips, beside], axis=3)  # [B, T, h, w + width, 3]
+    frames = grid(tiles, columns=max(1, round((len(tiles) / 2) ** 0.5)))
+    # The codec halves the resolution of colour: it takes no odd number of pixels.
+    frames = np.pad(frames, [(0, 0), *((0, n % 2) for n in frames.shape[1:3]), (0, 0)])
+    write_video(folder / "batch.mp4", frames, fps=max(1, round(SOURCE_FPS / frame_stride)))
+
+
+def grid(tiles: "np.ndarray", columns: int) -> "np.ndarray":
+    """Clips ``[B, T, h, w, 3]`` side by side, row after row: ``[T, rows * h, columns * w, 3]``."""
+    import numpy as np
+
+    count, num_frames, height, width, _ = tiles.shape
+    rows = -(-count // columns)
+    black = np.zeros((rows * columns - count, *tiles.shape[1:]), tiles.dtype)
+    placed = np.concatenate([tiles, black]).reshape(rows, columns, *tiles.shape[1:])
+    return placed.transpose(2, 0, 3, 1, 4, 5).reshape(num_frames, rows * height, columns * width, 3)
+
+
+def panel(lines: list[str], height: int) -> "np.ndarray":
+    """Lines of text on black, long ones wrapped: uint8 ``[height, PANEL_WIDTH, 3]``."""
+    import textwrap
+
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (PANEL_WIDTH, height))
+    characters = PANEL_WIDTH // (FONT_SIZE // 2) - 6
+    text = "\n".join(textwrap.fill(line, characters) for line in lines)
+    font = ImageFont.load_default(FONT_SIZE)
+    ImageDraw.Draw(image).multiline_text((8, 4), text, fill="white", font=font)
+    return np.array(image)
