@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,3 +77,8 @@ def finished_run(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
 
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     return train(compose_config([*small, f"run_dir={run_dir}"]))
+
+
+def hears_ctrl_c() -> None:
+    """For ``preexec_fn``: a child listens to SIGINT even where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

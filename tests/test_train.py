@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, hears_ctrl_c
 from vivit_train import load
 
 
@@ -208,6 +208,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(small: tuple[str, ...], tmp_pa
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=hears_ctrl_c,
     )
     last = run / "checkpoints" / "last.ckpt"
     while not last.exists() and process.poll() is None:

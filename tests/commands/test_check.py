@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, hears_ctrl_c
 from tests.data.torture import UNUSABLE, USABLE, evil_decoder, noise, write_torture
 from vivit_train.__main__ import main
 from vivit_train.commands import check, evaluate
@@ -211,7 +211,9 @@ def test_ctrl_c_keeps_the_verdicts(tmp_path: Path) -> None:
     for i in range(400):
         shutil.copy(root / "val" / "a" / "x.mp4", root / "train" / "a" / f"{i}.mp4")
     words = [sys.executable, "-m", "vivit_train", "check", *CLIPS, f"data.root={root}"]
-    process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+    )
     file = root / FILE_NAME
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (file.exists() and file.stat().st_size > 500):
