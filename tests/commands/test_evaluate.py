@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,39 @@ def test_mistakes(finished_run: Path, words: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
         main(["evaluate", *(str(finished_run) if word == "RUN" else word for word in words)])
     assert re.match(message, str(end.value.code)), end.value.code
+
+
+def test_any_number_of_processes_gives_the_same_scores(
+    finished_run: Path, demo_root: Path, tmp_path: Path, command
+) -> None:
+    """A prime number of videos, two of them broken; every split of the work over processes."""
+    root = tmp_path / "videos"
+    source = demo_root / "val"
+    names = sorted(path.name for path in source.iterdir())
+    for name in names:
+        (root / "val" / name).mkdir(parents=True)
+        for video in sorted((source / name).iterdir())[: 2 if name < names[3] else 1]:
+            shutil.copy(video, root / "val" / name)
+    for name in names[:2]:
+        (root / "val" / name / "broken.mp4").write_bytes(b"not a video")
+    num_videos = len([path for path in (root / "val").rglob("*") if path.is_file()])
+    assert num_videos == 13
+    shutil.copytree(root / "val", root / "train")
+
+    found = []
+    for devices, batch_size, workers in ((1, 4, 0), (2, 3, 1), (3, 2, 2)):
+        output = tmp_path / f"of_{devices}"
+        strategy = [] if devices == 1 else ["trainer.strategy=ddp"]
+        done = command(
+            "-m", "vivit_train", "evaluate", str(finished_run), "data=folder",
+            f"data.root={root}", "data.eval_views=[2,3]", f"data.batch_size={batch_size}",
+            f"data.num_workers={workers}", f"trainer.devices={devices}", *strategy,
+            "--output", str(output),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results = json.loads((output / "results.json").read_text())
+        assert results.pop("devices") == devices
+        found.append(results)
+    assert found[0]["num_videos"] == found[0]["num_videos_scored"] == 13
+    assert [Path(path).name for path in found[0]["undecodable"]] == ["broken.mp4"] * 2
+    assert found[0] == found[1] == found[2]
