@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import load_weights, read_weights
 
-LIBRARIES = ("vivit_train", "huggingface")
+ORIGINS = ("vivit_train", "huggingface")
 FORMS = ("eager", "compiled")
 PHASES = ("training", "inference")
 PRECISIONS = ("fp32", "bf16")
@@ -71,7 +71,7 @@ MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 class Variant(NamedTuple):
     """One thing that is measured."""
 
-    library: str
+    origin: str
     form: str
     phase: str
     precision: str
@@ -170,40 +170,40 @@ def build_pair(name: str, device: str, folder: Path) -> tuple[dict[str, nn.Modul
     models = {"vivit_train": ours.to(device), "huggingface": theirs.to(device)}
     with torch.inference_mode():
         logits = {
-            library: predict(library, model.eval(), random_clips(library, name, 1, device))
-            for library, model in models.items()
+            origin: predict(origin, model.eval(), random_clips(origin, name, 1, device))
+            for origin, model in models.items()
         }
     ours_logits, their_logits = logits["vivit_train"], logits["huggingface"]
     difference = (ours_logits - their_logits).abs().max() / their_logits.abs().max()
     return models, difference.item()
 
 
-def random_clips(library: str, name: str, batch: int, device: str) -> Tensor:
-    """The same clips for both, each in the order of axes that the library asks for."""
+def random_clips(origin: str, name: str, batch: int, device: str) -> Tensor:
+    """The same clips for both, each in the order of axes that the origin asks for."""
     size = MODELS[name]
     side = size["image_size"]
     generator = torch.Generator().manual_seed(0)
     clips = torch.rand(batch, 3, size["num_frames"], side, side, generator=generator) * 2 - 1
-    clips = clips if library == "vivit_train" else clips.transpose(1, 2).contiguous()
+    clips = clips if origin == "vivit_train" else clips.transpose(1, 2).contiguous()
     return clips.to(device)
 
 
-def predict(library: str, model: Callable[[Tensor], Any], clips: Tensor) -> Tensor:
+def predict(origin: str, model: Callable[[Tensor], Any], clips: Tensor) -> Tensor:
     output = model(clips)
-    return output if library == "vivit_train" else output.logits
+    return output if origin == "vivit_train" else output.logits
 
 
 def make_step(
     variant: Variant, model: nn.Module, name: str, batch: int, device: str
 ) -> Callable[[], None]:
     """What is timed: one training step or one prediction."""
-    clips = random_clips(variant.library, name, batch, device)
+    clips = random_clips(variant.origin, name, batch, device)
     labels = torch.arange(batch, device=device) % MODELS[name]["num_classes"]
     run = torch.compile(model) if variant.form == "compiled" else model
 
     def forward() -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=variant.precision == "bf16"):
-            return predict(variant.library, run, clips)
+            return predict(variant.origin, run, clips)
 
     def infer() -> None:
         model.eval()
@@ -228,11 +228,11 @@ def measure(
 ) -> tuple[dict[Variant, list[float]], float]:
     """Seconds of each round for each variant, and the matrix rate in FLOP/s."""
     variants = [
-        Variant(library, form, phase, precision)
-        for form, phase, library in itertools.product(args.forms, args.phases, LIBRARIES)
+        Variant(origin, form, phase, precision)
+        for form, phase, origin in itertools.product(args.forms, args.phases, ORIGINS)
     ]
     steps = {
-        v: make_step(v, models[v.library], args.model, args.batch, args.device) for v in variants
+        v: make_step(v, models[v.origin], args.model, args.batch, args.device) for v in variants
     }
     side = MATRIX_SIDE[args.device]
     matrix = torch.randn(side, side, device=args.device)
@@ -271,16 +271,16 @@ def compare(
     # Backward is two matrix products for each one of forward.
     flops = 2 * args.batch * forward_macs(MODELS[args.model]) * (3 if phase == "training" else 1)
     line: dict[str, Any] = {"precision": precision, "form": form, "phase": phase}
-    for library in LIBRARIES:
-        variant = Variant(library, form, phase, precision)
+    for origin in ORIGINS:
+        variant = Variant(origin, form, phase, precision)
         median = statistics.median(seconds[variant])
-        line[library] = {
+        line[origin] = {
             "median_seconds": median,
             "seconds": seconds[variant],
             "share_of_matrix_rate": flops / median / matrix_rates[precision],
             "peak_memory_gib": memory_in_fresh_process(variant, args) if args.memory else None,
         }
-    ours, theirs = (line[library]["median_seconds"] for library in LIBRARIES)
+    ours, theirs = (line[origin]["median_seconds"] for origin in ORIGINS)
     return line | {"speed_ratio": theirs / ours}
 
 
@@ -308,7 +308,7 @@ def memory_in_fresh_process(variant: Variant, args: argparse.Namespace) -> float
 def peak_memory(variant: Variant, name: str, batch: int, device: str) -> float:
     """GiB, after two steps: the first also makes the optimiser's state."""
     build_huggingface("tiny")  # transformers loads lazily: its code counts in every peak
-    model = build_huggingface(name) if variant.library == "huggingface" else ViViT(**MODELS[name])
+    model = build_huggingface(name) if variant.origin == "huggingface" else ViViT(**MODELS[name])
     step = make_step(variant, model.to(device), name, batch, device)
     for _ in range(2 if variant.phase == "training" else 1):
         step()
@@ -346,7 +346,7 @@ def print_report(report: dict[str, Any]) -> None:
     for column in ("", "vivit-train", "Hugging Face", "ratio", "of matrix rate", "peak GiB"):
         table.add_column(column, justify="right" if column else "left")
     for line in report["results"]:
-        ours, theirs = (line[library] for library in LIBRARIES)
+        ours, theirs = (line[origin] for origin in ORIGINS)
         form = "" if line["form"] == "eager" else f" {line['form']}"
         pairs = [
             f"{ours[key]:.2f} / {theirs[key]:.2f}" if ours[key] is not None else "-"

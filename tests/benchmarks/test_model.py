@@ -47,11 +47,11 @@ def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
         ("bf16", "eager", "inference"),
     ]
     for line in report["results"]:
-        for library in ("vivit_train", "huggingface"):
-            assert len(line[library]["seconds"]) == 2
-            assert line[library]["median_seconds"] > 0
-            assert line[library]["share_of_matrix_rate"] > 0
-            assert line[library]["peak_memory_gib"] is None
+        for origin in ("vivit_train", "huggingface"):
+            assert len(line[origin]["seconds"]) == 2
+            assert line[origin]["median_seconds"] > 0
+            assert line[origin]["share_of_matrix_rate"] > 0
+            assert line[origin]["peak_memory_gib"] is None
         assert line["speed_ratio"] == pytest.approx(
             line["huggingface"]["median_seconds"] / line["vivit_train"]["median_seconds"]
         )

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.torture import evil_decoder
 from vivit_train.data.folder import Folder, ListFiles, check_readable
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
@@ -192,13 +193,24 @@ def test_a_class_that_cannot_be_read(tmp_path: Path, clip: bytes, prefix: str) -
     assert message.endswith("Replace the files or remove the folder")
 
 
-def test_one_readable_video_is_enough(tmp_path: Path, clip: bytes) -> None:
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_one_readable_video_is_enough(tmp_path: Path, clip: bytes, timeout: float | None) -> None:
     fill(tmp_path, b"no video", "a/1.mp4")
     fill(tmp_path, clip, "a/2.mp4")
-    check_readable(tmp_path, {"a": ["a/1.mp4", "a/2.mp4"]}, "auto")
+    check_readable(tmp_path, {"a": ["a/1.mp4", "a/2.mp4"]}, "auto", timeout)
     (tmp_path / "a/2.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 2 videos"):
-        check_readable(tmp_path, {"a": ["a/1.mp4", "a/2.mp4"]}, "auto")
+        check_readable(tmp_path, {"a": ["a/1.mp4", "a/2.mp4"]}, "auto", timeout)
+
+
+def test_a_video_that_hangs_does_not_hold_up_the_start(
+    tmp_path: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil_decoder(monkeypatch)
+    fill(tmp_path, clip, "a/hangs.mp4", "a/ok.mp4")
+    check_readable(tmp_path, {"a": ["a/hangs.mp4", "a/ok.mp4"]}, "auto", 1.0)
+    with pytest.raises(UserError, match=r"none of the 1 videos.*no answer within 1 s"):
+        check_readable(tmp_path, {"a": ["a/hangs.mp4"]}, "auto", 1.0)
 
 
 def lists(root: Path, **kwargs: Any) -> ListFiles:

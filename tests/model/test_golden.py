@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.conftest import REPOSITORY
 from tests.golden_files import GOLDEN, read, tensors, vivit_arguments
+from tests.model.weights.test_inflate import CASES as INITIALISATIONS
 from vivit_train.model.layers import DropPath
 from vivit_train.model.vivit import ViViT, pool, uniform_frames
 from vivit_train.model.weights.scenic import convert
@@ -52,24 +53,7 @@ ELSEWHERE = {
     ),
     "tests/model/weights/test_inflate.py": (
         "init_functions",
-        "init_m1_gap_from_token_vit",
-        "init_m1_token_arp_resize_tile_down",
-        "init_m1_token_average_resize_tile_up",
-        "init_m1_token_central_tile",
-        "init_m1_token_central_tile_t3",
-        "init_m1_token_from_gap_vit",
-        "init_m1_token_from_vit_with_prelogits",
-        "init_m1_token_no_posemb_no_embedding",
-        "init_m1_token_prelogits_from_vit_with_prelogits",
-        "init_m1_token_sampling_resize_tile",
-        "init_m2_token_from_m2_more_frames",
-        "init_m2_token_from_m2_with_head",
-        "init_m2_token_resize_up",
-        "init_m2_token_same_resolution",
-        "init_m3_gap_default",
-        "init_m3_gap_from_m3",
-        "init_m3_gap_no_spatial_temporal_ln",
-        "init_m4_gap_from_token_vit",
+        *INITIALISATIONS,
     ),
     "tests/test_optim.py": ("lr_schedules",),
     "tests/test_losses.py": ("losses_metrics", "multihead"),

@@ -14,6 +14,7 @@ from vivit_train.data.records import (
 from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
 
 
 class Folder(VideoDataModule):
@@ -57,7 +58,7 @@ class Folder(VideoDataModule):
         folder = self.root / split if has_splits else self.root
         videos = scan_class_folders(folder)
         if self.leaves_out(split):
-            check_readable(folder, videos, self.sampling.decoder)
+            check_readable(folder, videos, self.sampling.decoder, self.decode_timeout)
         if not has_splits:
             videos = {name: self._part(paths, split) for name, paths in videos.items()}
         return from_class_folders(self.root, folder, videos)
@@ -127,25 +128,45 @@ def from_class_folders(
     return Records(root, [path for path, _ in rows], [label for _, label in rows]), list(videos)
 
 
-def check_readable(folder: Path, videos: dict[str, list[str]], decoder: str) -> None:
+def check_readable(
+    folder: Path, videos: dict[str, list[str]], decoder: str, timeout: float | None
+) -> None:
     """Opens the first videos of each class, until one answers.
 
     A class of which nothing can be read would otherwise show only as a model that never
     predicts it.
 
+    Args:
+        folder: What the paths are relative to.
+        videos: Class name -> paths.
+        decoder: One of ``DECODERS``.
+        timeout: Seconds that opening a video may take; ``None``: no limit.
+
     Raises:
         UserError: If no video of a class can be opened.
     """
+
+    def open_video(path: Path, tell: Tell) -> None:
+        VideoReader(path, decoder).close()
+
+    guard = Guard(open_video, timeout) if timeout is not None and CAN_GUARD else None
     for name, paths in videos.items():
-        errors = []
+        errors: list[Exception] = []
         for path in paths:
             try:
-                with VideoReader(folder / path, decoder):
-                    break
+                if guard is not None:
+                    guard(folder / path)
+                else:
+                    VideoReader(folder / path, decoder).close()
+                break
             except DecodeError as error:
                 errors.append(error)
+            except Failure as failure:
+                errors.append(DecodeError(str(folder / path), failure.reason))
         else:
             raise UserError(
                 f"none of the {len(paths)} videos in {folder / name} can be read, the first: "
                 f"{errors[0]}. Replace the files or remove the folder"
             )
+    if guard is not None:
+        guard.close()

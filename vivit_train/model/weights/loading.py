@@ -295,11 +295,7 @@ class _Plan:
             return ours, f"taken as {_by(ours)} tokens, which the file does not tell"
         side = math.isqrt(rows)
         if (self.is_image or attention == "factorised_encoder") and side * side == rows:
-            return (
-                1,
-                side,
-                side,
-            ), f"taken as a square, {side}x{side}, which the file does not tell"
+            return (1, side, side), "taken as a square, which the file does not tell"
         return None, (
             f"should be of {_by(ours)} tokens, and the file does not tell its own grid: write it "
             "into a folder that does, vivit export ... --format safetensors image_size=... "
