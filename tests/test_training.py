@@ -9,13 +9,14 @@ import torch
 
 from tests.golden_files import GOLDEN
 from vivit_train import training
-from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
+from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
+from vivit_train.meters import Meter, Progress
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule

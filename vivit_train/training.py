@@ -10,12 +10,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from vivit_train.callbacks import BrokenVideos, Checkpoints, Meter, Progress, StepSeed
+from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 from vivit_train.loggers import build_loggers
+from vivit_train.meters import Meter, Progress
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.module import VivitModule
 from vivit_train.run_dir import versions

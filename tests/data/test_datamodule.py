@@ -1,6 +1,4 @@
 import multiprocessing
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vivit_train.data import datamodule
-from vivit_train.data.datamodule import LazyLoader, VideoDataModule, available_cores
+from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sample, collate
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
@@ -426,41 +423,6 @@ def test_a_bf16_model_gets_bf16(root: Path, stage: str) -> None:
     assert data.on_after_batch_transfer(batch, 0).clips.dtype == torch.bfloat16
 
 
-def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr(datamodule, "time", clock)
-    asked: list[int] = []
-
-    class Slow(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, index: int) -> int:
-            asked.append(index)
-            clock.now += 2
-            return index
-
-    class Sampler(torch.utils.data.SequentialSampler):
-        def __iter__(self):
-            asked.append(-1)
-            return super().__iter__()
-
-    data = Slow()
-    loader = LazyLoader(data, sampler=Sampler(data), batch_size=1)
-    batches = iter(loader)
-    assert (asked, loader.wait_seconds) == ([], 0)
-    assert next(batches).tolist() == [0]
-    assert (asked, loader.wait_seconds) == ([-1, 0], 2)
-    clock.now += 100  # the training step: no waiting
-    assert [batch.item() for batch in batches] == [1, 2]
-    assert loader.wait_seconds == 6
-    assert len(list(loader)) == 3  # a second epoch adds to the first
-    assert loader.wait_seconds == 12
-    assert asked == [-1, 0, 1, 2] * 2
-
-
 def test_no_worker_before_the_first_next(root: Path) -> None:
     data = build(root, num_workers=1)
     data.setup()
@@ -499,16 +461,3 @@ def test_loaders_take_nothing_from_the_global_generator(root: Path) -> None:
     list(data.train_dataloader())
     list(data.val_dataloader())
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cores(count: Sequence[int], **env: str) -> int:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(count), raising=False)
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        return available_cores()
-
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert [cores(range(n)) for n in (1, 6, 64)] == [1, 6, 16]
-    assert cores(range(64), LOCAL_WORLD_SIZE="8") == 8
-    assert cores(range(4), LOCAL_WORLD_SIZE="8") == 1

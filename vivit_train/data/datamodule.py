@@ -4,11 +4,9 @@ The journey of one clip: a sampler names a row, a worker decodes frames, `collat
 of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the model sees.
 """
 
-import os
 import sys
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,6 +24,7 @@ from vivit_train.class_names import find_classes
 from vivit_train.data.check import Verdicts
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
 from vivit_train.data.guarded import GuardedDataset
+from vivit_train.data.loader import LazyLoader, available_cores, batches_done
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler, derive_seed
 from vivit_train.errors import UserError
@@ -420,51 +419,3 @@ class VideoDataModule(LightningDataModule, ABC):
         """(epoch, batches done in it), from the loop's progress, which a resumed run restores."""
         assert self.trainer is not None
         return divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
-
-
-class LazyLoader(DataLoader):
-    """A DataLoader that starts at the first `next`, and counts the time spent waiting.
-
-    Lightning makes the iterator before it restores the progress of a resumed run; workers that
-    started then would prefetch the wrong samples.
-
-    Attributes:
-        wait_seconds: Total time that the training process was blocked on this loader.
-    """
-
-    wait_seconds = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = None
-        while True:
-            start = time.perf_counter()
-            batches = batches or super().__iter__()
-            try:
-                batch = next(batches, None)
-            except UserError as error:  # a worker's comes with its traceback in the message
-                raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
-            self.wait_seconds += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position follows from the trainer's progress. Its being here tells
-        Lightning that the loader resumes inside an epoch."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-
-def batches_done(trainer: Trainer) -> int:
-    """Training batches that a run has behind it, also over interruptions."""
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-    return progress.total.processed
-
-
-def available_cores() -> int:
-    """CPU cores for the decoding workers of this process, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(16, (cores or 1) // local_processes))

@@ -1,0 +1,56 @@
+import os
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vivit_train.data.loader import LazyLoader, available_cores
+
+
+def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr("vivit_train.data.loader.time", clock)
+    asked: list[int] = []
+
+    class Slow(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> int:
+            asked.append(index)
+            clock.now += 2
+            return index
+
+    class Sampler(torch.utils.data.SequentialSampler):
+        def __iter__(self):
+            asked.append(-1)
+            return super().__iter__()
+
+    data = Slow()
+    loader = LazyLoader(data, sampler=Sampler(data), batch_size=1)
+    batches = iter(loader)
+    assert (asked, loader.wait_seconds) == ([], 0)
+    assert next(batches).tolist() == [0]
+    assert (asked, loader.wait_seconds) == ([-1, 0], 2)
+    clock.now += 100  # the training step: no waiting
+    assert [batch.item() for batch in batches] == [1, 2]
+    assert loader.wait_seconds == 6
+    assert len(list(loader)) == 3  # a second epoch adds to the first
+    assert loader.wait_seconds == 12
+    assert asked == [-1, 0, 1, 2] * 2
+
+
+def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cores(count: Sequence[int], **env: str) -> int:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(count), raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return available_cores()
+
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [cores(range(n)) for n in (1, 6, 64)] == [1, 6, 16]
+    assert cores(range(64), LOCAL_WORLD_SIZE="8") == 8
+    assert cores(range(4), LOCAL_WORLD_SIZE="8") == 1
