@@ -160,7 +160,7 @@ def test_very_many_lines_are_cut_short() -> None:
 
 
 def test_the_counts_stand_beside_the_score(
-    finished_run: Path, small: tuple[str, ...], demo_root: Path, tmp_path: Path
+    finished_run: Path, demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The broken video counts as wrong; `null` where nothing was checked."""
     root = tmp_path / "demo"
@@ -180,6 +180,7 @@ def test_the_counts_stand_beside_the_score(
     assert run(root, *data) == 1
     results = score("after")
     assert results["checked"] == {"ok": 15, "unreadable": 1}
+    assert "vivit check found of these videos: 15 ok, 1 unreadable\n" in capsys.readouterr().out
     assert results["num_videos_scored"] == 16
     assert results["undecodable"] == [videos[0].relative_to(root).as_posix()]
     os.utime(videos[1], ns=(0, 0))

@@ -109,4 +109,7 @@ def print_results(results: dict[str, Any], output: Path) -> None:
     print(f"results {json.dumps(headline(results))}")
     if results["undecodable"]:
         print(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
+    if results["checked"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in results["checked"].items())
+        print(f"vivit check found of these videos: {counts}")
     print(output / "results.json")
