@@ -36,6 +36,8 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "16-true": (torch.float16, None),
     "64-true": (torch.float64, None),
 }
+# Lightning's short ones.
+SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 # Tensors as large as the parameters that each optimiser keeps: momentum; two moments.
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
 
@@ -369,6 +371,7 @@ def training_memory(
     Raises:
         UserError: If precision or optimiser is another.
     """
+    precision = SHORT_PRECISIONS.get(precision, precision)
     if precision not in PRECISIONS:
         raise UserError(
             f"trainer.precision={precision}: memory is known for {', '.join(PRECISIONS)}; "

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from vivit_train.describe import Description, Part
 
-# Lightning's short names.
-PRECISION_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
@@ -74,7 +72,7 @@ def check_data(data: dict[str, Any]) -> None:
 
 def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
-    from vivit_train.describe import describe
+    from vivit_train.describe import SHORT_PRECISIONS, describe
     from vivit_train.training import NOT_OF_THE_MODEL, hush_lightning, resolve_precision
     from vivit_train.transforms.processor import Processor
 
@@ -90,7 +88,7 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
         (data["clip_frames"], height, width),
         (data["eval_views"][0], data["eval_views"][1]),
         data["batch_size"],
-        PRECISION_NAMES.get(precision, precision),
+        SHORT_PRECISIONS.get(precision, precision),
         config["optim"]["name"],
     )
 

@@ -1,0 +1,69 @@
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vivit_train.advice import advice
+
+
+def config(batch_size: int = 16, accumulate: int = 1, name: str = "adamw", lr: float = 1e-4):
+    return {
+        "data": {"batch_size": batch_size},
+        "trainer": {"accumulate_grad_batches": accumulate},
+        "optim": {"name": name, "lr": lr},
+    }
+
+
+def data(labels: Any, *class_names: str) -> Any:
+    return SimpleNamespace(
+        records={"train": SimpleNamespace(labels=np.array(labels))}, class_names=list(class_names)
+    )
+
+
+GOOD = data([0, 0, 1, 1], "run", "walk")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [config(), config(4, 4), config(name="sgd", lr=0.1), config(lr=5e-5), config(lr=1e-3)],
+)
+def test_nothing_to_say(given: dict[str, Any]) -> None:
+    assert advice(given, GOOD) == []
+    assert advice(given, data([[0, 2], [1, 3]], "a", "b", "c", "d")) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "world_size", "factor", "makes"),
+    [(8, 1, 1, 2, 16), (2, 1, 1, 8, 16), (3, 2, 1, 6, 18), (1, 1, 8, 2, 16), (5, 1, 3, 2, 30)],
+)
+def test_a_small_batch(
+    batch_size: int, accumulate: int, world_size: int, factor: int, makes: int
+) -> None:
+    (line,) = advice(config(batch_size, accumulate), GOOD, world_size)
+    assert f"sees only {batch_size * accumulate * world_size} clips" in line
+    assert line.endswith(f"trainer.accumulate_grad_batches={factor} makes it {makes}")
+    assert makes >= 16
+    # What it says holds: with this factor there is nothing left to say.
+    assert advice(config(batch_size, factor), GOOD, world_size) == []
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adamw", 0.1), ("sgd", 1e-5), ("adamw", 1e-8)])
+def test_a_learning_rate_of_another_optimiser(name: str, lr: float) -> None:
+    (line,) = advice(config(name=name, lr=lr), GOOD)
+    assert line.startswith(f"optim.lr={lr:g} is far from what {name} trains a ViViT with")
+
+
+def test_poor_classes() -> None:
+    lines = advice(config(), data([0, 0, 2, 4, 4], "a", "b", "c", "d", "e"))
+    assert lines == [
+        "2 classes have no training video, b, d: the model cannot learn them: add videos, or "
+        "remove the classes",
+        "1 classes have one training video, c: one says nothing about a class: add more",
+    ]
+
+
+def test_uneven_classes() -> None:
+    (line,) = advice(config(), data([0] * 50 + [1] * 4, "often", "rarely"))
+    assert "from 4 training videos (rarely) to 50 (often)" in line
+    assert "callbacks.monitor=val/mean_class_accuracy" in line

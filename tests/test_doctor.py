@@ -1,0 +1,138 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vivit_train import doctor
+from vivit_train.__main__ import main
+from vivit_train.config import compose_config, to_plain
+from vivit_train.doctor import Finding, examine
+from vivit_train.video.write import write_video
+
+# Learns a batch of four by heart in a second.
+QUICK = ("optim.lr=3e-3", "data.batch_size=16")
+
+
+def findings(*words: str, seconds: float = 20) -> dict[str, Finding]:
+    return {f.check: f for f in examine(to_plain(compose_config(list(words))), seconds)}
+
+
+def test_a_healthy_run(small: tuple[str, ...]) -> None:
+    found = findings(*small, *QUICK)
+    assert {check: finding.verdict for check, finding in found.items()} == {
+        "data": "ok", "decoding": "ok", "pixels": "ok", "first loss": "ok", "overfitting": "ok",
+        "gradients": "ok", "memory": "ok", "time": "ok",
+    }  # fmt: skip
+    assert found["data"].text == "32 training and 16 validation videos in 8 classes"
+    assert found["first loss"].text == "2.079; of guessing it is 2.079"
+    assert found["gradients"].text.startswith("reach all ")
+
+
+def test_as_a_user(small: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["doctor", *small, *QUICK])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ok    data          32 training and 16 validation videos in 8 classes"
+    assert len(lines) == 8
+    with pytest.raises(SystemExit, match="1"):
+        main(["doctor", "data=folder", "data.root=/nowhere", "--json"])
+    assert '"verdict": "fail", "check": "start"' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--seconds must be above 0, got 0"):
+        main(["doctor", "--seconds", "0"])
+
+
+def test_what_ends_it(tmp_path: Path) -> None:
+    found = findings("data=folder", f"data.root={tmp_path / 'nothing'}")
+    assert [(f.verdict, f.check) for f in found.values()] == [("fail", "start")]
+    assert "is not a folder" in found["start"].text
+
+
+def test_usual_mistakes(small: tuple[str, ...]) -> None:
+    found = findings(*small, "optim.lr=1e-9", "data.batch_size=32", seconds=5)
+    assert found["settings"].verdict == "warn"
+    assert "optim.lr=1e-09 is far from" in found["settings"].text
+    assert found["overfitting"].verdict in ("fail", "warn")
+    text = found["overfitting"].text
+    assert ("in 100 steps" in text) == ("not even one batch is learnt" in text)
+
+
+def test_a_learning_rate_that_bursts(small: tuple[str, ...]) -> None:
+    words = (*small, "optim.lr=1e30", "trainer.gradient_clip_val=0", "data.batch_size=16")
+    found = findings(*words, seconds=5)
+    assert found["overfitting"].verdict == "fail"
+    assert found["gradients"].verdict == "fail"
+    assert "lower optim.lr" in found["overfitting"].text
+
+
+def test_videos_of_one_colour(small: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for split, count in (("train", 8), ("val", 1)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                gray = np.full((8, 24, 24, 3), 100, dtype=np.uint8)
+                write_video(tmp_path / split / name / f"{i}.mp4", gray)
+    demos_own = ("data.train", "data.val", "data.root", "augment")
+    words = [word for word in small if not word.startswith(demos_own)]
+    where = ("data=folder", f"data.root={tmp_path}", "augment=none", "processor.crop_size=16")
+    found = findings(*words, *where, "data.batch_size=16")
+    assert found["pixels"].verdict == "warn"
+    assert "of one colour throughout: " in found["pixels"].text
+
+
+def patient(small: tuple[str, ...], *words: str) -> tuple[doctor.Patient, dict[str, Any]]:
+    config = to_plain(compose_config([*small, *words]))
+    data = doctor.build_data(config)
+    data.setup("fit")
+    batch = doctor.first_batch(data, config["trainer"])
+    return doctor.Patient(config, doctor.build_module(config, data), batch), config
+
+
+def test_first_losses(small: tuple[str, ...]) -> None:
+    sick, _ = patient(small)
+    right = torch.nn.functional.one_hot(sick.labels, 8).float()
+    sick.model = lambda clips: 20 * right
+    sick.model.config = {"num_classes": 8}
+    assert "better than an untrained model can be" in sick.loss_at_start().text
+    sick.model = lambda clips: -20 * right
+    sick.model.config = {"num_classes": 8}
+    assert "worse than guessing" in sick.loss_at_start().text
+    sick.model = lambda clips: math.nan * right
+    sick.model.config = {"num_classes": 8}
+    finding = sick.loss_at_start()
+    assert (finding.verdict, "not finite" in finding.text) == ("fail", True)
+
+
+def test_a_part_that_no_gradient_reaches(small: tuple[str, ...]) -> None:
+    sick, _ = patient(small, "optim.lr=3e-3")
+    blocks = sick.model.encoder.blocks
+    blocks[0].mlp.forward = lambda x: x * 0
+    assert sick.learns_by_heart(5).check == "overfitting"
+    finding = sick.gradients()
+    assert finding.verdict == "fail"
+    assert "none reach" in finding.text
+    assert "blocks.0.mlp.fc1.weight" in finding.text
+
+
+def test_a_batch_that_does_not_fit(
+    small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick, _ = patient(small)
+    monkeypatch.setattr(doctor.os, "sysconf", lambda name: 64)  # a machine of 4 KiB
+    finding = sick.memory()
+    assert finding.verdict == "fail"
+    assert "lower data.batch_size and raise trainer.accumulate_grad_batches" in finding.text
+
+
+def test_a_loader_that_is_the_limit(small: tuple[str, ...]) -> None:
+    config = to_plain(compose_config(list(small)))
+    data = doctor.build_data(config)
+    data.setup("fit")
+    doctor.first_batch(data, config["trainer"])  # a trainer, as the loader needs one
+    finding = doctor._time(config, data, seconds_per_clip=1e-9)
+    assert finding.verdict == "warn"
+    assert "the device waits for data: raise data.num_workers" in finding.text
+    assert doctor._clock(3723) == "1:02:03"
+    assert doctor._clock(math.nan) == "?"

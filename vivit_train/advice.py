@@ -1,0 +1,79 @@
+"""The usual mistakes of fine-tuning, told before they cost a night."""
+
+from typing import Any
+
+import numpy as np
+
+from vivit_train.class_names import shorten
+from vivit_train.data.datamodule import VideoDataModule
+
+# Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
+# Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
+# on either side.
+LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
+# Below this many clips per optimiser step the gradient is mostly noise.
+SMALL_BATCH = 16
+# Times as many videos in the largest class as in the smallest.
+IMBALANCE = 10
+
+
+def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -> list[str]:
+    """What a colleague would say about a run that is about to start.
+
+    Args:
+        config: The resolved configuration.
+        data: Set up for ``fit``.
+        world_size: Processes that train together.
+
+    Returns:
+        A sentence or two for each finding, each with its cure; empty if there is none.
+    """
+    return [*_of_the_batch(config, world_size), *_of_the_rate(config), *_of_the_classes(data)]
+
+
+def _of_the_batch(config: dict[str, Any], world_size: int) -> list[str]:
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    clips = config["data"]["batch_size"] * accumulate * world_size
+    if clips >= SMALL_BATCH:
+        return []
+    factor = -(-SMALL_BATCH * accumulate // clips)
+    return [
+        f"an optimiser step sees only {clips} clips (data.batch_size="
+        f"{config['data']['batch_size']} x trainer.accumulate_grad_batches={accumulate} x "
+        f"{world_size} processes), and its gradient is mostly noise: "
+        f"trainer.accumulate_grad_batches={factor} makes it {clips * factor // accumulate}"
+    ]
+
+
+def _of_the_rate(config: dict[str, Any]) -> list[str]:
+    name, rate = config["optim"]["name"], config["optim"]["lr"]
+    low, high = LR_RANGES.get(name, (0.0, float("inf")))
+    if low <= rate <= high:
+        return []
+    return [
+        f"optim.lr={rate:g} is far from what {name} trains a ViViT with, {low:g} to {high:g}: "
+        "was it meant for the other optimiser (optim=sgd, optim=adamw)?"
+    ]
+
+
+def _of_the_classes(data: VideoDataModule) -> list[str]:
+    labels = data.records["train"].labels
+    if labels.ndim > 1:  # several heads: hundreds of classes, most of them rare by nature
+        return []
+    counts = np.bincount(labels, minlength=len(data.class_names))
+    lines = []
+    for number, what, cure in (
+        (0, "no training video", "the model cannot learn them: add videos, or remove the classes"),
+        (1, "one training video", "one says nothing about a class: add more"),
+    ):
+        names = [data.class_names[k] for k in np.flatnonzero(counts == number)]
+        if names:
+            lines.append(f"{len(names)} classes have {what}, {shorten(names)}: {cure}")
+    if counts.min() > 1 and counts.max() > IMBALANCE * counts.min():
+        lines.append(
+            f"the classes are uneven, from {counts.min()} training videos "
+            f"({data.class_names[counts.argmin()]}) to {counts.max()} "
+            f"({data.class_names[counts.argmax()]}): top-1 can hide a class that is never found; "
+            "look at mean_class_accuracy (callbacks.monitor=val/mean_class_accuracy)"
+        )
+    return lines

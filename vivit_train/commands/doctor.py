@@ -1,0 +1,53 @@
+"""Check a run before it starts: data, loss, gradients, speed and memory, a verdict per line.
+
+  vivit doctor data=folder data.root=/data/mine model.pretrained=google/vivit-b-16x2-kinetics400
+  vivit doctor experiment=vivit_l_fe_ssv2 data.root=/data/ssv2 --seconds 120
+
+KEY=VALUE are those of train.py, and so are the defaults. On one device it decodes a batch, looks at
+its pixels, compares the first loss with that of guessing, learns one batch by heart, sees whether
+gradients reach every parameter, and estimates memory and time. Nothing is written. The exit code is
+0 unless a check failed.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from vivit_train.errors import UserError
+
+SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        metavar="S",
+        help="for learning one batch by heart, at most (default 60)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints a line per check as it is made."""
+    from vivit_train.config import compose_config, to_plain
+
+    if arguments.seconds <= 0:
+        raise UserError(f"--seconds must be above 0, got {arguments.seconds:g}")
+    config = to_plain(compose_config(arguments.overrides))
+
+    from vivit_train.doctor import examine
+    from vivit_train.training import hush_lightning
+
+    hush_lightning()
+    failed = 0
+    for finding in examine(config, arguments.seconds):
+        failed += finding.verdict == "fail"
+        if arguments.json:
+            print(json.dumps(asdict(finding)), flush=True)
+        else:
+            print(f"{SIGNS[finding.verdict]}  {finding.check:<12}  {finding.text}", flush=True)
+    return 1 if failed else 0
