@@ -18,6 +18,10 @@ class VideoAccuracy(Metric):
     Args:
         num_classes: Classes K.
         num_videos: Rows of the split.
+
+    Attributes:
+        predicted: int32 ``[num_videos]``, 1 + the class that each video was taken for; 0 where it
+            was not seen or could not be decoded. Like all counts of one process until synced.
     """
 
     full_state_update = False
@@ -26,13 +30,14 @@ class VideoAccuracy(Metric):
     total: Tensor
     seen: Tensor
     undecodable: Tensor
+    predicted: Tensor
     loss_sum: Tensor
 
     def __init__(self, num_classes: int, num_videos: int) -> None:
         super().__init__()
         for name in ("correct1", "correct5", "total"):  # per class
             self.add_state(name, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("seen", "undecodable"):  # per video
+        for name in ("seen", "undecodable", "predicted"):  # per video
             self.add_state(name, torch.zeros(num_videos, dtype=torch.int), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
@@ -55,6 +60,8 @@ class VideoAccuracy(Metric):
         self.correct5.index_add_(0, labels, (valid & (rank < 5)).long())
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=torch.int))
         self.undecodable.index_add_(0, indices, (~decoded).int())
+        # argmax gives the lower index where two are equal, as `ranks` does.
+        self.predicted.index_add_(0, indices, (valid * (logits.argmax(dim=1) + 1)).int())
         losses = logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
         self.loss_sum += losses[decoded].sum()
 

@@ -5,8 +5,9 @@
   vivit evaluate RUN data=kinetics400 data.root=/data/k400
   vivit evaluate owner/name model=vivit_b data=kinetics400 data.root=/data/k400
 
-Writes results.json to --output (default: evaluations/<date_time> in the run's folder, else under
-runs/) and prints the scores. The data set's classes are matched to the model's by name.
+Writes results.json, classes.csv and predictions.csv to --output (default: evaluations/<date_time>
+in the run's folder, else under runs/) and prints the scores. The data set's classes are matched to
+the model's by name.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train import training
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
     from vivit_train.module import VivitModule
+    from vivit_train.report import write_report
     from vivit_train.run_dir import write_results
 
     training.hush_lightning()
@@ -85,8 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     trainer, _ = training.build_trainer(plain, output)
     trainer.loggers = []
     trainer.test(module, datamodule=data, verbose=False)
+    assert module.accuracy is not None
     results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
     write_results(output, results)
+    write_report(output, module.accuracy, data)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if is_rank_zero():

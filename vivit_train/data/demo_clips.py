@@ -71,9 +71,23 @@ def render(
     # The place is that of the middle of the clip, so that backwards is the opposite class.
     time = np.arange(num_frames) - (num_frames - 1) / 2
     middle = rng.uniform((0, 0), (width, height))
-    path = middle + rng.uniform(*_SPEED) * time[:, None] * direction  # [T, 2]
-    x, y = path.T.astype(np.float32)[:, :, None, None]  # each [T, 1, 1]
+    path = middle + rng.uniform(*_SPEED) * time[:, None] * direction
+    return draw_on_path(path, rng, height, width)
 
+
+def draw_on_path(path: np.ndarray, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Render an object that moves along a path on a torus, before a background.
+
+    Args:
+        path: Where it is in each frame: float [T, 2], (x, y) in pixels; y points down.
+        rng: Draws shape, size, angle, textures and colours.
+        height: H in pixels.
+        width: W in pixels.
+
+    Returns:
+        uint8 [T, H, W, 3], RGB.
+    """
+    x, y = path.T.astype(np.float32)[:, :, None, None]  # each [T, 1, 1]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     dx = (columns - x + width / 2) % width - width / 2  # [T, H, W], the nearest way round
     dy = (rows - y + height / 2) % height - height / 2

@@ -1,0 +1,139 @@
+"""What lies behind a score: each class and each video, in two tables beside results.json."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.metrics import VideoAccuracy
+
+# Fewer than these may be taken for one class by chance.
+FEW_VIDEOS = 10
+
+
+def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -> None:
+    """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
+
+    Prints the classes that are found least often, and warns where every video is taken for the
+    same class.
+
+    Args:
+        folder: Where to; it is there.
+        accuracy: After the last update.
+        data: Whose split ``test`` was scored.
+    """
+    with accuracy.sync_context():  # sums over processes within
+        predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
+        seen = accuracy.seen.cpu().numpy() > 0
+    labels = data.records["test"].labels.reshape(len(seen), -1)  # [N, heads]
+    guesses = split_heads(predicted, list(data.heads.values()))  # [N, heads]
+    rows = class_table(labels[seen], guesses[seen], data.class_names)
+    used = {row["class"] for row in rows if row["predicted"]}
+    asked = {row["class"] for row in rows if row["videos"]}
+    if len(used) == 1 and len(asked) > 1 and seen.sum() >= FEW_VIDEOS:
+        rank_zero_warn(
+            f"every video was taken for {used.pop()!r}: the model has not learnt to tell the "
+            "classes apart, or its pixels are not those that it was trained on. `vivit doctor` "
+            "with the same settings looks for the cause"
+        )
+    _print_weakest(rows)
+    _write(folder / "classes.csv", rows)
+    _write(folder / "predictions.csv", _prediction_table(labels, guesses, seen, data))
+
+
+def split_heads(joint: np.ndarray, heads: Sequence[int]) -> np.ndarray:
+    """Classes of each head, of `vivit_train.metrics.joint_labels`, as indices into all classes.
+
+    Args:
+        joint: int64 ``[N]``; -1 where there is none.
+        heads: Classes of each head; empty: one head.
+
+    Returns:
+        int64 ``[N, heads]``; -1 where there is none.
+    """
+    if not heads:
+        return joint[:, None]
+    within = np.stack(np.unravel_index(np.maximum(joint, 0), heads), axis=1)  # [N, heads]
+    starts = np.cumsum([0, *heads])[:-1]
+    return np.where(joint[:, None] < 0, -1, within + starts)
+
+
+def class_table(
+    labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each class.
+
+    Args:
+        labels: int ``[N, heads]``, indices into the class names.
+        guesses: int ``[N, heads]``; -1 where a video could not be decoded.
+        class_names: All classes.
+
+    Returns:
+        ``class``; ``videos`` of it; ``correct`` of these; ``top1``, their share, empty where there
+        are none; ``predicted``, how many videos were taken for it, rightly or not; and
+        ``taken_for``, the wrong class that its videos were most often taken for, with the number.
+    """
+    pairs = Counter(zip(labels.ravel().tolist(), guesses.ravel().tolist()))
+    mistakes: dict[int, tuple[int, int]] = {}  # class -> (videos, other class), the most
+    videos, correct, predicted = (np.zeros(len(class_names), dtype=int) for _ in range(3))
+    for (label, guess), count in pairs.items():
+        videos[label] += count
+        if guess >= 0:
+            predicted[guess] += count
+        if guess == label:
+            correct[label] += count
+        elif guess >= 0:
+            mistakes[label] = max(mistakes.get(label, (0, 0)), (count, guess))
+    return [
+        {
+            "class": name,
+            "videos": int(videos[k]),
+            "correct": int(correct[k]),
+            "top1": correct[k] / videos[k] if videos[k] else "",
+            "predicted": int(predicted[k]),
+            "taken_for": f"{class_names[mistakes[k][1]]} ({mistakes[k][0]})"
+            if k in mistakes
+            else "",
+        }
+        for k, name in enumerate(class_names)
+    ]
+
+
+def _prediction_table(
+    labels: np.ndarray, guesses: np.ndarray, seen: np.ndarray, data: VideoDataModule
+) -> list[dict[str, Any]]:
+    """A row for each video that was scored; of several heads the classes are joined by ``; ``."""
+
+    def names(row: np.ndarray) -> str:
+        return "; ".join(data.class_names[k] for k in row if k >= 0)
+
+    records = data.records["test"]
+    return [
+        {
+            "video": records.name(int(i)),
+            "class": names(labels[i]),
+            "predicted": names(guesses[i]),
+            "correct": int((labels[i] == guesses[i]).all()),
+        }
+        for i in np.flatnonzero(seen)
+    ]
+
+
+@rank_zero_only
+def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
+    scored = sorted((row for row in rows if row["videos"]), key=lambda row: row["top1"])
+    shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in scored[:number])
+    print(f"weakest classes: {shown} (classes.csv)")
+
+
+@rank_zero_only
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
