@@ -34,6 +34,8 @@ SMALL = (
     "trainer.precision=32-true",
     "trainer.log_every_n_steps=1",
     "optim.warmup_epochs=0.5",
+    "optim.layer_decay=0.8",
+    "callbacks.ema_decay=0.9",
 )
 
 

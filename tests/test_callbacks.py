@@ -1,3 +1,4 @@
+import signal
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,15 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from vivit_train import callbacks
-from vivit_train.callbacks import (
-    BrokenVideos,
-    Checkpoints,
-    StepSeed,
-    link_or_copy,
-)
+from vivit_train import callbacks, checkpoint
+from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
+from vivit_train.checkpoint import link_or_copy, replace_checkpoint
 from vivit_train.data.dataset import Sample, collate
 from vivit_train.errors import UserError
+from vivit_train.signals import Stopped
 from vivit_train.video.decode import DecodeError
 
 
@@ -45,16 +43,23 @@ class Saver:
         self.is_global_zero = True
         self.strategy = SimpleNamespace(broadcast=lambda x: x, barrier=lambda name: None)
         self.saves: list[int] = []
+        self.loggers: list[Any] = []
+        self.validating = False
+        self._validates_next = False
+        loop = SimpleNamespace(_should_check_val_fx=lambda fetcher: self._validates_next)
+        self.fit_loop = SimpleNamespace(epoch_loop=loop, _data_fetcher=object())
 
     def save_checkpoint(self, path: Path) -> None:
         self.saves.append(self.global_step)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(f"step {self.global_step}")
-        temporary.replace(path)  # as AtomicCheckpointIO does
+        replace_checkpoint(temporary, path)  # as AtomicCheckpointIO does
 
-    def train(self, callback: Checkpoints, steps: int, accumulate: int = 1) -> None:
-        for batch in range(steps * accumulate):
-            self.global_step += (batch + 1) % accumulate == 0
+    def train(self, callback: Checkpoints, steps: int) -> None:
+        """Some steps, and then comes a validation."""
+        for batch in range(steps):
+            self.global_step += 1
+            self._validates_next = batch == steps - 1
             callback.on_train_batch_end(self, None, None, None, batch)
 
     def validate(self, callback: Checkpoints, score: float, name: str = "val/top1") -> None:
@@ -83,11 +88,13 @@ class TestCheckpoints:
             assert (callback.best.stat().st_ino == before) is not is_new  # left alone
         assert best == ["step 10", "step 10", "step 30", "step 30", "step 30", "step 60"]
         assert saver.saves == [10, 20, 30, 40, 50, 60]  # once a step, whoever asks
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+        names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == names
+        assert (tmp_path / "previous.ckpt").read_text() == "step 50"
 
     def test_every_n_steps(self, tmp_path: Path, saver: Saver) -> None:
-        saver.train(Checkpoints(tmp_path, every_n_train_steps=3), 10)
-        assert saver.saves == [3, 6, 9]
+        saver.train(Checkpoints(tmp_path, every_n_train_steps=3), 9)
+        assert saver.saves == [3, 6]
         saver.saves.clear()
         saver.train(Checkpoints(tmp_path), 10)
         assert saver.saves == []
@@ -107,16 +114,42 @@ class TestCheckpoints:
                 callback.on_train_batch_end(saver, None, None, None, batch)
                 assert saver.saves == ([start + 2] if batch == 5 else [])
 
-    def test_a_validation_inside_an_epoch_that_saved_already(
+    def test_a_step_before_a_validation_is_saved_after_it(
         self, tmp_path: Path, saver: Saver
     ) -> None:
+        """A run that went on from before it would leave the validation out."""
         callback = Checkpoints(tmp_path, every_n_train_steps=5)
+        saver.train(callback, 10)
+        assert saver.saves == [5]
+        saver.validate(callback, 0.1)
         saver.train(callback, 5)
         saver.validate(callback, 0.1)
-        assert saver.saves == [5, 5]  # again: the best score belongs into the file
-        saver.train(callback, 5)
-        saver.validate(callback, 0.1)
-        assert saver.saves == [5, 5, 10]
+        assert saver.saves == [5, 10, 15]
+
+    def test_a_validation_that_is_done_again_saves(self, tmp_path: Path, saver: Saver) -> None:
+        """Broken off, it left a checkpoint of the same step that says so."""
+        callback = Checkpoints(tmp_path)
+        saver.global_step = 4
+        callback.on_train_start(saver, None)
+        saver.validate(callback, float("nan"))
+        assert saver.saves == [4]
+
+    def test_a_run_that_is_stopped_saves(
+        self, tmp_path: Path, saver: Saver, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        callback = Checkpoints(tmp_path)
+        saver.train(callback, 3)
+        callback.on_exception(saver, None, RuntimeError("a bug"))
+        assert saver.saves == []
+        callback.on_exception(saver, None, Stopped(signal.SIGTERM))
+        assert saver.saves == [3]
+        told = capsys.readouterr().err
+        assert told == (
+            f"stopped by SIGTERM; go on with: python train.py ckpt_path={tmp_path}/last.ckpt\n"
+        )
+        saver.state.fn = "test"
+        callback.on_exception(saver, None, Stopped(signal.SIGINT))
+        assert saver.saves == [3]
 
     def test_a_resumed_run_does_not_overwrite_a_better_one(
         self, tmp_path: Path, saver: Saver
@@ -193,7 +226,7 @@ def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_link:
         raise PermissionError("no hard links here")
 
     if not can_link:
-        monkeypatch.setattr(callbacks.os, "link", refuse)
+        monkeypatch.setattr(checkpoint.os, "link", refuse)
     source, target = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     source.write_bytes(b"new")
     target.write_bytes(b"old")

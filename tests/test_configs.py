@@ -24,6 +24,7 @@ from vivit_train.loggers import build_loggers
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage
 from vivit_train.optim import build_optimizer
+from vivit_train.training import NOT_OF_THE_MODEL
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 
@@ -80,8 +81,7 @@ def experiment(option: str) -> dict[str, Any]:
 
 def vivit_arguments(plain: dict[str, Any]) -> dict[str, Any]:
     """ViViT's arguments, but for its number of classes."""
-    others = ("name", "pretrained", "from_image")
-    return {name: value for name, value in plain["model"].items() if name not in others}
+    return {k: v for k, v in plain["model"].items() if k not in NOT_OF_THE_MODEL}
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
 def test_groups() -> None:
     found = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
     assert found == [
-        "augment", "callbacks", "data", "experiment", "logger", "model", "optim", "processor",
-        "trainer",
+        "augment", "callbacks", "data", "experiment", "hydra", "logger", "model", "optim",
+        "processor", "trainer",
     ]  # fmt: skip
 
 
@@ -333,8 +333,8 @@ def parameter_count(attention: str, tubelet: list[int], d: int, layers: int, mlp
 
 def test_the_models_keys_are_the_constructors() -> None:
     written = yaml.safe_load((CONFIGS / "model/vivit_b.yaml").read_text())
-    del written["name"], written["pretrained"]
-    assert written.pop("from_image") == parameters(FromImage)
+    others = {name: written.pop(name) for name in NOT_OF_THE_MODEL}
+    assert others["from_image"] == parameters(FromImage)
     expected = parameters(ViViT)
     assert expected.pop("num_classes") is ...
     assert written == expected
@@ -385,10 +385,16 @@ def test_the_data_sets_keys_are_the_constructors(option: str) -> None:
     assert differing <= ({"eval_views"} if option == "demo" else set())
 
 
+TINY = {
+    "image_size": 8, "num_frames": 2, "tubelet_size": (2, 4, 4), "hidden_size": 8, "num_layers": 1,
+    "num_heads": 2, "mlp_size": 16,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("option", options("optim"))
 def test_optimisers_build(option: str) -> None:
     optim = composed("data=kinetics400", f"optim={option}")["optim"]
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), optim)
+    optimizer = build_optimizer(ViViT(num_classes=2, **TINY), optim)
     assert type(optimizer).__name__.lower() == option
     assert optimizer.param_groups[0]["lr"] == optim["lr"]
 

@@ -116,9 +116,7 @@ def test_a_part_that_no_gradient_reaches(small: tuple[str, ...]) -> None:
     assert "blocks.0.mlp.fc1.weight" in finding.text
 
 
-def test_a_batch_that_does_not_fit(
-    small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_does_not_fit(small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     sick, _ = patient(small)
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 64)  # a machine of 4 KiB
     finding = sick.memory()

@@ -55,6 +55,8 @@ def optim(case: str) -> dict[str, Any]:
         "lr": config["lr_configs"]["base_learning_rate"],
         "momentum": config["optimizer_configs"]["momentum"],
         "weight_decay": config["l2_decay_factor"],
+        "layer_decay": 1.0,
+        "lr_batch_size": None,
         "warmup_epochs": config["lr_configs"]["warmup_steps"] / 2,
         "min_lr_fraction": 0.0,
         "label_smoothing": config["label_smoothing"],

@@ -1,4 +1,6 @@
 import re
+import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +9,7 @@ import torch
 
 from vivit_train import meters
 from vivit_train.data.loader import LazyLoader
-from vivit_train.meters import (
-    Meter,
-    Progress,
-)
+from vivit_train.meters import Meter, Progress, waiting
 
 
 @pytest.fixture
@@ -34,44 +33,130 @@ def training(clock: SimpleNamespace, **kwargs: Any) -> SimpleNamespace:
     return SimpleNamespace(**defaults | kwargs)
 
 
+class Module:
+    """A module as far as `Meter` uses it: keeps what is logged, a dict for each time."""
+
+    def __init__(self, trainer: SimpleNamespace) -> None:
+        self.trainer = trainer
+        self.logged: list[dict] = []
+        self.reductions: dict[str, str] = {}
+
+    def log(self, name: str, value: float, sync_dist: bool, reduce_fx: str) -> None:
+        assert sync_dist
+        if not self.logged or name in self.logged[-1]:
+            self.logged.append({})
+        self.logged[-1][name] = self.trainer.callback_metrics[name] = value
+        self.reductions[name] = reduce_fx
+
+
 class TestMeter:
-    def run(self, clock: SimpleNamespace, every: int, batches: int, **kwargs: Any) -> list[dict]:
-        trainer, logged = training(clock, **kwargs), []
-        module = SimpleNamespace(log_dict=logged.append)
+    def run(
+        self,
+        clock: SimpleNamespace,
+        every: int,
+        batches: int,
+        wait: float = 0.5,
+        seconds: Callable[[int], float] = lambda index: 2 + index,
+        **kwargs: Any,
+    ) -> Module:
+        trainer = training(clock, **kwargs)
+        module = Module(trainer)
         meter = Meter(every)
         meter.on_train_start(trainer, module)
         meter.on_train_epoch_start(trainer, module)
-        batch = SimpleNamespace(labels=torch.zeros(6))
+        batch = SimpleNamespace(labels=torch.zeros(6), decode_seconds=0.3)
         for index in range(batches):
-            trainer.train_dataloader.wait_seconds += 0.5
-            clock.now += 2 + index
+            trainer.train_dataloader.wait_seconds += wait
+            clock.now += seconds(index)
             meter.on_train_batch_end(trainer, module, None, batch, index)
-        return logged
+        return module
 
-    def test_rates_are_those_since_the_last_log(self, clock: SimpleNamespace) -> None:
-        first, second = self.run(clock, every=2, batches=5)
-        assert first == {"train/clips_per_second": 12 / 5, "train/data_wait": 1 / 5}
-        assert second == {"train/clips_per_second": 12 / 9, "train/data_wait": 1 / 9}
+    def test_figures_are_those_since_the_last_log(self, clock: SimpleNamespace) -> None:
+        first, second = self.run(clock, every=2, batches=5).logged
+        assert first == pytest.approx(
+            {"train/clips_per_second": 12 / 5, "train/data_wait": 1 / 5, "train/decode_ms": 50}
+        )
+        assert second == pytest.approx(
+            {"train/clips_per_second": 12 / 9, "train/data_wait": 1 / 9, "train/decode_ms": 50}
+        )
 
     def test_all_processes_count(self, clock: SimpleNamespace) -> None:
-        (logged,) = self.run(clock, every=1, batches=1, world_size=4)
-        assert logged == {"train/clips_per_second": 4 * 6 / 2, "train/data_wait": 0.25}
+        """Who waits longest keeps the others waiting."""
+        assert self.run(clock, every=1, batches=1).reductions == {
+            "train/clips_per_second": "sum", "train/data_wait": "max", "train/decode_ms": "mean",
+        }  # fmt: skip
 
     def test_validation_does_not_count(self, clock: SimpleNamespace) -> None:
-        trainer, logged = training(clock), []
-        module = SimpleNamespace(log_dict=logged.append)
+        trainer = training(clock)
+        module = Module(trainer)
         meter = Meter(1)
         meter.on_train_epoch_start(trainer, module)
         clock.now += 1000
         trainer.train_dataloader.wait_seconds += 9
         meter.on_train_epoch_start(trainer, module)
         clock.now += 2
-        meter.on_train_batch_end(trainer, module, None, SimpleNamespace(labels=[0] * 4), 0)
-        assert logged == [{"train/clips_per_second": 2, "train/data_wait": 0}]
+        batch = SimpleNamespace(labels=[0] * 4, decode_seconds=0.0)
+        meter.on_train_batch_end(trainer, module, None, batch, 0)
+        assert module.logged == [
+            {"train/clips_per_second": 2, "train/data_wait": 0, "train/decode_ms": 0}
+        ]
 
     def test_no_logging(self, clock: SimpleNamespace) -> None:
         """trainer.log_every_n_steps=0 is Lightning's word for never."""
-        assert self.run(clock, every=0, batches=3) == []
+        assert self.run(clock, every=0, batches=3).logged == []
+
+    @pytest.mark.parametrize(
+        ("every", "batches", "wait", "warns"),
+        [
+            (1, 39, 0.5, False),  # too early to tell
+            (1, 40, 0.5, True),
+            (50, 99, 0.5, False),
+            (50, 100, 0.5, True),
+            (50, 400, 0.19, False),
+        ],
+    )
+    def test_much_waiting_is_said_once(
+        self, clock: SimpleNamespace, every: int, batches: int, wait: float, warns: bool
+    ) -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for_long = 3 * batches if warns else batches
+            self.run(clock, every, for_long, wait, seconds=lambda _: 1.0)
+        assert len(caught) == warns
+        if warns:
+            assert "training waits for data 50% of the time" in str(caught[0].message)
+
+    def test_waiting_at_the_start_is_no_reason_to_warn(self, clock: SimpleNamespace) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.run(clock, 10, 400, wait=0.1, seconds=lambda index: 0.1 if index < 20 else 1.0)
+
+
+class TestWaiting:
+    @pytest.mark.parametrize(
+        ("clips_per_second", "num_workers", "cores", "cure"),
+        [
+            (20.0, 2, 8, "There are cores for more workers: set data.num_workers=8"),
+            (20.0, 0, 1, "There are cores for more workers: set data.num_workers=1"),
+            (75.0, 8, 8, "All cores decode: .*`vivit prepare`.* augment.repeats=2"),
+            (40.0, 8, 8, "The workers decode for 50% of their time only"),
+        ],
+    )
+    def test_the_cure_is_for_the_case(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        clips_per_second: float,
+        num_workers: int,
+        cores: int,
+        cure: str,
+    ) -> None:
+        monkeypatch.setattr(meters, "cores_per_process", lambda: cores)
+        text = waiting(0.43, 100.0, clips_per_second, num_workers)
+        assert text.startswith(
+            "training waits for data 43% of the time. Decoding takes 100 ms per clip, with "
+            f"data.num_workers={num_workers} and {cores} CPU core"
+        )
+        assert re.search(cure, text)
 
 
 class TestProgress:
@@ -108,13 +193,14 @@ class TestProgress:
     def test_figures(self, clock: SimpleNamespace) -> None:
         scores = {
             "train/loss": 2.0794, "train/top1": 0.125, "train/clips_per_second": 12.34,
-            "train/data_wait": 0.071, "val/top1": 0.9,
+            "train/data_wait": 0.071, "train/decode_ms": 88.4, "val/top1": 0.9,
         }  # fmt: skip
         trainer = training(clock, callback_metrics=scores)
         progress = Progress()
         progress._start, progress._first_batch = clock.now, 0
         assert progress.get_metrics(trainer, None) == {
-            "loss": "2.079", "top1": "0.12", "clips/s": "12.3", "wait": "7%", "left": "?",
+            "loss": "2.079", "top1": "0.12", "clips/s": "12.3", "wait": "7%",
+            "decode": "88ms", "left": "?",
         }  # fmt: skip
 
     def test_lines_where_there_is_no_terminal(
@@ -149,7 +235,10 @@ class TestProgress:
         trainer.fit(module, datamodule=data)
         *lines, last = capsys.readouterr().out.strip().splitlines()
         assert len(lines) == 4
-        numbers = r"loss \d+\.\d{3} top1 \d\.\d\d clips/s \d+\.\d wait \d+% left \d+:\d\d:\d\d"
+        numbers = (
+            r"loss \d+\.\d{3} top1 \d\.\d\d clips/s \d+\.\d wait \d+% decode [1-9]\d*ms "
+            r"left \d+:\d\d:\d\d"
+        )
         for i, line in enumerate(lines, start=1):
             assert line.startswith(f"epoch 0 [{i}/4] ")
             assert i == 1 or re.fullmatch(rf"epoch 0 \[{i}/4\] {numbers}", line), line

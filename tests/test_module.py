@@ -1,15 +1,21 @@
+import functools
+import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
+from tests.model.test_vivit import CLIPS, MODELS, TINY
 from vivit_train.data.dataset import Batch
 from vivit_train.module import VivitModule
 
 OPTIM = {
     "name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "warmup_epochs": 0,
-    "min_lr_fraction": 0.0, "label_smoothing": 0.1,
+    "min_lr_fraction": 0.0, "label_smoothing": 0.1, "layer_decay": 1.0, "lr_batch_size": None,
 }  # fmt: skip
 
 
@@ -54,3 +60,104 @@ def test_a_training_step_with_hard_and_with_soft_labels(labels: torch.Tensor, to
     assert float(module.logged["train/top1"]) == top1
     assert float(module.logged["train/loss"]) == float(loss)
     assert module.logged["train/lr"] == 0.1
+
+
+def module_of(arguments: dict[str, Any], **optim: Any) -> VivitModule:
+    names = [str(i) for i in range(TINY["num_classes"])]
+    return VivitModule(TINY | arguments, names, {}, {}, OPTIM | optim, {})
+
+
+def test_what_is_frozen_stays_in_evaluation_mode() -> None:
+    module = module_of({"dropout": 0.1, "drop_path": 0.1})
+    module.freeze_parts(["embed.*", "encoder.blocks.0.*"])
+    first, second = module.model.encoder.blocks
+    for mode in (True, False, True):
+        module.train(mode)
+        assert not any(part.training for part in first.modules())
+        assert all(part.training is mode for part in second.modules())
+        assert module.model.encoder.pos_dropout.training is mode
+
+
+@pytest.mark.parametrize(
+    ("lr_batch_size", "accumulated", "rate"), [(None, 4, 0.1), (64, 4, 0.05), (16, 1, 0.05)]
+)
+def test_the_learning_rate_for_this_runs_batch(
+    lr_batch_size: int | None, accumulated: int, rate: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = module_of({}, lr_batch_size=lr_batch_size)
+    module._trainer = SimpleNamespace(
+        accumulate_grad_batches=accumulated, world_size=2, is_global_zero=True,
+        datamodule=SimpleNamespace(batch_size=4),
+    )  # fmt: skip
+    assert module.learning_rate() == pytest.approx(rate)
+    said = capsys.readouterr().out
+    assert said.count("learning rate") == (lr_batch_size is not None)
+    if lr_batch_size == 64:
+        assert said == (
+            "learning rate 0.05: optim.lr=0.1 is for 64 clips per step (optim.lr_batch_size), this "
+            "run has 32 (batch 4 x 4 accumulated x 2 processes)\n"
+        )
+
+
+def passes(module: VivitModule, clips: Tensor) -> None:
+    """A training step, then an evaluation of seven clips in batches of up to three."""
+    module.train()
+    module.model(clips).square().sum().backward()
+    module.eval()
+    module._chunk_size = 0
+    with torch.no_grad():
+        for chunk in torch.randn(7, *CLIPS[1:]).split(3):
+            assert len(module._logits(chunk)) == len(chunk)
+
+
+@pytest.mark.parametrize("arguments", MODELS.values(), ids=MODELS)
+def test_last_batches_do_not_compile_again(
+    arguments: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dynamo's counters, with torch's eager backend: what is compiled, not by what."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    drops = {"num_layers": 4, "drop_path": 0.3, "drop_path_style": "timm"}
+    module = module_of(arguments | drops)
+    names = list(module.state_dict())
+    module.compile_blocks()
+    assert list(module.state_dict()) == names
+    clips = torch.randn(3, *CLIPS[1:])
+    passes(module, clips)
+    compiled = counter.frame_count
+    # A block that never drops a branch, one that may, and evaluation; in each encoder.
+    assert 0 < compiled <= 3 * len(module.model.encoders)
+    for _ in range(2):
+        passes(module, clips)
+    assert counter.frame_count == compiled
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_padding_for_a_compiled_model_is_not_seen() -> None:
+    module = module_of({}).eval()
+    nn.init.normal_(module.model.head.weight)
+    clips = torch.randn(3, *CLIPS[1:])
+    expected = module._logits(clips)
+    module.is_compiled = True
+    with torch.no_grad():
+        found = torch.cat([module._logits(chunk) for chunk in clips.split(2)])
+    assert module._chunk_size == 2
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_compiled_blocks_compute_the_same() -> None:
+    torch._dynamo.reset()
+    module, plain = module_of({"num_layers": 1}), module_of({"num_layers": 1})
+    for part in (module, plain):
+        torch.manual_seed(0)
+        part.model.reset_parameters(0.5)
+        nn.init.normal_(part.model.head.weight)
+    module.compile_blocks()
+    clips = torch.randn(CLIPS)
+    for part in (module, plain):
+        part.model(clips).square().sum().backward()
+    for ours, theirs in zip(module.parameters(), plain.parameters()):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)

@@ -78,7 +78,7 @@ class TestMetricsCsv:
         first.log_metrics({"val/top1": 0.5}, 5)
         first.save()
         resumed = MetricsCsv(path)
-        resumed.resume(4)  # four steps done: 0 to 3
+        resumed.resume(4)
         assert [row["step"] for row in table(path)] == ["0", "1", "2", "3"]
         resumed.log_metrics({"loss": 40.0, "epoch": 0}, 4)
         resumed.save()
@@ -91,10 +91,30 @@ class TestMetricsCsv:
 
     def test_resuming_without_a_file(self, path: Path) -> None:
         log = MetricsCsv(path)
-        log.resume(4)
+        log.resume(4, {"step": 3, "loss": 2.0})
         log.log_metrics({"loss": 1.0}, 4)
         log.save()
-        assert len(table(path)) == 1
+        assert [row["loss"] for row in table(path)] == ["2.0", "1.0"]
+
+    def test_resuming_adds_the_row_of_the_checkpoints_own_step(self, path: Path) -> None:
+        first = MetricsCsv(path)
+        for step in range(3):
+            first.log_metrics({"loss": step / 7, "epoch": 0}, step)
+        first.save()
+        whole = path.read_text()
+        for rows in (2, 3):  # killed before the row of step 2 was written, and after
+            path.write_text("".join(whole.splitlines(keepends=True)[: 1 + rows]))
+            MetricsCsv(path).resume(2, {"step": 2, "epoch": 0, "loss": 2 / 7})
+            assert path.read_text() == whole
+
+    def test_a_line_that_was_cut_off_is_dropped(self, path: Path) -> None:
+        first = MetricsCsv(path)
+        for step in range(3):
+            first.log_metrics({"loss": step / 7, "epoch": 0}, step)
+        first.save()
+        path.write_text(path.read_text()[:-5])
+        MetricsCsv(path).resume(3)
+        assert [row["step"] for row in table(path)] == ["0", "1"]
 
     def test_a_new_run_in_an_old_folder_starts_afresh(self, path: Path) -> None:
         old = MetricsCsv(path)

@@ -15,12 +15,15 @@ from vivit_train.config import compose_config, to_plain
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
+from vivit_train.elastic import SameSteps
 from vivit_train.errors import UserError
 from vivit_train.meters import Meter, Progress
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
+from vivit_train.non_finite import NonFinite
 from vivit_train.run_dir import MetricsCsv
+from vivit_train.signals import StopSignals
 from vivit_train.training import (
     build_data,
     build_module,
@@ -28,7 +31,7 @@ from vivit_train.training import (
     check_resumable,
     cpu_has_bf16,
     resolve_precision,
-    step_of,
+    rows_of,
 )
 from vivit_train.transforms.processor import Processor
 
@@ -122,7 +125,10 @@ class TestTrainer:
         monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
         changes = {"accelerator": "auto", "devices": "auto", "precision": "auto"}
         config = config | {"trainer": config["trainer"] | changes}
-        config["callbacks"] = {"monitor": "val/loss", "every_n_train_steps": 7, "refresh_rate": 1}
+        config["callbacks"] = config["callbacks"] | {
+            "monitor": "val/loss",
+            "every_n_train_steps": 7,
+        }
         trainer, checkpoints = build_trainer(config, tmp_path)
         assert trainer.precision == "bf16-mixed"
         assert trainer.num_devices == 1
@@ -132,7 +138,8 @@ class TestTrainer:
         assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
         assert [type(logger) for logger in trainer.loggers] == [MetricsCsv]
         kinds = {type(callback) for callback in trainer.callbacks}
-        assert {StepSeed, BrokenVideos, Meter, Checkpoints, Progress} <= kinds
+        ours = {StepSeed, SameSteps, NonFinite, BrokenVideos, Meter, Checkpoints, StopSignals}
+        assert ours | {Progress} <= kinds
         broken = next(c for c in trainer.callbacks if isinstance(c, BrokenVideos))
         assert broken.max_bad_fraction == 0.1
         assert list(tmp_path.iterdir()) == []  # nothing is written before the run
@@ -259,6 +266,73 @@ class TestModule:
             build_module(config, stub_data(list(CLASS_NAMES), do_normalize=True))
 
 
+class TestPreparing:
+    """What only a run that trains does to its model."""
+
+    def built(self, config: dict, **changes: dict[str, Any]) -> VivitModule:
+        changed = {group: config[group] | values for group, values in changes.items()}
+        return build_module(config | changed, stub_data(list(CLASS_NAMES)))
+
+    def test_freezing(self, config: dict, capsys: pytest.CaptureFixture[str]) -> None:
+        module = self.built(config, optim={"freeze": "all_but_head"})
+        trains = [name for name, p in module.named_parameters() if p.requires_grad]
+        assert trains == ["model.head.weight", "model.head.bias"]
+        total = sum(p.numel() for p in module.parameters())
+        said = capsys.readouterr().out
+        assert said == f"training {17 * 8} of {total:,} parameters, the rest is frozen\n"
+
+    def test_activation_checkpointing(self, config: dict) -> None:
+        model = {"attention": "factorised_encoder"}
+        for value in (False, True):
+            module = self.built(config, model=model | {"activation_checkpointing": value})
+            used = [encoder.activation_checkpointing for encoder in module.model.encoders]
+            assert used == [value, value]
+
+    def test_compiling(self, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CXX", "python3")  # nothing is compiled before the first batch
+        assert self.built(config, model={"compile": True}).is_compiled
+        assert not self.built(config).is_compiled
+
+    def test_no_compiler(self, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training.shutil, "which", lambda _: None)
+        with pytest.raises(UserError, match=r"model\.compile=true needs a C\+\+ compiler"):
+            self.built(config, model={"compile": True})
+
+    def test_a_checkpoint_does_not_carry_it_on(self, config: dict) -> None:
+        """Who loads the model to use it neither compiles it nor computes it twice."""
+        module = self.built(config, model={"activation_checkpointing": True})
+        arguments = module.hparams["model"]
+        assert "activation_checkpointing" not in arguments
+        assert "compile" not in arguments
+
+
+def test_a_linear_probe_trains_nothing_else(
+    small: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With every way of saving at once: tokens left out, activations computed again."""
+    words = [
+        *small, f"run_dir={tmp_path}", "optim.freeze=all_but_head", "optim.lr_batch_size=8",
+        "model.token_drop=0.25", "model.activation_checkpointing=true", "trainer.max_epochs=1",
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        config = to_plain(compose_config(words))
+        data = build_data(config)
+        data.setup()
+        module = build_module(config, data)
+        training.hush_lightning()
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        modes: list[bool] = []
+        module.model.encoder.register_forward_hook(lambda part, *_: modes.append(part.training))
+        trainer, _ = build_trainer(config, tmp_path)
+        trainer.fit(module, datamodule=data)
+    assert "learning rate 0.0005: optim.lr=0.001 is for 8 clips" in capsys.readouterr().out
+    assert not any(modes)
+    changed = [n for n, p in module.named_parameters() if not torch.equal(p, before[n])]
+    assert changed == ["model.head.weight", "model.head.bias"]
+
+
 class TestResuming:
     def test_the_runs_own_classes(self, finished_run: Path) -> None:
         check_resumable(str(finished_run / "checkpoints" / "last.ckpt"), list(CLASS_NAMES))
@@ -277,8 +351,11 @@ class TestResuming:
                 str(finished_run / "checkpoints" / "last.ckpt"), list(reversed(CLASS_NAMES))
             )
 
-    def test_steps(self, finished_run: Path) -> None:
-        assert step_of(str(finished_run / "checkpoints" / "last.ckpt")) == 16
+    def test_rows(self, finished_run: Path, tmp_path: Path) -> None:
+        assert rows_of(str(finished_run / "checkpoints" / "last.ckpt")) == (18, None)
+        torch.save({"global_step": 3}, tmp_path / "old.ckpt")
+        with pytest.raises(UserError, match="does not say where it stands"):
+            rows_of(str(tmp_path / "old.ckpt"))
 
 
 def test_results(config: dict) -> None:

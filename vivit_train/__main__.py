@@ -7,7 +7,17 @@ from importlib import import_module
 
 from vivit_train.launch import errors_in_one_line
 
-VERBS = ("check", "describe", "doctor", "evaluate", "export", "predict", "show-batch")
+VERBS = (
+    "check",
+    "compare",
+    "describe",
+    "doctor",
+    "evaluate",
+    "export",
+    "predict",
+    "prepare",
+    "show-batch",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

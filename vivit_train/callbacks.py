@@ -1,6 +1,5 @@
 """What happens around the training step: seeds, checkpoints, broken videos."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from vivit_train.checkpoint import link_or_copy
 from vivit_train.data.dataset import Batch
 from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
+from vivit_train.resume import BEST, LAST
+from vivit_train.run_dir import MetricsCsv
+from vivit_train.signals import Stopped, validates_next
 
 
 class StepSeed(Callback):
@@ -38,7 +41,8 @@ class StepSeed(Callback):
 class Checkpoints(Checkpoint):
     """Keeps ``last.ckpt``, from which the run goes on, and ``best.ckpt``, the best validation.
 
-    One callback writes both: Lightning's ``ModelCheckpoint`` saves either every so many steps or
+    Beside them is ``previous.ckpt``, the last before the last, should the last be damaged. One
+    callback writes both: Lightning's ``ModelCheckpoint`` saves either every so many steps or
     after epochs, and serialises twice when the last is also the best.
 
     Args:
@@ -56,16 +60,17 @@ class Checkpoints(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.best_score = float("-inf")
         self._last_saved_step = -1
+        self._validation_is_due = False
 
     @property
     def best(self) -> Path:
         """Path of the best checkpoint."""
-        return self.folder / "best.ckpt"
+        return self.folder / BEST
 
     @property
     def last(self) -> Path:
         """Path of the last checkpoint."""
-        return self.folder / "last.ckpt"
+        return self.folder / LAST
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better one."""
@@ -95,9 +100,13 @@ class Checkpoints(Checkpoint):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Saves every so many optimiser steps."""
-        step = trainer.global_step
-        if self.every_n_train_steps and step % self.every_n_train_steps == 0:
+        """Saves every so many optimiser steps.
+
+        Not where validation comes next, which saves at its end: a run that goes on from a
+        checkpoint of this moment would skip that validation.
+        """
+        step, every = trainer.global_step, self.every_n_train_steps
+        if every and step % every == 0 and not validates_next(trainer):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,13 +125,12 @@ class Checkpoints(Checkpoint):
             )
         score = float(trainer.callback_metrics[self.monitor])
         if not score > self.best_score:  # nor NaN
-            self._save_last(trainer)
+            self._save(trainer, self.last)
             return
         self.best_score = score  # before saving: the checkpoint carries it
         # The best before the last: a run killed in between goes on from the previous last, which
         # knows nothing of this score, and arrives here again.
-        trainer.save_checkpoint(self.best)
-        self._last_saved_step = trainer.global_step
+        self._save(trainer, self.best)
         if trainer.is_global_zero:
             # Another name for the same bytes: neither file is ever overwritten, only replaced.
             link_or_copy(self.best, self.last)
@@ -132,20 +140,58 @@ class Checkpoints(Checkpoint):
         """Saves after an epoch that had no validation."""
         self._save_last(trainer)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Saves where the run was told to stop, and says how to go on.
+
+        All processes come here at the same step (see `StopSignals`), and after the other
+        callbacks, which have put back what they changed for a validation.
+        """
+        if not isinstance(exception, Stopped):
+            return
+        if trainer.state.fn == "fit":
+            self._validation_is_due = trainer.validating
+            if trainer.validating:
+                self._save(trainer, self.last)
+            else:
+                self._save_last(trainer)
+        if trainer.is_global_zero:
+            exception.report(self.last)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds how far metrics.csv is, and where validation was broken off, to do it again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                checkpoint["metrics_csv"] = {
+                    "rows": len(logger.rows),
+                    "next": self._unlogged_row(trainer),
+                }
+        if self._validation_is_due:
+            # What Lightning takes for a validation that has begun, at its first batch.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts.update(ready=1, started=1, processed=0, completed=0)
+            progress["is_last_batch"] = False
+
+    def _unlogged_row(self, trainer: Trainer) -> dict[str, Any] | None:
+        """The row of the step at hand, which Lightning logs after the hooks of its batch."""
+        connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
+        progress: Any = loop.batch_progress.total
+        if progress.completed == progress.processed or not connector.should_update_logs:
+            return None
+        metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+        return {"step": loop._batches_that_stepped, "epoch": trainer.current_epoch, **metrics}
+
     def _save_last(self, trainer: Trainer) -> None:
         if trainer.global_step != self._last_saved_step:
-            self._last_saved_step = trainer.global_step
-            trainer.save_checkpoint(self.last)
+            self._save(trainer, self.last)
 
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a file a second name atomically; copies where the file system has no hard links."""
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        self._last_saved_step = trainer.global_step
+        trainer.save_checkpoint(path)
 
 
 class BrokenVideos(Callback):

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from vivit_train.errors import UserError
+from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
 from vivit_train.model.weights.checkpoint import DESCRIPTION
 from vivit_train.model.weights.files import read_json
+from vivit_train.resume import LAST, PREVIOUS
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
@@ -24,29 +26,82 @@ from vivit_train.video.sampling import spread_windows
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, syncs it and renames it.
 
-    A process that is killed while saving leaves the previous file whole. Lightning's own writer
+    A process that is killed while saving leaves the file of before whole. Lightning's own writer
     goes through the system's temporary folder, and across file systems its rename is a copy.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Saves, streaming to disk."""
+        """Saves, streaming to disk; the last checkpoint of before becomes the previous one.
+
+        Raises:
+            DiskFull: If there is no room; what was there before is left as it was.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_checkpoint(temporary, path)
+        except (OSError, RuntimeError) as error:
+            # torch.save turns a failed write into a RuntimeError, with the OSError behind it.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+                temporary.unlink(missing_ok=True)  # first: its room counts as free below
+                raise DiskFull(path, _bytes_of(checkpoint), cause) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
-        if os.name == "posix":  # the rename itself survives a power cut only when synced too
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+
+
+def replace_checkpoint(new: Path, path: Path) -> None:
+    """Puts a file that is written and synced into its place, atomically and durably.
+
+    Where the place is the last checkpoint's, the file there becomes ``previous.ckpt``: by a
+    second name for it, so that there is a last one at every moment, or where the file system has
+    no hard links by renaming it, so that there is a previous one.
+    """
+    if path.name == LAST and path.is_file():
+        second = path.with_name(f"{PREVIOUS}.tmp-{os.getpid()}")
+        try:
+            os.link(path, second)
+        except OSError:
+            os.replace(path, path.with_name(PREVIOUS))
+        else:
+            os.replace(second, path.with_name(PREVIOUS))
+    os.replace(new, path)
+    if os.name == "posix":  # the rename itself survives a power cut only when synced too
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a checkpoint a second name; copies where the file system has no hard links."""
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as whole, temporary.open("wb") as copy:
+            shutil.copyfileobj(whole, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    replace_checkpoint(temporary, target)
+
+
+def _bytes_of(content: Any) -> int:
+    """Bytes of all tensors in a checkpoint."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        content = content.values()
+    elif not isinstance(content, list | tuple):
+        return 0
+    return sum(map(_bytes_of, content))
 
 
 class Classifier(nn.Module):

@@ -19,13 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivit_train.errors import UserError
+from vivit_train.model.encoder import Encoder, FactorisedBlock
 from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
-from vivit_train.model.vivit import (
-    Encoder,
-    FactorisedBlock,
-    ViViT,
-)
+from vivit_train.model.vivit import ViViT
 
 # Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {

@@ -1,4 +1,11 @@
-"""The one exception for what a user can get wrong."""
+"""Exceptions for what a user can get wrong, or has to see to."""
+
+import errno
+import shutil
+from pathlib import Path
+
+# No space on the device, over the quota, over the size that a file may have.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -7,3 +14,26 @@ class UserError(ValueError):
     The message names the value, what was expected and what to do. The commands print it alone,
     without a traceback; from Python it is an ordinary ``ValueError``.
     """
+
+
+class DiskFull(OSError):
+    """A checkpoint could not be written for want of room.
+
+    Args:
+        path: The checkpoint.
+        needed: Bytes that it takes.
+        cause: What the system said.
+    """
+
+    def __init__(self, path: Path, needed: int, cause: OSError) -> None:
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        super().__init__(
+            cause.errno,
+            f"{path} could not be written: {cause.strerror}. It needs {needed / 1e6:,.1f} MB, and "
+            f"{free / 1e6:,.1f} MB are free. The checkpoints that were there are whole, and "
+            "training stops here, as what it learned from here on could not be kept. Make room "
+            "(df, quota, ulimit -f) and go on with ckpt_path=last",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)

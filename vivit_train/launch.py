@@ -1,12 +1,28 @@
 """Processes of a run: how children start, how a run cleans up, how an error is told."""
 
+import gc
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from vivit_train.errors import UserError
+from vivit_train.errors import NO_ROOM, UserError
+
+# Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
+NO_ROOM_LEFT = 74  # EX_IOERR of sysexits.h: a full disk
+PROCESS_LOST = 75  # EX_TEMPFAIL: try again
+
+# How long processes wait for one that is gone or stuck; above any checkpoint's writing.
+COLLECTIVE_TIMEOUT_SECONDS = 600
+# How long the others get to end by themselves once one has.
+GRACE_SECONDS = 20.0
 
 # What Lightning's launcher and seeding leave in the environment of the process.
 _LAUNCH_VARIABLES = (
@@ -18,6 +34,7 @@ _LAUNCH_VARIABLES = (
     "PL_GLOBAL_SEED",
     "PL_SEED_WORKERS",
 )
+_PARENT = "VIVIT_TRAIN_PARENT"  # in a child's environment: the process that started it
 QUIET_HYDRA = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -26,9 +43,43 @@ QUIET_HYDRA = (
 )
 
 
+class ProcessLost(UserError):
+    """Another process of the run is gone."""
+
+
 def is_rank_zero() -> bool:
     """Whether this process is the first of its run; known before anything heavy is imported."""
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK"))
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
+
+
+def check_slurm_tasks(trainer: Mapping[str, Any]) -> None:
+    """Refuses a SLURM job of other tasks than the run has processes.
+
+    Lightning leaves the processes to srun wherever it sees a job, and trains with those it finds;
+    but for interactive jobs (``salloc``, ``srun --pty bash``), where it starts them itself.
+
+    Args:
+        trainer: Its ``devices`` and ``num_nodes``.
+
+    Raises:
+        UserError: Saying what to ask SLURM for.
+    """
+    tasks = os.environ.get("SLURM_NTASKS")
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    devices = trainer["devices"]
+    if tasks is None or interactive or devices in ("auto", -1):
+        return
+    devices = len(devices) if isinstance(devices, Sequence) else int(devices)
+    processes = devices * trainer["num_nodes"]
+    run = f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}"
+    if int(tasks) != processes:
+        raise UserError(
+            f"{run} needs {processes} tasks in all, this SLURM job has {tasks}: ask sbatch for "
+            f"--nodes={trainer['num_nodes']} --ntasks-per-node={devices}"
+        )
+    if processes > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(f"{run} in a SLURM job: start it as `srun python train.py ...`")
 
 
 @contextmanager
@@ -36,27 +87,51 @@ def launched_from(run_dir: Path) -> Iterator[None]:
     """Within, Lightning's launcher starts the other ranks on the run's own configuration.
 
     Its own way repeats the command line: a sweep would start the whole sweep again in each
-    child, and `${now:}` would name another folder. Afterwards the process group is gone and the
-    environment as before, so that the next run of a sweep starts from nothing.
+    child, and `${now:}` would name another folder. Afterwards the process group and the children
+    are gone and the environment as before, so that the next run of a sweep starts from nothing.
 
     Args:
         run_dir: The run's folder, with its config.yaml.
+
+    Raises:
+        ProcessLost: If the run fails because one of its processes is gone.
     """
     import torch.distributed
     from lightning.pytorch.strategies.launchers import subprocess_script
+
+    children: list[subprocess.Popen] = []
 
     def command(local_rank: int) -> tuple[list[str], str]:
         words = [sys.executable, os.path.abspath(sys.argv[0])]
         words += ["--config-path", str(run_dir.resolve()), "--config-name", "config"]
         return [*words, *QUIET_HYDRA], os.getcwd()
 
-    stock = subprocess_script._hydra_subprocess_cmd
-    before = {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
+    def observe(child_processes: list[subprocess.Popen]) -> None:
+        children.extend(child_processes)
+        # For where this process waits in a collective for a child that is gone.
+        threading.Thread(target=_end_with_children, args=(children,), daemon=True).start()
+
+    stock = subprocess_script._hydra_subprocess_cmd, subprocess_script._launch_process_observer
+    before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, _PARENT)}
+    end_with_parent()
     subprocess_script._hydra_subprocess_cmd = command
+    subprocess_script._launch_process_observer = observe
+    os.environ[_PARENT] = str(os.getpid())
+    grace = 0.0
     try:
         yield
+        grace = GRACE_SECONDS
+    except SystemExit:  # of all processes at the same step
+        grace = GRACE_SECONDS
+        raise
+    except Exception as error:
+        lost = None if isinstance(error, UserError | OSError) else _lost(children, seconds=3.0)
+        if lost is not None:
+            raise ProcessLost(lost) from error
+        raise
     finally:
-        subprocess_script._hydra_subprocess_cmd = stock
+        _end(children, grace)
+        subprocess_script._hydra_subprocess_cmd, subprocess_script._launch_process_observer = stock
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         for name, value in before.items():
@@ -66,14 +141,97 @@ def launched_from(run_dir: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _lost(children: list[subprocess.Popen], seconds: float = 0.0) -> str | None:
+    """Says which child has failed, if one does within some seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        for rank, child in enumerate(children, start=1):
+            code = child.poll()
+            if code:
+                how = (
+                    f"was killed by {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with exit code {code} (what it said is above)"
+                )
+                return (
+                    f"process {rank} of this run (pid {child.pid}) {how}, and the others cannot "
+                    "go on without it. Go on from the last checkpoint with ckpt_path=last"
+                )
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.1)
+
+
+def _end_with_children(children: list[subprocess.Popen]) -> None:
+    while any(child.poll() is None for child in children):
+        told = _lost(children)
+        if told:
+            break
+        time.sleep(0.5)
+    else:
+        told = _lost(children)
+    if told:
+        time.sleep(GRACE_SECONDS)  # for this process to find out, or to end for the same reason
+        print(f"error: {told}", file=sys.stderr, flush=True)
+        _end(children, 0.0)
+        os._exit(PROCESS_LOST)
+
+
+def _end(children: list[subprocess.Popen], seconds: float) -> None:
+    """Waits for the children and kills those that are left."""
+    deadline = time.monotonic() + seconds
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def end_with_parent() -> None:
+    """Ends this process, if it is a child of a run, soon after the one that started it."""
+    parent = os.environ.get(_PARENT)
+    if parent is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        time.sleep(GRACE_SECONDS)  # its own end in peace, if it finds out by itself
+        os._exit(PROCESS_LOST)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _loaders_let_go() -> Iterator[None]:
+    """Frees what a failed run held: data loaders then end their workers, else left at exit."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Ends the program with the message alone for what a user can mend."""
     try:
-        yield
+        with _loaders_let_go():
+            yield
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(PROCESS_LOST)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(NO_ROOM_LEFT)
         # Lightning's own word for a wrong option; matched by name, as its import takes seconds.
         if type(error).__name__ == "MisconfigurationException":
             sys.exit(f"error: {error}")

@@ -6,16 +6,26 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.data.dataset import Batch
-from vivit_train.data.loader import LazyLoader, batches_done
+from vivit_train.data.loader import LazyLoader, batches_done, cores_per_process
+
+# A run that waits for more of its time than this is told what would help.
+MUCH_WAITING = 0.2
+# Batches in which workers start and caches fill; and as many must follow before anything is said.
+WARM_UP_BATCHES = 20
+# Of their time; the rest goes into handing frames over.
+DECODING_IS_THE_LIMIT = 0.7
 
 
 class Meter(Callback):
-    """Measures clips per second and the share of time spent waiting for data.
+    """Measures clips per second, the share of time spent waiting for data, and decoding.
 
-    Both are of all processes together, over the steps since the last log, and are logged as
-    ``train/clips_per_second`` and ``train/data_wait``.
+    All are taken over the steps since the last log, and logged as ``train/clips_per_second`` (of
+    all processes together), ``train/data_wait`` (of the process that waits longest: the others
+    wait for it) and ``train/decode_ms`` (milliseconds from opening a video to its frames, in its
+    worker, per clip). Where waiting takes much of the time, a warning says once what would help.
 
     Args:
         every_n_batches: Batches between logs; 0: never.
@@ -23,6 +33,9 @@ class Meter(Callback):
 
     def __init__(self, every_n_batches: int) -> None:
         self.every_n_batches = every_n_batches
+        self.batches_before = 0  # this span, since training started
+        self.watched_batches, self.watched_seconds, self.watched_wait = 0, 0.0, 0.0
+        self.has_warned = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts a span; a run that resumes inside an epoch does not start that epoch."""
@@ -41,31 +54,83 @@ class Meter(Callback):
         batch_idx: int,
     ) -> None:
         """Counts the batch, and logs when it is time."""
+        self.batches += 1
         self.clips += len(batch.labels)
+        self.decode_seconds += batch.decode_seconds
         if self.every_n_batches and (batch_idx + 1) % self.every_n_batches == 0:
             seconds = time.perf_counter() - self.start
-            waited = _waited(trainer) - self.waited
-            pl_module.log_dict(
-                {
-                    "train/clips_per_second": trainer.world_size * self.clips / seconds,
-                    "train/data_wait": waited / seconds,
-                }
-            )
+            # Reduced over processes on the device, which the step does not wait for.
+            for name, value, reduction in (
+                ("clips_per_second", self.clips / seconds, "sum"),
+                ("data_wait", (_loader(trainer).wait_seconds - self.waited) / seconds, "max"),
+                ("decode_ms", 1e3 * self.decode_seconds / self.clips, "mean"),
+            ):
+                pl_module.log(f"train/{name}", value, sync_dist=True, reduce_fx=reduction)
+            self._watch(trainer, seconds)
             self._begin(trainer)
 
     def _begin(self, trainer: Trainer) -> None:
-        self.start, self.clips = time.perf_counter(), 0
-        self.waited = _waited(trainer)
+        self.start, self.batches, self.clips = time.perf_counter(), 0, 0
+        self.decode_seconds = 0.0
+        self.waited = _loader(trainer).wait_seconds
+
+    def _watch(self, trainer: Trainer, seconds: float) -> None:
+        """Adds up the waiting after the warm-up, and warns if it was much of the time."""
+        self.batches_before += self.batches
+        if self.has_warned or self.batches_before - self.batches < WARM_UP_BATCHES:
+            return
+        scores = trainer.callback_metrics
+        self.watched_batches += self.batches
+        self.watched_seconds += seconds
+        self.watched_wait += float(scores["train/data_wait"]) * seconds
+        share = self.watched_wait / self.watched_seconds
+        if self.watched_batches >= WARM_UP_BATCHES and share > MUCH_WAITING:
+            self.has_warned = True
+            decode_ms = float(scores["train/decode_ms"])
+            clips_per_second = float(scores["train/clips_per_second"]) / trainer.world_size
+            num_workers = _loader(trainer).num_workers
+            rank_zero_warn(waiting(share, decode_ms, clips_per_second, num_workers))
 
 
-def _waited(trainer: Trainer) -> float:
+def _loader(trainer: Trainer) -> LazyLoader:
     loader = trainer.train_dataloader
     assert isinstance(loader, LazyLoader)
-    return loader.wait_seconds
+    return loader
+
+
+def waiting(share: float, decode_ms: float, clips_per_second: float, num_workers: int) -> str:
+    """The warning that training waits for data, with what helps.
+
+    Args:
+        share: Of the time, spent waiting.
+        decode_ms: Milliseconds that decoding a clip takes.
+        clips_per_second: Of one training process.
+        num_workers: Its workers.
+    """
+    cores = cores_per_process()
+    busy = clips_per_second * decode_ms / 1e3 / max(1, num_workers)
+    if num_workers < cores:
+        cure = f"There are cores for more workers: set data.num_workers={cores}"
+    elif busy > DECODING_IS_THE_LIMIT:
+        cure = (
+            "All cores decode: write the videos anew with `vivit prepare`, which makes them faster "
+            "to decode, or train on several clips of each decoded video, augment.repeats=2"
+        )
+    else:
+        cure = (
+            f"The workers decode for {busy:.0%} of their time only: other work on these cores, "
+            "the training itself on a CPU, or copying holds them up; a larger data.batch_size or "
+            "fewer processes on the machine may help"
+        )
+    return (
+        f"training waits for data {share:.0%} of the time. Decoding takes {decode_ms:.0f} ms per "
+        f"clip, with data.num_workers={num_workers} and {cores} CPU "
+        f"core{'s' if cores > 1 else ''} for each training process. {cure}"
+    )
 
 
 class Progress(TQDMProgressBar):
-    """A bar with loss, top-1, clips/s, time left in the run and the share of waiting for data.
+    """A bar with loss, top-1, clips/s, waiting for data, decoding per clip, and time left.
 
     Where the output is not a terminal it prints a line now and then instead, so that a log file
     of a cluster shows progress too.
@@ -139,6 +204,7 @@ class Progress(TQDMProgressBar):
             "top1": ("train/top1", "{:.2f}"),
             "clips/s": ("train/clips_per_second", "{:.1f}"),
             "wait": ("train/data_wait", "{:.0%}"),
+            "decode": ("train/decode_ms", "{:.0f}ms"),
         }
         shown = {
             label: form.format(float(scores[key]))

@@ -1,12 +1,14 @@
 """The LightningModule: what a training step and an evaluation step are."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -14,7 +16,7 @@ from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
-from vivit_train.optim import build_optimizer, warmup_cosine
+from vivit_train.optim import build_optimizer, freeze, scaled_lr, warmup_cosine
 
 
 class VivitModule(LightningModule):
@@ -51,6 +53,32 @@ class VivitModule(LightningModule):
         self.optim = optim
         self.heads = list(heads)
         self.accuracy: VideoAccuracy | None = None
+        self.is_compiled = False
+        self._frozen: list[nn.Module] = []
+        self._chunk_size = 0
+
+    def freeze_parts(self, what: str | Sequence[str] | None) -> None:
+        """Trains only a part of the model from here on; see `vivit_train.optim.freeze`."""
+        self._frozen = freeze(self.model, what)
+        self.train(self.training)
+
+    def compile_blocks(self) -> None:
+        """Compiles the model block by block, at the first batch.
+
+        In place, which leaves the names of the weights as they are; and not as a whole, because
+        blocks of one kind share their code: a model of 24 takes as long to compile as one of 1.
+        """
+        self.is_compiled = True
+        for encoder in self.model.encoders:
+            for block in encoder.blocks:
+                block.compile()
+
+    def train(self, mode: bool = True) -> "VivitModule":
+        """Training mode, but for what is frozen; or evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy with label smoothing, in float32.
@@ -70,18 +98,35 @@ class VivitModule(LightningModule):
         top1 = top1.float().mean()
         self.log("train/loss", loss.detach(), batch_size=len(logits))
         self.log("train/top1", top1, batch_size=len(logits))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        # Of the head, where layers differ.
+        lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        self.log("train/lr", lr)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""
-        optimizer = build_optimizer(self.model, self.optim)
+        optimizer = build_optimizer(self.model, self.optim | {"lr": self.learning_rate()})
         total, warmup = self.schedule_steps()
         floor = self.optim["min_lr_fraction"]
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, total, warmup, floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate(self) -> float:
+        """``optim.lr``, scaled to this run's clips per step if ``optim.lr_batch_size`` asks so."""
+        lr, meant_for, trainer = self.optim["lr"], self.optim["lr_batch_size"], self.trainer
+        if meant_for is None:
+            return lr
+        factors = (self.data.batch_size, trainer.accumulate_grad_batches, trainer.world_size)
+        scaled = scaled_lr(lr, meant_for, math.prod(factors))
+        if trainer.is_global_zero:
+            print(
+                f"learning rate {scaled:.4g}: optim.lr={lr:.4g} is for {meant_for} clips per step "
+                f"(optim.lr_batch_size), this run has {math.prod(factors)} (batch {factors[0]} x "
+                f"{factors[1]} accumulated x {factors[2]} processes)"
+            )
+        return scaled
 
     def schedule_steps(self) -> tuple[int, float]:
         """(steps of the run, steps of its warm-up), in optimiser steps.
@@ -147,6 +192,7 @@ class VivitModule(LightningModule):
             else VideoAccuracy(len(self.class_names), num_videos)
         )
         object.__setattr__(self, "accuracy", accuracy.to(self.device))
+        self._chunk_size = 0
 
     def _score(self, batch: Batch) -> None:
         """Averages the logits of each video's views, one row per video."""
@@ -154,9 +200,20 @@ class VivitModule(LightningModule):
         assert batch.clips is not None
         assert self.accuracy is not None
         chunks = batch.clips.split(self.data.batch_size)
-        logits = torch.cat([self.model(clips).float() for clips in chunks])  # [B * views, K]
+        logits = torch.cat([self._logits(clips) for clips in chunks])  # [B * views, K]
         logits = logits.unflatten(0, (len(batch.labels), -1)).mean(dim=1)  # [B, K]
         self.accuracy.update(logits, batch.labels, batch.indices, batch.decoded)
+
+    def _logits(self, clips: Tensor) -> Tensor:
+        """Float logits ``[B, K]``; a compiled model sees full batches only.
+
+        For each new batch size it would be compiled again, the last one of the data among them.
+        """
+        num_clips = len(clips)
+        if self.is_compiled:
+            self._chunk_size = max(self._chunk_size, num_clips)
+            clips = F.pad(clips, (0,) * 9 + (self._chunk_size - num_clips,))
+        return self.model(clips)[:num_clips].float()
 
     def _log_scores(self, role: str) -> None:
         assert self.accuracy is not None

@@ -1,27 +1,36 @@
-"""Optimisers and the learning-rate schedule, per step."""
+"""What is optimised and how: frozen parts, parameter groups, the learning rate at each step."""
 
+import fnmatch
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from vivit_train.errors import UserError
+from vivit_train.model.vivit import ViViT
 
 OPTIMIZERS = ("sgd", "adamw")
+# `optim.freeze` for a linear probe.
+ALL_BUT_HEAD = "all_but_head"
 
 
-def build_optimizer(model: nn.Module, optim: dict[str, Any]) -> Optimizer:
-    """The optimiser that `optim` describes.
+def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
+    """The optimiser that `optim` describes, over the parameters that are not frozen.
 
     Weight decay spares biases, norms, the class token and the positions: everything whose decay
     would pull it towards a value without meaning.
 
     Args:
         model: The model to train.
-        optim: ``name`` (``sgd`` or ``adamw``), ``lr``, ``weight_decay``, and ``momentum``
-            (SGD, never Nesterov, as in the paper) or ``betas`` and ``eps`` (AdamW). The
-            schedule's ``warmup_epochs`` and ``min_lr_fraction`` are checked with them.
+        optim: ``name`` (``sgd`` or ``adamw``), ``lr``, ``weight_decay``, ``layer_decay``, and
+            ``momentum`` (SGD, never Nesterov, as in the paper) or ``betas`` and ``eps`` (AdamW).
+            The schedule's ``warmup_epochs`` and ``min_lr_fraction`` are checked with them.
+
+    Returns:
+        The optimiser, with a parameter group per learning rate and weight decay.
 
     Raises:
         UserError: If a value is out of range.
@@ -36,18 +45,151 @@ def build_optimizer(model: nn.Module, optim: dict[str, Any]) -> Optimizer:
             "optim.min_lr_fraction is the share of optim.lr at which training ends, between 0 "
             f"and 1, got {optim['min_lr_fraction']}"
         )
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim > 1 and not name.endswith(("cls_token", "pos_embed"))
-        (decayed if is_matrix else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": optim["weight_decay"]},
-        {"params": spared, "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, optim["lr"], optim["weight_decay"], optim["layer_decay"])
+    # One kernel for all parameters, where torch has it for both optimisers. It rounds otherwise
+    # than the loop over parameters, but always alike.
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    optimizer: Optimizer
     if optim["name"] == "sgd":
-        return SGD(groups, lr=optim["lr"], momentum=optim["momentum"])
-    return AdamW(groups, lr=optim["lr"], betas=tuple(optim["betas"]), eps=optim["eps"])
+        optimizer = SGD(groups, lr=optim["lr"], momentum=optim["momentum"], fused=fused)
+    else:
+        betas = tuple(optim["betas"])
+        optimizer = AdamW(groups, lr=optim["lr"], betas=betas, eps=optim["eps"], fused=fused)
+    # A fused optimiser offers to undo loss scaling itself, after which gradients cannot be
+    # clipped, so Lightning refuses to clip. Declined, torch unscales first, as without fusing.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+def parameter_groups(
+    model: ViViT, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The parameters that train, by layer and by whether they decay.
+
+    Args:
+        model: The model to train.
+        lr: Learning rate of the head.
+        weight_decay: Of the matrices.
+        layer_decay: Factor on the learning rate from each layer to the one below it, in (0, 1]
+            (BEiT, arXiv 2106.08254); 1 gives all layers the same.
+
+    Returns:
+        Groups for ``torch.optim``, from the input up, in each layer first what decays.
+
+    Raises:
+        UserError: If ``layer_decay`` is out of range.
+    """
+    if not 0 < layer_decay <= 1:
+        raise UserError(
+            "optim.layer_decay is the factor on the learning rate from each layer to the one below "
+            f"it, above 0 and at most 1 (off), got {layer_decay}"
+        )
+    layers = layers_of(model)
+    top = max(layers.values())
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim > 1 and not name.endswith(("cls_token", "pos_embed"))
+            scale = layer_decay ** (top - layers[name])
+            groups.setdefault((scale, is_matrix), []).append(parameter)
+    return [
+        {
+            "params": groups[scale, is_matrix],
+            "lr": lr * scale,
+            "weight_decay": weight_decay if is_matrix else 0.0,
+        }
+        for scale, is_matrix in sorted(groups, key=lambda key: (key[0], not key[1]))
+    ]
+
+
+def layers_of(model: ViViT) -> dict[str, int]:
+    """The layer of each parameter, counted from the input as timm and BEiT do.
+
+    Tubelets, class token and positions are layer 0, block i is layer i + 1, and the head is above
+    the last block. Model 2's temporal encoder goes on above the spatial one; its class token and
+    positions belong to its first block. An encoder's last norm belongs to its last block.
+
+    Returns:
+        A layer per parameter's name.
+    """
+    depths = [len(encoder.blocks) for encoder in model.encoders]
+    layers = {}
+    for name, _ in model.named_parameters():
+        temporal, block = name.startswith("temporal_encoder."), re.search(r"blocks\.(\d+)\.", name)
+        below = depths[0] if temporal else 0
+        if block:
+            layers[name] = below + int(block[1]) + 1
+        elif "encoder.norm." in name:
+            layers[name] = sum(depths) if temporal else depths[0]
+        elif name.endswith(("cls_token", "pos_embed")):
+            layers[name] = below + temporal
+        else:
+            layers[name] = 0 if name.startswith("embed.") else sum(depths) + 1
+    return layers
+
+
+def freeze(model: ViViT, what: str | Sequence[str] | None) -> list[nn.Module]:
+    """Stops the training of parts of a model.
+
+    Args:
+        model: The model; its frozen parameters need no gradient any more.
+        what: ``all_but_head`` (a linear probe), patterns of parameters' names such as
+            ``embed.*`` or ``encoder.blocks.[0-5].*``, or ``None`` for nothing.
+
+    Returns:
+        The modules that are frozen as a whole. They are to stay in evaluation mode, without
+        dropout.
+
+    Raises:
+        UserError: If a pattern matches no parameter, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if what == ALL_BUT_HEAD:
+        frozen = {name for name in names if not name.startswith("head.")}
+    else:
+        patterns = [what] if isinstance(what, str) else list(what or ())
+        frozen = set()
+        for pattern in patterns:
+            matched = fnmatch.filter(names, pattern)
+            if not matched:
+                raise UserError(
+                    f"optim.freeze: no parameter's name matches {pattern!r}; give {ALL_BUT_HEAD} "
+                    f"or patterns such as embed.*, {names[0]} or encoder.blocks.0.*"
+                )
+            frozen.update(matched)
+    if len(frozen) == len(names):
+        raise UserError(f"optim.freeze={what} leaves nothing to train")
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return [part for part in model.modules() if is_frozen(part)]
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them trains."""
+    trains = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trains) and not any(trains)
+
+
+def scaled_lr(lr: float, lr_batch_size: int, clips_per_step: int) -> float:
+    """The learning rate for the clips of an optimiser step.
+
+    The linear scaling rule (arXiv 1706.02677): as many times the rate as times the clips.
+
+    Args:
+        lr: The rate for ``lr_batch_size`` clips.
+        lr_batch_size: Clips per optimiser step that ``lr`` is meant for.
+        clips_per_step: Clips of all processes and accumulated batches in a step of this run.
+
+    Raises:
+        UserError: If ``lr_batch_size`` is not positive.
+    """
+    if lr_batch_size < 1:
+        raise UserError(
+            "optim.lr_batch_size is the number of clips per optimiser step that optim.lr is meant "
+            f"for, 1 or more, or null; got {lr_batch_size}"
+        )
+    return lr * clips_per_step / lr_batch_size
 
 
 def warmup_cosine(

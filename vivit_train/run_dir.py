@@ -1,6 +1,7 @@
 """The one folder that a run writes: config.yaml, metrics.csv, checkpoints/, results.json."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -50,8 +51,8 @@ def versions() -> dict[str, str]:
 class MetricsCsv(Logger):
     """Appends every logged metric to ``metrics.csv``: a column per metric, a row per step.
 
-    Unlike Lightning's own it survives resuming: rows up to the step of the checkpoint are kept,
-    later ones (of the part that is trained again) are dropped.
+    Unlike Lightning's own it survives resuming: the rows that there were when the checkpoint was
+    written are kept, later ones (of the part that is trained again) are dropped.
 
     Args:
         path: The csv file.
@@ -95,13 +96,24 @@ class MetricsCsv(Logger):
         self._columns += [name for name in row if name not in self._columns]
 
     @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Takes up an existing file, up to the row of ``step``."""
+    def resume(self, rows: int, following: Mapping[str, Any] | None = None) -> None:
+        """Takes up an existing file.
+
+        Args:
+            rows: Rows to keep; later ones are of the part that is trained again.
+            following: A row that comes after them.
+        """
         if self.path.is_file():
             with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
+                # A killed process may have left a last line that has no end.
+                reader = csv.DictReader(line for line in file if line.endswith("\n"))
                 self._columns = list(reader.fieldnames or self._columns)
-                self.rows = [row for row in reader if int(row["step"]) < step]
+                self.rows = list(reader)[:rows]
+            self._written = len(self.rows)
+        if following is not None:
+            step = following["step"]
+            self.log_metrics({k: v for k, v in following.items() if k != "step"}, step)
+        if self.rows:
             self._rewrite()
 
     @rank_zero_only
@@ -128,16 +140,18 @@ class MetricsCsv(Logger):
 
     def _rewrite(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        _replace(self.path, text.getvalue())
         self._written = len(self.rows)
 
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

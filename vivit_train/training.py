@@ -1,30 +1,38 @@
 """Objects from configuration, shared by training and evaluation."""
 
 import logging
+import os
+import shutil
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
 import torch
 from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.elastic import SameSteps
+from vivit_train.ema import Ema
 from vivit_train.errors import UserError
-from vivit_train.launch import is_rank_zero
+from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, is_rank_zero
 from vivit_train.loggers import build_loggers
 from vivit_train.meters import Meter, Progress
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.module import VivitModule
+from vivit_train.non_finite import NonFinite
 from vivit_train.run_dir import versions
+from vivit_train.signals import StopSignals
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 
 # Keys of the group `model` that are not arguments of ViViT.
-NOT_OF_THE_MODEL = ("name", "pretrained", "from_image")
+NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
 
 
 def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
@@ -49,7 +57,11 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
 
 
 def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
-    """The LightningModule for the classes of the data, with pretrained weights if any."""
+    """The LightningModule for the classes of the data, with pretrained weights if any.
+
+    Raises:
+        UserError: If a value does not fit the model, the weights or the machine.
+    """
     arguments = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
     module = VivitModule(
         model={**arguments, "num_classes": len(data.class_names)},
@@ -85,7 +97,32 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
                 f"the pretrained weights were trained on pixels in {theirs_range[0]} (first "
                 f"channel), processor.* gives {ours[0]}: set processor.* accordingly"
             )
+    prepare_training(module, config)
     return module
+
+
+def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
+    """What only a run that trains does to its model: freezing, checkpointing, compiling.
+
+    Raises:
+        UserError: If there is nothing to freeze, or nothing to compile with.
+    """
+    if config["optim"]["freeze"] is not None:
+        module.freeze_parts(config["optim"]["freeze"])
+        sizes = [p.numel() for p in module.parameters() if p.requires_grad]
+        total = sum(p.numel() for p in module.parameters())
+        if is_rank_zero():
+            print(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
+    for encoder in module.model.encoders:
+        encoder.activation_checkpointing = config["model"]["activation_checkpointing"]
+    if config["model"]["compile"]:
+        compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+        if not any(compiler and shutil.which(compiler) for compiler in compilers):
+            raise UserError(
+                "model.compile=true needs a C++ compiler, and there is none on this machine: "
+                "install g++ or clang++, name one in CXX, or set model.compile=false"
+            )
+        module.compile_blocks()
 
 
 def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Checkpoints]:
@@ -114,15 +151,21 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
         logger=build_loggers(config["logger"], run_dir, config["name"]),
         callbacks=[
             StepSeed(config["seed"]),
+            SameSteps(config["ckpt_path"]),
+            NonFinite(callbacks["non_finite"]),
             BrokenVideos(config["data"]["max_bad_fraction"]),
             Meter(arguments["log_every_n_steps"]),
+            Ema(callbacks["ema_decay"]),
             checkpoints,
+            StopSignals(),
             *progress,
         ],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the DataModule's own samplers share the videos
         enable_checkpointing=True,
     )
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
     return trainer, checkpoints
 
 
@@ -142,10 +185,20 @@ def check_resumable(ckpt_path: str, class_names: list[str]) -> None:
         )
 
 
-def step_of(ckpt_path: str) -> int:
-    """Optimiser steps that a checkpoint has behind it."""
+def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:
+    """How far metrics.csv was when a checkpoint was written: its rows, and the next one.
+
+    Raises:
+        UserError: If the checkpoint is of an older version, which did not say.
+    """
     content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    return content["global_step"]
+    written = content.get("metrics_csv")
+    if written is None:
+        raise UserError(
+            f"ckpt_path={ckpt_path} does not say where it stands, as checkpoints of this version "
+            "do: start a new run from its weights with model.pretrained"
+        )
+    return written["rows"], written["next"]
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -184,6 +237,7 @@ def hush_lightning() -> None:
         ".*sync_dist=True.*",  # the scores are summed over processes by themselves
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*`isinstance\\(treespec.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",  # those that optim.freeze means
     ):
         warnings.filterwarnings("ignore", message=message)
 

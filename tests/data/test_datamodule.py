@@ -61,6 +61,7 @@ def attach(data: VideoDataModule, stage: str, **kwargs: Any) -> None:
         global_rank=kwargs.get("rank", 0),
         world_size=kwargs.get("world_size", 1),
         num_training_batches=2,
+        accumulate_grad_batches=1,
         lightning_module=SimpleNamespace(dtype=kwargs.get("dtype", torch.float32)),
         fit_loop=SimpleNamespace(
             epoch_loop=SimpleNamespace(

@@ -19,6 +19,8 @@ from vivit_train.data.dataset import (
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key, derive_seed
 from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
 from vivit_train.video.sampling import random_window, spread_windows
 from vivit_train.video.write import write_video
 
@@ -158,7 +160,7 @@ def test_views_come_from_one_read(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
     reads = []
     read = VideoReader.read
-    monkeypatch.setattr(VideoReader, "read", lambda s, i: reads.append(len(i)) or read(s, i))
+    monkeypatch.setattr(VideoReader, "read", lambda s, i, r: reads.append(len(i)) or read(s, i, r))
     sample = EvalDataset(records(root), SAMPLING, num_views=3, seed=0)[4]
     assert reads == [12]
     assert sample.frames.shape == (3, 4, 32, 56, 3)
@@ -211,3 +213,50 @@ def test_a_batch_moves_all_its_tensors() -> None:
     assert moved.seeds == [3]
     assert isinstance(moved, Batch)
     assert batch.labels.device.type == "cpu"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """A video of 90x160, whose neighbour is as large as what is made of it."""
+    root = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    for name, shape in (("large.mp4", (90, 160)), ("small.mp4", (32, 56))):
+        write_video(root / name, rng.integers(0, 256, (NUM_FRAMES, *shape, 3), np.uint8))
+    return Records(root, ["large.mp4", "small.mp4"], [0, 1])
+
+
+@pytest.mark.parametrize("random_resized_crop", [None, (0.3, 1.0)])
+def test_large_frames_are_resized_in_training(
+    large: Records, random_resized_crop: tuple[float, float] | None
+) -> None:
+    """And the model sees what it would have seen."""
+    augment = Augment(
+        Processor(size=32, crop_size=28), random_resized_crop=random_resized_crop, hue=0.0
+    )
+    plain, shrinking = (TrainDataset(large, SAMPLING, 0, a) for a in (None, augment))
+    keys = [Key(row=0, epoch=0), Key(row=1, epoch=0), Key(row=0, epoch=1)]
+    whole = collate([plain[key] for key in keys])
+    batch = collate([shrinking[key] for key in keys])
+    assert (whole.shrunk, batch.shrunk) == ([False] * 3, [True, False, True])
+    assert whole.frames[0].shape == (4, 90, 160, 3)
+    assert max(batch.frames[0].shape[1:3]) < 90
+    assert torch.equal(batch.frames[1], whole.frames[1])
+    expected = augment(whole.frames, whole.seeds)
+    assert torch.equal(augment(batch.frames, batch.seeds, batch.shrunk), expected)
+
+
+def test_large_frames_are_resized_in_evaluation(large: Records) -> None:
+    processor = Processor(size=32, crop_size=28)
+    for row in (0, 1):
+        whole = EvalDataset(large, SAMPLING, 3, seed=0)[row]
+        sample = EvalDataset(large, SAMPLING, 3, seed=0, processor=processor)[row]
+        assert (whole.shrunk, sample.shrunk) == (False, row == 0)
+        assert sample.frames.shape == (3, 4, 32, 56, 3)
+        assert torch.equal(processor(sample.frames, 3), processor(whole.frames, 3))
+
+
+def test_a_crop_that_fits_no_frame_ends_the_run(large: Records) -> None:
+    """It is no broken video, in whose place another could be drawn."""
+    augment = Augment(Processor(size=(32, 20), crop_size=28))
+    with pytest.raises(UserError, match="does not fit"):
+        TrainDataset(large, SAMPLING, 0, augment)[Key(row=0, epoch=0)]

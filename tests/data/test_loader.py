@@ -1,5 +1,7 @@
 import os
+import sys
 from collections.abc import Sequence
+from multiprocessing.util import get_temp_dir
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +43,22 @@ def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(
     assert len(list(loader)) == 3  # a second epoch adds to the first
     assert loader.wait_seconds == 12
     assert asked == [-1, 0, 1, 2] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_have_no_temporary_folder_of_their_own() -> None:
+    """One that is killed could not remove it."""
+
+    class Folders(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> str:
+            return get_temp_dir()
+
+    loader = LazyLoader(Folders(), batch_size=1, num_workers=1, multiprocessing_context="fork")
+    assert list(loader) == [[get_temp_dir()]]
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:

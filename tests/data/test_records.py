@@ -1,3 +1,5 @@
+import pickle
+import pickletools
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,16 @@ def test_a_subset_keeps_paths_labels_and_segments(tmp_path: Path) -> None:
     assert part.path(1) == tmp_path / "ä b.mp4"
     plain = Records(tmp_path, ["a.mp4", "b.mp4"], [0, 1]).subset([1])
     assert (len(plain), plain.relative_path(0), plain.segment(0)) == (1, "b.mp4", None)
+
+
+def test_objects_do_not_grow_with_rows(tmp_path: Path) -> None:
+    """Each would be copied, a page at a time, into every worker that counts a reference to it."""
+
+    def objects(num_rows: int) -> int:
+        paths = [f"class {row % 7}/{row}.mp4" for row in range(num_rows)]
+        segments = [(row, row + 1.5) for row in range(num_rows)]
+        records = Records(tmp_path, paths, [row % 7 for row in range(num_rows)], segments)
+        parts = pickletools.genops(pickle.dumps(records, protocol=5))
+        return sum(1 for part, _, _ in parts if part.name not in ("FRAME", "MEMOIZE"))
+
+    assert objects(5000) == objects(300)

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from vivit_train.data.sampler import EvalSampler, Key, TrainSampler, derive_seed, epoch_order
 
 
-def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0):
+def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0, accumulate=1):
     """Keys of every rank, [rank][position]."""
+    common = (world_size, lambda: (epoch, done), accumulate)
     return [
-        list(TrainSampler(num_samples, batch_size, seed, rank, world_size, lambda: (epoch, done)))
+        list(TrainSampler(num_samples, batch_size, seed, rank, *common))
         for rank in range(world_size)
     ]
 
@@ -35,14 +36,33 @@ def test_two_ranks_make_the_global_batches_of_one(num_samples, epoch) -> None:
 @pytest.mark.parametrize("done", [0, 1, 3, 5])
 def test_resuming_gives_the_rest_of_the_epoch(done: int) -> None:
     (whole,) = train_keys(23, 4, 1, epoch=2)
-    (rest,) = train_keys(23, 4, 1, epoch=2, done=done)
+    (rest,) = train_keys(23, 4, 1, epoch=2, done=4 * done)
     assert rest == whole[4 * done :]
+
+
+@given(st.integers(16, 150), st.integers(0, 3), st.data())
+def test_another_number_of_ranks_sees_the_rest_once(num_samples, epoch, data) -> None:
+    """Four ranks stop after some steps of 16 rows; as many ranks as divide it go on."""
+    steps = data.draw(st.integers(0, num_samples // 16))
+    ranks = data.draw(st.sampled_from([1, 2, 4]))
+    before = train_keys(num_samples, 4, 4, epoch)
+    rows = [key.row for keys in before for key in keys[: 4 * steps]]
+    after = train_keys(num_samples, 4, ranks, epoch, 16 * steps, accumulate=4 // ranks)
+    rows += [key.row for keys in after for key in keys]
+    whole = [key.row for keys in before for key in keys]
+    assert sorted(rows) == sorted(whole)
+    assert len(rows) == len(set(rows)) == num_samples // 16 * 16
+
+
+def test_an_epoch_is_whole_steps() -> None:
+    lengths = [len(TrainSampler(23, 4, 0, 0, 1, lambda: (0, 0), n)) for n in (1, 2, 3, 5, 9)]
+    assert lengths == [20, 16, 12, 20, 20]  # with 9 an epoch is shorter than a step
 
 
 def test_the_position_is_asked_for_when_iteration_starts() -> None:
     position = (0, 0)
     sampler = TrainSampler(8, 2, 0, 0, 1, lambda: position)
-    position = (3, 1)
+    position = (3, 2)
     assert next(iter(sampler)) == Key(int(epoch_order(8, 0, 3)[2]), 3)
 
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from vivit_train.video import decode
+from vivit_train.video.decoders import pyav
 from vivit_train.video.write import write_video
 
 FRAMES = 24
@@ -150,14 +150,14 @@ def write_sound(path: Path) -> None:
 def evil_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes decoding hang or die by the name of the file, as a decoder's C code would."""
 
-    class Evil(decode._PyAV):
-        def __init__(self, path: str, segment: Any) -> None:
+    class Evil(pyav.PyAV):
+        def __init__(self, path: str, segment: Any, data: bytes | None = None) -> None:
             if path.endswith("hangs.mp4"):
                 time.sleep(1000)
             if path.endswith("crashes.mp4"):
                 faulthandler.disable()  # pytest's, which would print the stack
                 os.kill(os.getpid(), signal.SIGSEGV)
-            super().__init__(path, segment)
+            super().__init__(path, segment, data)
 
         def _frames(self, start: int) -> Any:
             for frame in super()._frames(start):
@@ -165,4 +165,4 @@ def evil_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
                     time.sleep(1000)
                 yield frame
 
-    monkeypatch.setattr(decode, "_PyAV", Evil)
+    monkeypatch.setattr(pyav, "PyAV", Evil)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tests.conftest import REPOSITORY
 from tests.golden_files import GOLDEN, read, tensors, vivit_arguments
 from tests.model.weights.test_inflate import CASES as INITIALISATIONS
+from vivit_train.model.embedding import uniform_frames
 from vivit_train.model.layers import DropPath
-from vivit_train.model.vivit import ViViT, pool, uniform_frames
+from vivit_train.model.vivit import ViViT, pool
 from vivit_train.model.weights.scenic import convert
 
 FORWARD = (

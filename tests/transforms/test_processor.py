@@ -216,9 +216,22 @@ class TestResize:
             raise MemoryError
 
         set_threads(num_threads)
-        monkeypatch.setattr(Image.Image, "resize", fail)
+        monkeypatch.setattr("vivit_train.transforms.resize.weighted_sums", fail)
         with pytest.raises(MemoryError):
             Processor().resize(noise(1, 3, 40, 50, 3))
+
+    @settings(max_examples=25, deadline=None)
+    @given(data=st.data(), resample=st.sampled_from(sorted(CODES)), views=st.integers(1, 3))
+    def test_and_crop_at_once(self, data, resample, views):
+        edges = st.tuples(*[st.integers(1, 60)] * 2)
+        size, target = data.draw(edges), data.draw(edges)
+        crop = tuple(data.draw(st.integers(1, edge)) for edge in target)
+        corner = st.tuples(*[st.integers(0, t - c) for t, c in zip(target, crop)])
+        corners = data.draw(st.lists(corner, min_size=views, max_size=views))
+        frames = noise(2, 2, *size, 3)
+        processor = Processor(resample=resample, crop_size=crop)
+        expected = processor.crop(processor.resize(frames, target), corners)
+        assert torch.equal(processor.resize_and_crop(frames, target, corners), expected)
 
     def test_stays_channels_last_in_memory(self):
         frames = noise(2, 2, 40, 50, 3)

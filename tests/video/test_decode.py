@@ -3,6 +3,7 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import av
@@ -471,12 +472,13 @@ def test_decode_error_crosses_processes():
 
 
 def test_unknown_decoder_lists_the_choices():
-    with pytest.raises(UserError, match=r"opencv.*auto or pyav or decord"):
+    with pytest.raises(UserError, match=r"opencv.*auto or pyav or decord or torchcodec"):
         VideoReader("clip.mp4", "opencv")
 
 
 def test_missing_decoder_is_said(videos, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "decord", None)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    monkeypatch.delitem(sys.modules, "vivit_train.video.decoders.decord", raising=False)
     with pytest.raises(UserError, match="decoder=decord cannot be imported"):
         VideoReader(videos / "h264.mp4", "decord")
 

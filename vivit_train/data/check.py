@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vivit_train.class_names import match_class_names
-from vivit_train.data.records import Records
+from vivit_train.data.records import Records, size_and_mtime
+from vivit_train.data.shards import ReadError, Span
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
@@ -38,8 +39,9 @@ class Verdict:
         reason: Why, in words; empty where it is ok.
         frames: Frames that were decoded (``quick``: that the container lists).
         promised: Frames that there should be by the container or the annotation; 0: unknown.
-        size: Bytes of the file when it was checked; ``None``: there was none.
-        mtime: Its time of change, in nanoseconds.
+        size: Bytes of the file, or of the shard it lies in, when it was checked; ``None``: there
+            was none.
+        mtime: Its time of change, in nanoseconds; of a shard its version (`Stat`).
         quick: Whether only the first, middle and last frames were decoded.
         decoder: Who decoded: ``pyav`` or ``decord``.
     """
@@ -50,7 +52,7 @@ class Verdict:
     frames: int = 0
     promised: int = 0
     size: int | None = None
-    mtime: int | None = None
+    mtime: int | str | None = None
     quick: bool = False
     decoder: str = "pyav"
 
@@ -63,32 +65,28 @@ class Verdict:
         """The verdict, where a whole video of fewer than ``clip_span`` frames is ``short``."""
         return "short" if self.verdict == "ok" and self.frames < clip_span else self.verdict
 
-    def holds(self, path: Path, decoder: str) -> bool:
+    def holds(self, identity: tuple[int | None, int | str | None], decoder: str) -> bool:
         """Whether it still is true: the file is the same, and so is who decodes it."""
         same_decoder = self.decoder == decoder_of(decoder)
-        return same_decoder and (self.size, self.mtime) == size_and_mtime(path)
+        return same_decoder and (self.size, self.mtime) == identity
 
 
 class Job(NamedTuple):
-    """One video to check: its name in the verdicts, its path and its segment, if it is one."""
+    """One video to check: its name in the verdicts, then what `Records` says of its row."""
 
     video: str
-    path: Path
+    path: str | Path
     segment: tuple[float, float] | None
+    span: Span | None = None
+
+    def identity(self) -> tuple[int | None, int | str | None]:
+        """Which file it is: see `Records.identity`."""
+        return self.span.shard if self.span else size_and_mtime(self.path)
 
 
 def decoder_of(choice: str) -> str:
     """Who decodes under ``data.decoder``."""
-    return "decord" if choice == "decord" else "pyav"
-
-
-def size_and_mtime(path: Path) -> tuple[int | None, int | None]:
-    """Bytes and time of change (ns) of a file; ``None`` of what is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None, None
-    return status.st_size, status.st_mtime_ns
+    return "pyav" if choice == "auto" else choice
 
 
 def video_name(records: Records, row: int, root: Path) -> str:
@@ -159,7 +157,8 @@ def jobs_of(splits: Iterable[Records], root: Path) -> dict[str, Job]:
     for records in splits:
         for row in range(len(records)):
             name = video_name(records, row, root)
-            jobs[name] = Job(name, records.path(row), records.segment(row))
+            path, segment = records.source(row)
+            jobs[name] = Job(name, path, segment, records.span(row))
     return jobs
 
 
@@ -173,7 +172,7 @@ def jobs_to_do(
         return (
             verdict is not None
             and (quick or not (verdict.quick and verdict.verdict == "ok"))
-            and verdict.holds(job.path, decoder)
+            and verdict.holds(job.identity(), decoder)
         )
 
     return [job for job in jobs if not is_done(job)]
@@ -200,7 +199,7 @@ def check(
         A verdict per job, in the order in which they are found.
 
     Raises:
-        UserError: On systems other than Linux.
+        UserError: On systems other than Linux, or if a store does not give a video.
     """
     if not CAN_GUARD:
         raise UserError("vivit check needs processes that can be forked: run it on Linux")
@@ -214,7 +213,7 @@ def check(
     try:
         while True:
             while idle and (job := next(waiting, None)):
-                size, mtime = size_and_mtime(job.path)
+                size, mtime = job.identity()
                 known = Verdict(
                     job.video, "ok", size=size, mtime=mtime, quick=quick,
                     decoder=decoder_of(decoder),
@@ -252,14 +251,19 @@ def _ready(guards: Sequence[Guard[Job, Verdict]]) -> list[Guard[Job, Verdict]]:
 
 
 def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
-    """Decodes one video; ``tell`` hears about once a second that it goes on."""
-    reason = why_no_file(job.path)
+    """Decodes one video; ``tell`` hears about once a second that it goes on.
+
+    Raises:
+        UserError: If a store does not give the video.
+    """
+    reason = None if job.span else why_no_file(job.path)
     if reason:
         gone = size_and_mtime(job.path) == (None, None)
         return Verdict(job.video, "missing" if gone else "unreadable", reason)
     frames, found, promised, error = 0, 0, 0, ""
     try:
-        with VideoReader(job.path, decoder, job.segment) as video:
+        content = job.span.read(str(job.path)) if job.span else None
+        with VideoReader(job.path, decoder, job.segment, data=content) as video:
             found, promised = video.num_frames, video.promised
             if quick or (job.segment and found > LONG_SEGMENT):
                 for index in (0, found // 2, found - 1):
@@ -271,6 +275,10 @@ def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
                     if time.monotonic() - told > 1:
                         told = time.monotonic()
                         tell(frames)
+    except ReadError as failure:  # which says nothing of the video
+        raise UserError(
+            f"{failure}. What was found so far is kept: run the same again when it can be read"
+        ) from failure
     except DecodeError as failure:
         error = failure.reason
     # A file that was cut off often ends in a damaged frame: that it was cut off is the reason.
@@ -332,7 +340,7 @@ class Verdicts:
             row: verdict
             for row in range(len(records) if wanted else 0)
             if (verdict := wanted.get(video_name(records, row, self.root)))
-            and verdict.holds(records.path(row), self.decoder)
+            and verdict.holds(records.identity(row), self.decoder)
         }
 
     def counts(self, records: Records, clip_span: int) -> dict[str, int] | None:

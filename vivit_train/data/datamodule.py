@@ -4,7 +4,6 @@ The journey of one clip: a sampler names a row, a worker decodes frames, `collat
 of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the model sees.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes
 from vivit_train.data.check import Verdicts
-from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset, collate
+from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
-from vivit_train.data.loader import LazyLoader, available_cores, batches_done
+from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler, derive_seed
 from vivit_train.errors import UserError
@@ -52,7 +51,7 @@ class VideoDataModule(LightningDataModule, ABC):
         val_split: Name of the split to validate on.
         test_split: Name of the split to test on.
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
-        decoder: ``auto`` (PyAV), ``decord`` or ``pyav``.
+        decoder: ``auto`` (PyAV), ``pyav``, ``decord`` or ``torchcodec``.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
         decode_timeout: Seconds that decoding one clip may take before the video counts as
             broken; ``None``: no limit, and decoding within the worker itself.
@@ -218,8 +217,7 @@ class VideoDataModule(LightningDataModule, ABC):
         """Videos that `vivit check` saw hang or kill the decoder: these are not tried again."""
         deadly = self.verdicts.find(records, lambda v: v.verdict in ("timeout", "crashed"))
         return {
-            (str(records.path(row)), records.segment(row)): f"not opened: {verdict.reason}"
-            for row, verdict in deadly.items()
+            records.source(row): f"not opened: {verdict.reason}" for row, verdict in deadly.items()
         }
 
     def _check_heads(self, places: Sequence[int]) -> None:
@@ -277,7 +275,7 @@ class VideoDataModule(LightningDataModule, ABC):
         """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
         records = self.records["train"]
         rank, world_size = self._ranks()
-        videos = self._videos_per_batch()
+        videos = self.videos_per_batch()
         global_batch = videos * world_size
         if len(records) < global_batch:
             repeats = self.augment.repeats
@@ -288,12 +286,17 @@ class VideoDataModule(LightningDataModule, ABC):
                 "processes): lower data.batch_size"
             )
         _ = self._mirror  # names that are no classes are found before the first batch
-        sampler = TrainSampler(len(records), videos, self.seed, rank, world_size, self._position)
-        dataset = TrainDataset(records, self.sampling, self.seed)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        sampler = TrainSampler(
+            len(records), videos, self.seed, rank, world_size, self._position, accumulate
+        )
+        # Several clips of one video are several resizes of the same frames: done on the device.
+        augment = self.augment if self.augment.repeats == 1 else None
+        dataset = TrainDataset(records, self.sampling, self.seed, augment)
         return self._loader(dataset, sampler, videos)
 
-    def _videos_per_batch(self) -> int:
-        """Videos to decode for one training batch.
+    def videos_per_batch(self) -> int:
+        """Videos to decode for one training batch of this process.
 
         Raises:
             UserError: If they do not make up a batch, or cannot be mixed with each other.
@@ -330,7 +333,7 @@ class VideoDataModule(LightningDataModule, ABC):
         # In the sanity check both `training` and `validating` are False: only `training` tells.
         if trainer.training:
             batch = batch.repeated(self.augment.repeats)
-            clips = self.augment(batch.frames, batch.seeds)  # [B, 3, T, h, w]
+            clips = self.augment(batch.frames, batch.seeds, batch.shrunk)  # [B, 3, T, h, w]
             labels = self._flip_labels(batch)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
@@ -392,30 +395,19 @@ class VideoDataModule(LightningDataModule, ABC):
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]
         rank, world_size = self._ranks()
-        dataset = EvalDataset(records, self.sampling, views[0], self.seed)
+        dataset = EvalDataset(records, self.sampling, views[0], self.seed, self.processor)
         videos_per_batch = max(1, self.batch_size // (views[0] * views[1]))
         return self._loader(dataset, EvalSampler(len(records), rank, world_size), videos_per_batch)
 
-    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> "LazyLoader":
-        can_fork = self.num_workers > 0 and sys.platform == "linux"
-        return LazyLoader(
-            GuardedDataset(dataset, self.decode_timeout, self._refused(dataset.records)),
-            sampler=sampler,
-            batch_size=batch_size,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            # Readers are opened in the worker and never cross a fork; a fork shares the records.
-            multiprocessing_context="fork" if can_fork else None,
-            # Its own generator, so that seeding workers takes nothing from the global one.
-            generator=torch.Generator(),
-        )
+    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
+        guarded = GuardedDataset(dataset, self.decode_timeout, self._refused(dataset.records))
+        return build_loader(guarded, sampler, batch_size, self.num_workers)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
-        """(epoch, batches done in it), from the loop's progress, which a resumed run restores."""
+        """(epoch, videos that all processes have done in it), from the loop's progress."""
         assert self.trainer is not None
-        return divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
+        epoch, batches = divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
+        return epoch, batches * self.videos_per_batch() * self.trainer.world_size

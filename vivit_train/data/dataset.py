@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch.utils.data import Dataset
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key, derive_seed
 from vivit_train.errors import UserError
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+from vivit_train.transforms.shrink import Shrink, for_evaluation
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.sampling import random_window, reorder, spread_windows
 
@@ -22,7 +26,7 @@ class Sampling(NamedTuple):
     """How frames are taken from a video.
 
     ``clip_frames`` frames ``frame_stride`` apart; ``frame_order`` is ``natural``, or one of the
-    ablations ``shuffled`` and ``repeated``; ``decoder`` is ``auto``, ``decord`` or ``pyav``.
+    ablations ``shuffled`` and ``repeated``; ``decoder`` is one that `VideoReader` knows.
     """
 
     clip_frames: int
@@ -38,8 +42,10 @@ class Sample:
     ``frames`` is uint8 ``[T, H, W, 3]`` in training and ``[V, T, H, W, 3]``, V temporal views, in
     evaluation. ``label`` is a class index, with several heads one per head. ``index`` is the row
     that is shown, -1 for padding; ``seed`` that of the device's random draws. ``decoded`` is
-    False where evaluation could not read the row's video (its frames are then black). ``broken``
+    False where evaluation could not read the row's video (its frames are then black). ``shrunk``
+    is True where the frames were large, and are resized already: see `Shrink`. ``broken``
     has an error per unreadable video: in training those that this one replaces.
+    ``decode_seconds`` is the time from opening the video to its frames.
     """
 
     frames: Tensor
@@ -47,7 +53,9 @@ class Sample:
     index: int
     seed: int = 0
     decoded: bool = True
+    shrunk: bool = False
     broken: list[DecodeError] = field(default_factory=list)
+    decode_seconds: float = 0.0
 
 
 @dataclass
@@ -63,6 +71,8 @@ class Batch:
         decoded: bool ``[B]``, whether the row's own video could be read.
         seeds: Per row the seed of its random draws on the device.
         broken: Videos that could not be decoded.
+        shrunk: Per row whether its frames were resized already: see `Shrink`.
+        decode_seconds: Sum over the videos, each in its worker.
         clips: Float ``[B, 3, T, h, w]``, in evaluation ``[B * views, 3, T, h, w]`` with a
             video's views side by side; made on the device from ``frames``.
     """
@@ -74,6 +84,8 @@ class Batch:
     seeds: list[int]
     broken: list[DecodeError]
     clips: Tensor | None = None
+    shrunk: list[bool] = field(default_factory=list)
+    decode_seconds: float = 0.0
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device; the copy overlaps with work where memory is pinned."""
@@ -102,6 +114,7 @@ class Batch:
                 for copy in range(times)
             ],
             broken=self.broken * times,
+            shrunk=[shrunk for shrunk in self.shrunk for _ in range(times)],
         )
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
@@ -123,11 +136,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
         decoded=torch.tensor([sample.decoded for sample in samples]),
         seeds=[sample.seed for sample in samples],
         broken=[error for sample in samples for error in sample.broken],
+        shrunk=[sample.shrunk for sample in samples],
+        decode_seconds=sum(sample.decode_seconds for sample in samples),
     )
 
 
 def _open(records: Records, index: int, decoder: str) -> VideoReader:
-    return VideoReader(records.path(index), decoder, records.segment(index))
+    (path, segment), span = records.source(index), records.span(index)
+    if span is None:
+        return VideoReader(path, decoder, segment)
+    return VideoReader(path, decoder, segment, data=span.read(path))
 
 
 class TrainDataset(Dataset[Sample]):
@@ -137,12 +155,16 @@ class TrainDataset(Dataset[Sample]):
         records: The training split.
         sampling: How frames are taken.
         seed: The run's seed.
+        augment: Whose resize large frames get here; ``None``: all stay as they are decoded.
     """
 
-    def __init__(self, records: Records, sampling: Sampling, seed: int) -> None:
+    def __init__(
+        self, records: Records, sampling: Sampling, seed: int, augment: Augment | None = None
+    ) -> None:
         self.records = records
         self.sampling = sampling
         self.seed = seed
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.records)
@@ -155,28 +177,36 @@ class TrainDataset(Dataset[Sample]):
         """
         seed = derive_seed(self.seed, key.epoch, key.row)
         rng = np.random.default_rng(seed)
+        # The device draws from a stream of its own, whatever is drawn here.
+        device_seed = derive_seed(seed, "device")
         index, broken = key.row, []
         for _ in range(1 + MAX_REDRAWS):
             try:
-                frames = self._clip(index, rng)
+                frames, shrunk = self._clip(index, rng, device_seed)
             except DecodeError as error:
                 broken.append(error)
                 index = int(rng.integers(len(self.records)))
             else:
                 label = self.records.labels[index].tolist()
-                # The device draws from a stream of its own, whatever was drawn here.
-                device_seed = derive_seed(seed, "device")
-                return Sample(torch.from_numpy(frames), label, index, device_seed, broken=broken)
+                clip = torch.from_numpy(frames)
+                return Sample(clip, label, index, device_seed, shrunk=shrunk, broken=broken)
         raise UserError(
             f"{len(broken)} videos in a row cannot be decoded, the last: {broken[-1]}. "
             "Check data.root and the files"
         )
 
-    def _clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    def _clip(
+        self, index: int, rng: np.random.Generator, device_seed: int
+    ) -> tuple[np.ndarray, bool]:
+        """uint8 ``[T, H, W, 3]``, and whether it was resized already."""
+        shrink = self.augment and Shrink(
+            self.augment.processor, partial(self.augment.resize, seed=device_seed)
+        )
         clip_frames, frame_stride, frame_order, decoder = self.sampling
         with _open(self.records, index, decoder) as video:
             window = random_window(video.num_frames, clip_frames, frame_stride, rng)
-            return video.read(reorder(window, frame_order, rng))
+            frames = video.read(reorder(window, frame_order, rng), shrink)
+        return frames, bool(shrink and shrink.shrunk)
 
 
 class EvalDataset(Dataset[Sample]):
@@ -187,13 +217,22 @@ class EvalDataset(Dataset[Sample]):
         sampling: How frames are taken.
         num_views: Temporal views V per video.
         seed: The run's seed; only the frame-order ablations draw from it.
+        processor: Whose resize large frames get here; ``None``: all stay as they are decoded.
     """
 
-    def __init__(self, records: Records, sampling: Sampling, num_views: int, seed: int) -> None:
+    def __init__(
+        self,
+        records: Records,
+        sampling: Sampling,
+        num_views: int,
+        seed: int,
+        processor: Processor | None = None,
+    ) -> None:
         self.records = records
         self.sampling = sampling
         self.num_views = num_views
         self.seed = seed
+        self.processor = processor
 
     def __len__(self) -> int:
         return len(self.records)
@@ -207,15 +246,19 @@ class EvalDataset(Dataset[Sample]):
             return Sample(black, any_label, index=-1)
         label = self.records.labels[index].tolist()
         try:
-            return Sample(torch.from_numpy(self._views(index)), label, index)
+            frames, shrunk = self._views(index)
+            return Sample(torch.from_numpy(frames), label, index, shrunk=shrunk)
         except DecodeError as error:
             return Sample(black, label, index, decoded=False, broken=[error])
 
-    def _views(self, index: int) -> np.ndarray:
+    def _views(self, index: int) -> tuple[np.ndarray, bool]:
+        """uint8 ``[V, T, H, W, 3]``, and whether it was resized already."""
+        shrink = for_evaluation(self.processor) if self.processor else None
         clip_frames, frame_stride, frame_order, decoder = self.sampling
         rng = np.random.default_rng(derive_seed(self.seed, "evaluation", index))
         with _open(self.records, index, decoder) as video:
             windows = spread_windows(video.num_frames, clip_frames, frame_stride, self.num_views)
             windows = np.stack([reorder(window, frame_order, rng) for window in windows])
-            frames = video.read(windows.ravel())  # [V*T, H, W, 3]
-        return frames.reshape(self.num_views, clip_frames, *frames.shape[1:])
+            frames = video.read(windows.ravel(), shrink)  # [V*T, H, W, 3]
+        views = frames.reshape(self.num_views, clip_frames, *frames.shape[1:])
+        return views, bool(shrink and shrink.shrunk)

@@ -1,5 +1,6 @@
 """A data set whose videos may hang or kill the decoder: training and evaluation go on."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from vivit_train.data.dataset import Sample
+from vivit_train.data.shards import before_reading
 from vivit_train.video.decode import DecodeError, Source, before_opening
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
 
@@ -62,5 +64,8 @@ def _sample(
         if tell:
             tell(source)
 
-    with before_opening(open_or_refuse):
-        return dataset[key]
+    with before_reading(open_or_refuse), before_opening(open_or_refuse):
+        start = time.perf_counter()
+        sample = dataset[key]
+        sample.decode_seconds = time.perf_counter() - start
+        return sample

@@ -6,11 +6,16 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vivit_train.class_names import shorten
 from vivit_train.errors import UserError
+from vivit_train.video.decode import Source
+
+if TYPE_CHECKING:
+    from vivit_train.data.shards import Span
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -86,6 +91,18 @@ class Records:
         start, end = self._segments[index].tolist()
         return start, end
 
+    def source(self, index: int) -> Source:
+        """Row ``index`` as a `VideoReader` is asked for it, and messages name it."""
+        return str(self.path(index)), self.segment(index)
+
+    def span(self, index: int) -> "Span | None":
+        """Where in a larger file the video of row ``index`` lies; ``None``: in one of its own."""
+        return None
+
+    def identity(self, index: int) -> tuple[int | None, int | str | None]:
+        """Bytes of the file of row ``index``, and what changes whenever the file does."""
+        return size_and_mtime(self.path(index))
+
     def name(self, index: int) -> str:
         """The relative path of row ``index``, with a segment's times: ``a.mp4#t=1.5,3.25``."""
         segment = self.segment(index)
@@ -118,6 +135,15 @@ class Records:
             for i, labels in enumerate(self.labels)
         )
         return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def size_and_mtime(path: str | Path) -> tuple[int | None, int | None]:
+    """Bytes and time of change (ns) of a file; ``None`` of what is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None
+    return status.st_size, status.st_mtime_ns
 
 
 def is_video(name: str) -> bool:
@@ -263,13 +289,17 @@ def _root_of(paths: Sequence[str], roots: Sequence[Path], listing: Path) -> Path
     )
 
 
+def class_lines(text: str) -> list[str]:
+    """The class names of a class file, one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def _names_of_numbers(path: Path, paths: Sequence[str], numbers: Sequence[int]) -> list[str]:
     """Class names for a list file that labels by number: from a class file, or the folders."""
     for folder in (path.parent, path.parent.parent):
         for name in CLASS_FILES:
             if (folder / name).is_file():
-                lines = (folder / name).read_text(encoding="utf-8-sig").splitlines()
-                names = [line.strip() for line in lines if line.strip()]
+                names = class_lines((folder / name).read_text(encoding="utf-8-sig"))
                 if max(numbers) >= len(names):
                     raise UserError(
                         f"{path} has label {max(numbers)} but {folder / name} names only "

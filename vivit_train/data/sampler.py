@@ -29,9 +29,9 @@ class TrainSampler(Sampler[Key]):
     """A fresh order every epoch, cut into global batches and shared between ranks.
 
     Global batch ``b`` takes rows ``order[b*G : (b+1)*G]`` with G = batch_size * world_size, and
-    rank r the r-th part of it: one process with batch 8 and two with batch 4 train on the same
-    global batches. What does not fill a global batch is left out of that epoch; another order
-    leaves out other rows.
+    rank r the r-th part of it: one process with batch 8, two with batch 4 and one with batch 4
+    that accumulates twice train on the same rows in each optimiser step. What does not fill a
+    step is left out of that epoch; another order leaves out other rows.
 
     Args:
         num_samples: Rows of the training split.
@@ -40,7 +40,9 @@ class TrainSampler(Sampler[Key]):
         rank: This process, 0 <= rank < world_size.
         world_size: Processes.
         position: Called when iteration starts, after a resumed run has restored its progress;
-            gives (epoch, batches already done in it).
+            gives (epoch, rows that all ranks together have done in it).
+        accumulate: Batches per optimiser step. An epoch too short for one step has as many
+            batches as there are.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class TrainSampler(Sampler[Key]):
         rank: int,
         world_size: int,
         position: Callable[[], tuple[int, int]],
+        accumulate: int = 1,
     ) -> None:
-        self.num_batches = num_samples // (batch_size * world_size)
+        batches = num_samples // (batch_size * world_size)
+        self.num_batches = batches // accumulate * accumulate or batches
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -64,12 +68,11 @@ class TrainSampler(Sampler[Key]):
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[Key]:
-        epoch, batches_done = self.position()
+        epoch, done = self.position()
         order = epoch_order(self.num_samples, self.seed, epoch)
-        batches = order[: len(self) * self.world_size].reshape(
-            self.num_batches, self.world_size, self.batch_size
-        )
-        for row in batches[batches_done:, self.rank].flat:
+        rest = order[done : len(self) * self.world_size]
+        batches = rest.reshape(-1, self.world_size, self.batch_size)
+        for row in batches[:, self.rank].flat:
             yield Key(int(row), epoch)
 
 

@@ -114,3 +114,32 @@ class DropPath(nn.Module):
     def draw(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Which to keep: bool of this shape, true with probability 1 - p."""
         return torch.rand(*shape, device=device) >= self.p
+
+
+class TokenDrop(nn.Module):
+    """Leaves out a random share of the tokens while training.
+
+    Each clip, or frame, keeps a draw of its own, in order; the tokens carry their positions
+    already, and nothing is rescaled. Training steps cost less, and attention cannot rely on any
+    one token. PatchDropout (arXiv 2208.07220).
+
+    Args:
+        p: Share of the tokens to leave out, in [0, 1); at least one stays.
+        num_prefix: Class tokens before the others, which always stay.
+    """
+
+    def __init__(self, p: float, num_prefix: int) -> None:
+        super().__init__()
+        self.p = p
+        self.num_prefix = num_prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., P + N, D]`` with P class tokens -> in training ``[..., P + (1 - p) N, D]``."""
+        if not self.training or self.p == 0:
+            return x
+        prefix, tokens = x.split([self.num_prefix, x.shape[-2] - self.num_prefix], dim=-2)
+        num_kept = max(1, round((1 - self.p) * tokens.shape[-2]))
+        order = torch.rand(tokens.shape[:-1], device=x.device).argsort(dim=-1)
+        kept = order[..., :num_kept].sort(dim=-1).values  # [..., kept]
+        kept = kept.unsqueeze(-1).expand(*kept.shape, x.shape[-1])  # [..., kept, D]
+        return torch.cat([prefix, tokens.gather(-2, kept)], dim=-2)

@@ -1,4 +1,4 @@
-"""ViViT: A Video Vision Transformer (arXiv 2103.15691), the paper's four models in one file.
+"""ViViT: A Video Vision Transformer (arXiv 2103.15691), the paper's four models.
 
 Shapes: B clips of C channels, T frames, H x W pixels; a grid of t x h x w tokens, s = h*w of them
 per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. Every 3-tuple is
@@ -6,18 +6,16 @@ per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. 
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
-from vivit_train.model.layers import ACTIVATIONS, Attention, DropPath, Mlp
-from vivit_train.model.pos_embed import Grid, interpolate_positions
+from vivit_train.model.embedding import TubeletEmbedding
+from vivit_train.model.encoder import Encoder, build_blocks
+from vivit_train.model.layers import ACTIVATIONS, Attention, Mlp
 
 # Models 1 to 4 of the paper.
 ATTENTIONS = (
@@ -70,6 +68,10 @@ class ViViT(nn.Module):
             frames of a clip alike in Model 2, and ignores ``drop_path`` in Model 3 (a warning
             says so). ``timm``: divides kept branches by 1 - p, drops frame by frame in Model 2's
             spatial encoder, and works in Model 3.
+        token_drop: Share of the tubelets that a training step leaves out, at random, after the
+            positions are added (PatchDropout): in Model 1 of the clip, in Model 2 of each frame.
+            Models 3 and 4, whose blocks need the whole grid, have none, nor have the poolings
+            ``sum`` and ``first``.
         initializer_range: ``None`` initialises as the original does; a number is the standard
             deviation of Hugging Face's truncated normal for every weight matrix.
         layer_norm_eps: LayerNorm's epsilon.
@@ -106,6 +108,7 @@ class ViViT(nn.Module):
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
         drop_path_style: str = "scenic",
+        token_drop: float = 0.0,
         initializer_range: float | None = None,
         layer_norm_eps: float = 1e-6,
         qkv_bias: bool = True,
@@ -132,17 +135,22 @@ class ViViT(nn.Module):
         t, h, w = self.grid
         grid = (1, h, w) if attention == "factorised_encoder" else self.grid
         per_frame = attention == "factorised_encoder" and drop_path_style == "timm"
-        blocks = _blocks(config, num_layers, num_heads, mlp_size, per_frame)
-        self.encoder = Encoder(grid, has_cls, blocks, config)
+        blocks = build_blocks(config, num_layers, num_heads, mlp_size, per_frame)
+        self.encoder = Encoder(grid, has_cls, blocks, config, token_drop)
         self.temporal_encoder: Encoder | None = None
         if config["temporal_layers"]:
             temporal = [config[f"temporal_{size}"] for size in ("layers", "heads", "mlp_size")]
-            blocks = _blocks(config, *temporal)
+            blocks = build_blocks(config, *temporal)
             self.temporal_encoder = Encoder((t, 1, 1), has_cls, blocks, config)
         width = representation_size or hidden_size
         self.pre_logits = nn.Linear(hidden_size, width) if representation_size else None
         self.head = nn.Linear(width, num_classes)
         self.reset_parameters(initializer_range)
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The encoder, and Model 2's temporal one after it."""
+        return [e for e in (self.encoder, self.temporal_encoder) if e is not None]
 
     def forward(self, clips: Tensor) -> Tensor:
         """Class logits.
@@ -173,6 +181,7 @@ class ViViT(nn.Module):
         Returns:
             Float ``[B, 1 + N, D]`` with the class token first, ``[B, N, D]`` without one; the
             other tokens in (t, h, w) order, w fastest. Model 2 has one token per frame, N = t.
+            In training Model 1 lacks the tokens that ``token_drop`` left out.
         """
         x = self.embed(clips)  # [B, N, D]
         t, h, w = grid = self.embed.grid(*clips.shape[2:])
@@ -239,219 +248,6 @@ def pool(x: Tensor, pooling: str) -> Tensor:
     return x[..., 0, :]  # the class token, or the first
 
 
-class TubeletEmbedding(nn.Module):
-    """Cuts a clip into tubelets and projects each to a token. Paper: ViViT §3.2.
-
-    A convolution whose stride is its kernel, computed as one matrix product on a view of the
-    clip. With ``sampled_frames`` it is the paper's uniform frame sampling instead.
-
-    Args:
-        num_channels: Channels C of a frame.
-        hidden_size: Width D of a token.
-        tubelet_size: Frames and pixels (t, h, w) that one token covers.
-        sampled_frames: Frames to pick from the clip, or ``None`` for all.
-    """
-
-    def __init__(
-        self,
-        num_channels: int,
-        hidden_size: int,
-        tubelet_size: Sequence[int],
-        sampled_frames: int | None = None,
-    ) -> None:
-        super().__init__()
-        _require(
-            len(tubelet_size) == 3 and min(tubelet_size) >= 1,
-            f"model.tubelet_size is (frames, height, width), three numbers of 1 or more, "
-            f"got {list(tubelet_size)}",
-        )
-        self.tubelet_size: Grid = (tubelet_size[0], tubelet_size[1], tubelet_size[2])
-        self.sampled_frames = sampled_frames
-        _require(
-            sampled_frames is None or (sampled_frames >= 1 and tubelet_size[0] == 1),
-            f"model.sampled_frames={sampled_frames} embeds single frames: it must be 1 or more and "
-            f"model.tubelet_size must start with 1, got {list(tubelet_size)}",
-        )
-        # [D, C, t, h, w], the layout of a Conv3d.
-        self.weight = nn.Parameter(torch.empty(hidden_size, num_channels, *tubelet_size))
-        self.bias = nn.Parameter(torch.empty(hidden_size))
-
-    def grid(self, num_frames: int, height: int, width: int) -> Grid:
-        """Tokens along (t, h, w) for a clip of this size; raises UserError where none fit."""
-        size = (num_frames, height, width)
-        multiples = all(s >= p and s % p == 0 for s, p in zip(size, self.tubelet_size))
-        _require(
-            multiples,
-            f"a clip of {num_frames} frames of {height}x{width} cannot be cut into tubelets of "
-            f"{self.tubelet_size[0]} frames of {self.tubelet_size[1]}x{self.tubelet_size[2]}: "
-            "use multiples (model.num_frames, model.image_size, model.tubelet_size)",
-        )
-        if self.sampled_frames is not None:
-            num_frames = len(uniform_frames(num_frames, self.sampled_frames))
-        pt, ph, pw = self.tubelet_size
-        return num_frames // pt, height // ph, width // pw
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` -> ``[B, N, D]``, tokens in (t, h, w) order, w fastest."""
-        num_channels = self.weight.shape[1]
-        if clips.ndim != 5 or clips.shape[1] != num_channels:
-            raise UserError(
-                f"clips must be [B, {num_channels}, T, H, W], got {list(clips.shape)}; "
-                "frames as decoded, [B, T, H, W, C], go through the processor first"
-            )
-        t, h, w = self.grid(*clips.shape[2:])
-        if self.sampled_frames is not None:
-            clips = clips[:, :, uniform_frames(clips.shape[2], self.sampled_frames)]
-        pt, ph, pw = self.tubelet_size
-        x = clips.reshape(clips.shape[0], num_channels, t, pt, h, ph, w, pw)
-        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)  # [B, t, h, w, C, pt, ph, pw]
-        x = x.reshape(clips.shape[0], t * h * w, -1)  # [B, N, C*pt*ph*pw]
-        return F.linear(x, self.weight.flatten(1), self.bias)
-
-
-class Encoder(nn.Module):
-    """A class token and positions on a token grid, Transformer blocks, a last LayerNorm.
-
-    Args:
-        grid: Native tokens along (t, h, w).
-        has_cls: Whether a class token goes before the others.
-        blocks: The Transformer blocks.
-        config: ViViT's arguments.
-    """
-
-    def __init__(
-        self, grid: Grid, has_cls: bool, blocks: "list[Block]", config: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        hidden_size = config["hidden_size"]
-        self.grid = grid
-        self.num_prefix = int(has_cls)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size)) if has_cls else None
-        rows = self.num_prefix + math.prod(grid)
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, hidden_size))
-        self.pos_dropout = nn.Dropout(config["dropout"])
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(hidden_size, eps=config["layer_norm_eps"])
-
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Encodes tokens.
-
-        Args:
-            x: ``[B, N, D]`` for N = t*h*w; ``[B, t, s, D]`` if the blocks tell time from space, or
-                if each frame is encoded by itself (then the grid is (1, h, w)).
-            grid: Tokens along (t, h, w); positions are interpolated if it is not the native one.
-
-        Returns:
-            As ``x``, with the class token, if any, before the other tokens.
-        """
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(*x.shape[:-2], 1, -1), x], dim=-2)
-        positions = interpolate_positions(self.pos_embed, self.grid, grid, self.num_prefix)
-        # [1, N, D], or [t, s, D], where s = N for positions that all frames share.
-        x = self.pos_dropout(x + positions.reshape(-1, *x.shape[-2:]))
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-class Block(nn.Module):
-    """A pre-norm Transformer block: attention, then an MLP, each on a residual branch.
-
-    Paper: ViViT eq. 2-4. The block of Models 1, 2 and 4.
-    """
-
-    def __init__(self, attn: Attention, mlp: Mlp, drop_path: DropPath, eps: float) -> None:
-        super().__init__()
-        hidden_size = attn.proj.out_features
-        self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(hidden_size, eps=eps)
-        self.mlp = mlp
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, ..., N, D]`` -> the same."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class FactorisedBlock(Block):
-    """The block of Model 3: attention over time, attention over space, one MLP.
-
-    Paper: ViViT §3.3, eq. 6-8. ``norm1`` and ``attn`` are the spatial ones, which an image model
-    has too.
-    """
-
-    def __init__(
-        self,
-        attn: Attention,
-        temporal_attn: Attention,
-        mlp: Mlp,
-        drop_path: DropPath,
-        eps: float,
-        attention_order: str,
-    ) -> None:
-        super().__init__(attn, mlp, drop_path, eps)
-        self.temporal_norm = nn.LayerNorm(attn.proj.out_features, eps=eps)
-        self.temporal_attn = temporal_attn
-        self.attention_order = attention_order
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, t, s, D]`` -> the same."""
-        for axis in self.attention_order.split("_"):
-            x = x + self.drop_path(self.over_time(x) if axis == "time" else self.over_space(x))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def over_time(self, x: Tensor) -> Tensor:
-        """Each token attends to those of its place in all frames: ``[B, t, s, D]`` -> the same."""
-        x = self.temporal_norm(x).transpose(1, 2)  # [B, s, t, D]
-        return self.temporal_attn(x).transpose(1, 2)
-
-    def over_space(self, x: Tensor) -> Tensor:
-        """Each token attends to those of its frame: ``[B, t, s, D]`` -> the same."""
-        return self.attn(self.norm1(x))
-
-
-class FactorisedDotProductAttention(Attention):
-    """Attention of Model 4: the first half of the heads over time, the second over space.
-
-    Paper: ViViT §3.3, eq. 9-11. The parameters are those of ``Attention``.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, t, s, D]`` -> the same."""
-        b, t, s, _ = x.shape
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, t, s, 3, A, d]
-        time, space = qkv.chunk(2, dim=-2)  # [B, t, s, 3, A/2, d] each
-        time = time.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # [3, B*s, A/2, t, d]
-        space = space.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # [3, B*t, A/2, s, d]
-        over_time = self.attend(*time).unflatten(0, (b, s)).permute(0, 3, 1, 2, 4)
-        over_space = self.attend(*space).unflatten(0, (b, t)).transpose(2, 3)
-        out = torch.cat([over_time, over_space], dim=-2)  # [B, t, s, A, d]
-        return self.dropout(self.proj(out.flatten(-2)))
-
-
-def uniform_frames(num_frames: int, sampled_frames: int) -> list[int]:
-    """Indices of the frames that uniform frame sampling embeds.
-
-    The original's rule (Scenic ``sample_frames_uniformly``), kept with its rounding error: the
-    last step may fall just inside the clip, so a few pairs give one frame more than asked, e.g.
-    3 for (8, 2).
-
-    Args:
-        num_frames: Frames in the clip.
-        sampled_frames: Frames wanted; as many as the clip has, or more, gives every frame.
-
-    Returns:
-        Increasing frame indices.
-    """
-    if sampled_frames >= num_frames:
-        return list(range(num_frames))
-    step = num_frames / (sampled_frames + 1)
-    positions = np.arange(step, num_frames, step, dtype=np.float32)
-    return positions.round().clip(max=num_frames - 1).astype(int).tolist()
-
-
 def _check(config: dict[str, Any]) -> None:
     """Refuses values that no model takes, and those that this one has no use for."""
     for name, choices in {
@@ -464,7 +260,7 @@ def _check(config: dict[str, Any]) -> None:
         _require_choice(name, config[name], choices)
     for name in ("num_classes", "num_layers", "num_heads", "hidden_size", "mlp_size"):
         _require(config[name] >= 1, f"model.{name} must be 1 or more, got {config[name]}")
-    for name in ("dropout", "attention_dropout", "drop_path"):
+    for name in ("dropout", "attention_dropout", "drop_path", "token_drop"):
         value = config[name]
         _require(0 <= value < 1, f"model.{name} is a probability in [0, 1), got {value}")
 
@@ -494,6 +290,17 @@ def _check(config: dict[str, Any]) -> None:
             config["pooling"] in ("mean", "max", "sum"),
             f"model.pooling={config['pooling']}: model.attention={attention} has no class token, "
             "which would have no place in time and space; use mean, max or sum",
+        )
+    if config["token_drop"]:
+        _require(
+            attention in ("spatio_temporal", "factorised_encoder"),
+            f"model.token_drop={config['token_drop']}: the blocks of model.attention={attention} "
+            "need every token of the grid; use 0, or spatio_temporal or factorised_encoder",
+        )
+        _require(
+            config["pooling"] in ("cls", "mean", "max"),
+            f"model.token_drop={config['token_drop']}: model.pooling={config['pooling']} reads "
+            "something else when tokens are missing; use cls, mean or max",
         )
     for name in ("num_heads", "temporal_heads"):
         heads = config[name] or 1
@@ -525,48 +332,6 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
         }
         settled |= {name: value for name, value in defaults.items() if arguments[name] is None}
     return settled
-
-
-def _blocks(
-    config: dict[str, Any],
-    num_layers: int,
-    num_heads: int,
-    mlp_size: int,
-    drops_per_frame: bool = False,
-) -> "list[Block]":
-    """The blocks of an encoder, with drop path rising from block to block."""
-    attention, eps = config["attention"], config["layer_norm_eps"]
-    is_timm = config["drop_path_style"] == "timm"
-    dot_product = attention == "factorised_dot_product"
-    attention_class = FactorisedDotProductAttention if dot_product else Attention
-
-    def attend() -> Attention:
-        return attention_class(
-            config["hidden_size"],
-            num_heads,
-            config["qkv_bias"],
-            config["dropout"],
-            config["attention_dropout"],
-            config["attention_implementation"],
-        )
-
-    if config["drop_path"] and not is_timm and attention == "factorised_self_attention":
-        warnings.warn(
-            f"model.drop_path={config['drop_path']} has no effect: the original ignores it in "
-            "factorised_self_attention; model.drop_path_style=timm applies it",
-            stacklevel=3,
-        )
-    blocks: list[Block] = []
-    for layer in range(num_layers):
-        mlp = Mlp(config["hidden_size"], mlp_size, config["activation"], config["dropout"])
-        p = config["drop_path"] * layer / max(num_layers - 1, 1)
-        if attention == "factorised_self_attention":
-            drop_path = DropPath(p if is_timm else 0.0, is_timm)
-            order = config["attention_order"]
-            blocks.append(FactorisedBlock(attend(), attend(), mlp, drop_path, eps, order))
-        else:
-            blocks.append(Block(attend(), mlp, DropPath(p, is_timm, drops_per_frame), eps))
-    return blocks
 
 
 def _lecun_std(fan_in: int) -> float:

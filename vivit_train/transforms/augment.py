@@ -16,6 +16,7 @@ from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
 from vivit_train.transforms.processor import Processor, check_frames
 from vivit_train.transforms.rand_augment import RandAugment, torch_draws
+from vivit_train.transforms.shrink import Resize
 
 # What erasing leaves, of 0..255: 0 in the model's range [-1, 1].
 MID_GRAY = 127.5
@@ -182,12 +183,15 @@ class Augment(nn.Module):
         self.cutmix = cutmix
         self.repeats = int(repeats)
 
-    def forward(self, frames: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    def forward(
+        self, frames: Sequence[Tensor], seeds: Sequence[int], shrunk: Sequence[bool] = ()
+    ) -> Tensor:
         """Augment a batch.
 
         Args:
             frames: B clips, each uint8 [T, H, W, 3]; H and W may differ between clips.
             seeds: One for each clip, 0 or more.
+            shrunk: Which clips have had the ``resize`` of their seed already; default: none.
 
         Returns:
             float32 [B, 3, T, h, w] with values in ``processor.value_range``.
@@ -203,20 +207,32 @@ class Augment(nn.Module):
         lengths = sorted({len(clip) for clip in frames})
         if len(lengths) != 1:
             raise UserError(f"a batch needs clips with one number of frames, not {lengths}")
-        return torch.cat([self._augment(clip, seed) for clip, seed in zip(frames, seeds)])
+        return torch.cat(
+            [
+                self._augment(clip, seed, done)
+                for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
+            ]
+        )
+
+    def resize(self, height: int, width: int, seed: int) -> Resize:
+        """What is cut out of frames of this height and width, and to what size it is resized."""
+        if self.resized_crop is not None:
+            return self._resized_crop(self.resized_crop, height, width, seed)
+        return Resize(0, 0, height, width, self._target_size(height, width, _draw(seed)))
 
     def flips(self, seeds: Sequence[int]) -> list[bool]:
         """Whether the clip of each seed is flipped."""
         return [_draw(seed).flip < self.horizontal_flip for seed in seeds]
 
-    def _augment(self, clip: Tensor, seed: int) -> Tensor:
+    def _augment(self, clip: Tensor, seed: int, shrunk: bool) -> Tensor:
         """uint8 [T, H, W, 3] -> float32 [1, 3, T, h, w]."""
         draws = _draw(seed)
-        if self.resized_crop is not None:
-            images = self._crop_and_resize(clip, seed)
-        else:
-            images = self.processor.resize(clip[None], self._target_size(clip, draws))
-            images = self._crop(images, draws)  # [1, T, 3, h, w], still uint8
+        size = (clip.shape[1], clip.shape[2])
+        if not shrunk:
+            top, left, height, width, size = self.resize(*size, seed)
+            clip = clip[:, top : top + height, left : left + width]
+        corners = [(0, 0)] if self.resized_crop is not None else [self._corner(*size, draws)]
+        images = self.processor.resize_and_crop(clip[None], size, corners)  # uint8 [1, T, 3, h, w]
         if draws.flip < self.horizontal_flip:
             images = F.horizontal_flip(images)
         if self.rand_augment is not None:
@@ -228,18 +244,18 @@ class Augment(nn.Module):
                 images = self.erase(images)
         return self.processor.to_float(images)
 
-    def _crop_and_resize(self, clip: Tensor, seed: int) -> Tensor:
-        """uint8 [T, H, W, 3] -> [1, T, 3, h, w]; the processor resizes, torchvision draws."""
-        assert self.resized_crop is not None
+    def _resized_crop(
+        self, crop: v2.RandomResizedCrop, height: int, width: int, seed: int
+    ) -> Resize:
+        """The box is torchvision's; of the frame it looks at nothing but the size."""
         with torch_draws(derive_seed(seed, "random_resized_crop")):
-            box = self.resized_crop.make_params([clip.movedim(-1, 1)])
-        bottom, right = box["top"] + box["height"], box["left"] + box["width"]
-        part = clip[None, :, box["top"] : bottom, box["left"] : right]
-        return self.processor.resize(part, self.processor.output_size)
+            box = crop.make_params([torch.empty(3, height, width, device="meta")])
+        assert self.processor.output_size is not None
+        return Resize(**box, size=self.processor.output_size)
 
-    def _target_size(self, clip: Tensor, draws: Draws) -> tuple[int, int]:
+    def _target_size(self, height: int, width: int, draws: Draws) -> tuple[int, int]:
         """Combine the processor's resize and the jitter: one resize costs less and blurs less."""
-        base = self.processor.resized_size(*clip.shape[1:3])
+        base = self.processor.resized_size(height, width)
         if self.scale_jitter is None:
             return base
         low, high = self.scale_jitter
@@ -252,13 +268,12 @@ class Augment(nn.Module):
         )
         return height, width
 
-    def _crop(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [1, T, 3, H', W'] -> [1, T, 3, h, w], a view."""
+    def _corner(self, height: int, width: int, draws: Draws) -> tuple[int, int]:
+        """Top and left, in pixels, of the crop in resized frames of this height and width."""
+        free_height, free_width = self.processor.free_pixels(height, width)
         if not self.random_crop:
-            return self.processor.crop(images, self.processor.corners(images))
-        free_height, free_width = self.processor.free_pixels(*images.shape[-2:])
-        corner = (int(draws.top * (free_height + 1)), int(draws.left * (free_width + 1)))
-        return self.processor.crop(images, [corner])
+            return self.processor.corners(height, width)[0]
+        return int(draws.top * (free_height + 1)), int(draws.left * (free_width + 1))
 
     def _recolor(self, images: Tensor, draws: Draws) -> Tensor:
         """uint8 [1, T, 3, h, w], and so returned where nothing is drawn, else float32 0..255."""

@@ -1,13 +1,25 @@
-"""Frames to a video file, whole or not at all."""
+"""Frames to a video file, and a video to one that decodes faster: whole, or not at all."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vivit_train.errors import UserError
+from vivit_train.video.decode import DecodeError, VideoReader
+
+# Containers whose frames have times; in the others frames can be told apart by counting alone.
+TIMED = ("mov", "matroska")
+# PyAV's converter starts a thread per core unless told otherwise, which it can be from 18 on.
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+UNSPECIFIED = 2  # FFmpeg's number for a colour space that the file does not name
+# The coarsest tick of a container in which a copy is written, Matroska's: 1 ms.
+HALF_TICK = Fraction(1, 2000)
 
 
 def write_video(
@@ -50,14 +62,8 @@ def write_video(
     # The suffix stays last: the container is chosen by it.
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
-        with av.open(str(partial), "w") as container:
-            stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
-            stream.width, stream.height = width, height
-            stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-            stream.thread_count = 1
-            for image in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
+        images = (av.VideoFrame.from_ndarray(image, format="rgb24") for image in frames)
+        _encode(partial, enumerate(images), 1 / Fraction(fps), Fraction(fps), codec, options or {})
         os.replace(partial, path)
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
@@ -66,3 +72,224 @@ def write_video(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _encode(
+    path: Path,
+    frames: Iterable[tuple[int, av.VideoFrame]],
+    tick: Fraction,
+    fps: Fraction,
+    codec: str,
+    options: dict[str, str],
+    container_format: str | None = None,
+) -> None:
+    """Encode pairs of a time, in ticks, and a frame; ``tick`` is in seconds."""
+    with av.open(str(path), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=fps, options=dict(options))
+        assert isinstance(stream, av.VideoStream)
+        stream.thread_count = 1
+        stream.codec_context.time_base = tick
+        for index, (time, frame) in enumerate(frames):
+            if index == 0:
+                height, width = stream.height, stream.width = frame.height, frame.width
+                stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+                stream.codec_context.colorspace = frame.colorspace
+                stream.codec_context.color_range = frame.color_range
+            frame.pts, frame.time_base = time, tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+class Encoding(NamedTuple):
+    """How a video is re-encoded.
+
+    Attributes:
+        short_edge: Pixels, even, of the shorter edge; a smaller video keeps its size.
+        keyframe_interval: Frames from one key frame to the next, at most.
+        crf: x264's constant rate factor, 0 (lossless) to 51.
+    """
+
+    short_edge: int
+    keyframe_interval: int
+    crf: int
+
+    def options(self) -> dict[str, str]:
+        """x264's options: what makes decoding slow, and frames depend on later ones, is off."""
+        return {
+            "preset": "veryfast",
+            "tune": "fastdecode",  # no deblocking, no arithmetic coding, no weighted prediction
+            "bf": "0",
+            "g": str(self.keyframe_interval),
+            "crf": str(self.crf),
+        }
+
+
+def reencode_video(
+    source: str | Path,
+    target: str | Path,
+    encoding: Encoding,
+    tell: Callable[[int], None] = lambda frames: None,
+) -> int:
+    """Copy a video into one that decodes faster: H.264, no sound, upright, each frame in its place.
+
+    Frame ``i`` of the copy shows frame ``i`` of the source, at the same time; both are read back
+    to be sure. One frame at a time is in memory.
+
+    Args:
+        source: Any video that `VideoReader` opens.
+        target: Where to write. The file appears under its name only once it has passed. A suffix
+            whose container cannot hold H.264, or not so that frames can be sought (``.webm``,
+            ``.avi``, ...), gets the content of an mp4 file: FFmpeg goes by content.
+        encoding: Size and quality.
+        tell: Hears after each frame how many there have been, written or read back.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        DecodeError: If the source cannot be decoded to its end.
+        ValueError: If the copy would not have the same frames at the same times.
+        OSError: If the target cannot be written.
+    """
+    target = Path(target)
+    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
+    container_format = {".mkv": "matroska", ".mov": "mov"}.get(target.suffix.lower(), "mp4")
+    times: list[int] = []
+
+    def told(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+        for time, frame in frames:
+            times.append(time)
+            tell(len(times))
+            yield time, frame
+
+    with VideoReader(source, "pyav") as reader:
+        num_frames = reader.num_frames
+    container, stream = _open(str(source))
+    try:
+        with container:
+            tick, fps = _clock(container, stream)
+            frames = told(_frames(container, stream, num_frames, encoding.short_edge))
+            _encode(partial, frames, tick, fps, "libx264", encoding.options(), container_format)
+        _check_copy(partial, [time * tick for time in times], tell)
+        os.replace(partial, target)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise ValueError(f"no copy can be encoded: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return num_frames
+
+
+def scaled_size(height: int, width: int, short_edge: int) -> tuple[int, int]:
+    """Even height and width, in pixels, with a shorter edge of at most ``short_edge``."""
+    scale = min(1.0, short_edge / min(height, width))
+    # An odd edge loses its last line: H.264 with half the colour has even ones.
+    new_height, new_width = (2 * min(round(e * scale / 2), e // 2) for e in (height, width))
+    return new_height, new_width
+
+
+def _open(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """The stream that `VideoReader` reads, which has found it to be there."""
+    container = av.open(path)
+    stream = container.streams.best("video")
+    assert isinstance(stream, av.VideoStream)
+    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def _is_timed(container: av.container.InputContainer) -> bool:
+    return container.format.name.startswith(TIMED)
+
+
+def _clock(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[Fraction, Fraction]:
+    """Seconds per tick of the times that `_frames` gives, and frames per second."""
+    fps = Fraction(stream.average_rate or stream.base_rate or 25)
+    tick = stream.time_base if _is_timed(container) else None
+    return tick or 1 / fps, fps
+
+
+def _frames(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    num_frames: int,
+    short_edge: int,
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """All frames in order, upright and small, with their times in ticks from the video's start.
+
+    Raises:
+        DecodeError: If one of them does not decode.
+        ValueError: If they are not as many as listed, or their times do not increase.
+    """
+    path, is_timed = container.name, _is_timed(container)
+    reformatter = VideoReformatter()
+    size, last = None, None
+    frames = container.decode(stream)
+    for index in range(num_frames):
+        try:
+            frame = next(frames, None)
+        except av.error.FFmpegError as error:
+            raise DecodeError(path, f"frame {index}: {error.strerror}") from error
+        if frame is None or frame.is_corrupt:
+            raise DecodeError(path, f"frame {index} of {num_frames} does not decode")
+        if size not in (None, (frame.height, frame.width)):
+            raise DecodeError(path, f"frame {index} differs in size from those before it")
+        size, time = (frame.height, frame.width), index
+        if is_timed:
+            if frame.pts is None or (last is not None and frame.pts <= last):
+                raise ValueError(f"frame {index} has no time after that of the one before it")
+            last, time = frame.pts, frame.pts - (stream.start_time or 0)
+        yield time, _upright(frame, reformatter, short_edge)
+    if next(frames, None) is not None:
+        raise ValueError(f"more frames decode than the {num_frames} that are listed")
+
+
+def _upright(frame: av.VideoFrame, reformatter: VideoReformatter, short_edge: int) -> av.VideoFrame:
+    """A frame as the copy holds it: ``yuv420p``, in the colour space of the source."""
+    height, width = scaled_size(frame.height, frame.width, short_edge)
+    if not (height and width):
+        raise ValueError(f"{frame.height}x{frame.width} pixels are too few for H.264")
+    rotation = frame.rotation
+    size = {"height": height, "width": width} if short_edge < min(frame.height, frame.width) else {}
+    frame = reformatter.reformat(
+        frame, format="yuv420p", interpolation="BICUBIC", **size, **ONE_THREAD
+    )
+    # The file says how far the frame is to be turned; the copy is turned, and says nothing.
+    planes = []
+    for plane, halved in zip(frame.planes, (1, 2, 2)):  # colour has half the lines
+        lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)
+        # Of a frame that keeps its size, an odd line goes.
+        lines = lines[: height // halved, : width // halved]
+        planes.append(np.rot90(lines, round(rotation / 90)))
+    layout = np.concatenate([plane.reshape(-1) for plane in planes])
+    upright = av.VideoFrame.from_ndarray(layout.reshape(-1, planes[0].shape[1]), format="yuv420p")
+    # What was stored as RGB (0) is it no more.
+    upright.colorspace, upright.color_range = frame.colorspace or UNSPECIFIED, frame.color_range
+    return upright
+
+
+def _check_copy(path: Path, times: list[Fraction], tell: Callable[[int], None]) -> None:
+    """Decode what was written.
+
+    Raises:
+        ValueError: If it has not as many frames as there are times, or not at these times.
+    """
+    try:
+        with VideoReader(path, "pyav") as reader:
+            found = 0
+            for found in reader.decode_all():
+                tell(found)
+    except DecodeError as error:
+        raise ValueError(f"the copy does not decode: {error.reason}") from error
+    if found != len(times):
+        raise ValueError(f"the copy has {found} frames, not {len(times)}")
+    container, stream = _open(str(path))
+    with container:
+        tick, start = stream.time_base or Fraction(0), stream.start_time or 0
+        shown = [((p.pts or 0) - start) * tick for p in container.demux(stream) if p.size]
+    off = max(abs(time - due) for time, due in zip(shown, times))
+    if off > HALF_TICK:
+        raise ValueError(f"the copy shows frames up to {float(off):.3f} s too early or late")

@@ -1,0 +1,137 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vivit_train.__main__ import main
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Three runs: a finished, a better one, and one in its third epoch."""
+    write(tmp_path / "a", lr=0.1, top1=0.5)
+    write(tmp_path / "b", lr=0.2, top1=0.75)
+    write(tmp_path / "c", lr=0.3)
+    (tmp_path / "c/metrics.csv").write_text(
+        "epoch,step,train/loss,val/top1,val/top5\n0,7,2.0,0.25,0.5\n1,15,1.0,0.625,0.75\n"
+        "2,20,0.5,,\n2,21,0."  # being written
+    )
+    return tmp_path
+
+
+def write(folder: Path, lr: float, top1: float | None = None, **results: Any) -> None:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        f"run_dir: {folder}\nname: n{lr}\nseed: 0\noptim: {{lr: {lr}, momentum: 0.9}}\n"
+        "trainer: {max_epochs: 30}\n"
+    )
+    if top1 is not None:
+        scores = {"top1": top1, "top5": 1.0, "mean_class_accuracy": 1 - top1, "num_videos": 16}
+        scores |= {"split_fingerprint": "f00d", "verb_top1": 0.125, "versions": {}, **results}
+        (folder / "results.json").write_text(json.dumps(scores))
+
+
+@pytest.fixture
+def compare(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[list[list[str]], str]]:
+    """Runs the verb; the words of each line that it prints, and its warnings."""
+
+    def run(*words: str | Path) -> tuple[list[list[str]], str]:
+        with pytest.raises(SystemExit) as end:
+            main(["compare", *map(str, words)])
+        assert end.value.code == 0, end.value.code
+        captured = capsys.readouterr()
+        return [line.split() for line in captured.out.splitlines()], captured.err
+
+    return run
+
+
+def test_table(runs: Path, compare) -> None:
+    lines, warnings = compare(runs / "a", runs / "b", runs / "c")
+    scores = ["top1", "top5", "mean_class_accuracy", "verb_top1"]
+    assert lines == [
+        ["run", "optim.lr", *scores, "num_videos", "state"],
+        [f"{runs}/b", "0.2", "0.7500", "1.0000", "0.2500", "0.1250", "16", "finished"],
+        [f"{runs}/c", "0.3", "0.6250*", "0.7500*", "epoch", "3", "of", "30"],
+        [f"{runs}/a", "0.1", "0.5000", "1.0000", "0.5000", "0.1250", "16", "finished"],
+        ["*", "of", "the", "last", "validation:", "the", "run", "is", "not", "tested", "yet"],
+    ]
+    assert warnings == ""
+
+
+def test_a_folder_of_runs(runs: Path, compare) -> None:
+    (runs / "notes").mkdir()
+    assert compare(runs, runs / "a") == compare(runs / "a", runs / "b", runs / "c")
+
+
+def test_another_score(runs: Path, compare) -> None:
+    lines, _ = compare(runs / "b", runs / "a", "--sort", "mean_class_accuracy")
+    assert [line[0][-1] for line in lines[1:]] == ["a", "b"]
+
+
+def test_scores_of_different_videos_do_not_compare(runs: Path, compare) -> None:
+    write(runs / "d", lr=0.1, top1=0.9, split_fingerprint="beef", num_videos=17)
+    _, warnings = compare(runs)
+    assert "warning: these scores do not compare, they are of different videos" in warnings
+    assert f"{runs}/a: 16 (f00d); {runs}/d: 17 (beef)" in warnings
+
+
+def test_files(runs: Path, compare, tmp_path: Path) -> None:
+    out = tmp_path / "tables"
+    compare(runs, "--csv", out / "t.csv", "--json", out / "t.json", "--png", out / "t.png")
+    with (out / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["top1"]) for row in rows] == [
+        (f"{runs}/b", "0.75"), (f"{runs}/c", "0.625"), (f"{runs}/a", "0.5"),
+    ]  # fmt: skip
+    content = json.loads((out / "t.json").read_text())
+    assert content["warnings"] == []
+    assert content["runs"][1]["num_videos"] is None
+    assert [row["optim.lr"] for row in content["runs"]] == [0.2, 0.3, 0.1]
+    with Image.open(out / "t.png") as image:
+        line_px = (image.height - 8) // 4
+        lines = [
+            image.convert("RGB").crop((0, y, image.width, y + 1))
+            for y in (line_px * line + 6 for line in (1, 2, 3))
+        ]
+    # The bars behind the scores, as long as they are high.
+    bars = [list(line.get_flattened_data()).count((190, 215, 240)) for line in lines]
+    assert bars[0] > bars[1] > bars[2] > 0
+
+
+def test_trials_of_a_sweep(runs: Path, compare) -> None:
+    """What the sweep chose, and no more: a model's name changes a dozen values."""
+    for number, error in enumerate([None, "out of memory (exit code 1)"]):
+        folder = runs / "sweep" / str(number)
+        folder.mkdir(parents=True)
+        trial = {"overrides": [], "varied": [f"model=vivit_{number}"], "error": error}
+        (folder / "trial.json").write_text(json.dumps({**trial, "pruned": False}))
+    lines, _ = compare(runs / "sweep")
+    assert lines[0] == ["run", "model", "num_videos", "state"]
+    assert lines[1][1:] == ["vivit_0", "not", "started"]
+    assert lines[2][1:] == ["vivit_1", "failed:", *["out", "of", "memory", "(exit", "code", "1)"]]
+
+
+def test_a_run_as_train_py_writes_it(finished_run: Path, compare) -> None:
+    lines, _ = compare(finished_run)
+    assert lines[1][-1] == "finished"
+    results = json.loads((finished_run / "results.json").read_text())
+    assert lines[1][1] == f"{results['top1']:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["empty"], "empty is no run and holds none: expected results.json or config.yaml"),
+        (["a", "--sort", "f1"], "--sort f1: no run has that score; there are top1, top5"),
+    ],
+)
+def test_mistakes(words, message, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    (runs / "empty").mkdir()
+    with pytest.raises(SystemExit, match=message):
+        main(["compare", *words])

@@ -1,0 +1,113 @@
+"""A training in a process of its own, to be killed, stopped and starved."""
+
+import csv
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from tests.conftest import REPOSITORY
+
+# Imports once what every training needs; each process is then a fork of that one.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.training", "av"])
+
+Fault = Callable[[], None]
+
+
+def _train(words: list[str], log: Path, fault: Fault | None) -> None:
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(REPOSITORY)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["train.py", *words]
+    if fault is not None:
+        fault()
+    runpy.run_path("train.py", run_name="__main__")
+
+
+class Training:
+    """``python train.py WORDS`` under way.
+
+    Args:
+        words: The command line.
+        log: Where what it prints is added.
+        fault: Called in the process before it starts, to break something there.
+    """
+
+    def __init__(self, words: list[str], log: Path, fault: Fault | None = None) -> None:
+        self.log = log
+        self.process: BaseProcess = SERVER.Process(target=_train, args=(words, log, fault))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait_for(self, happened: Callable[[], bool], timeout: float = 120) -> bool:
+        """Whether something happened before the process ended."""
+        deadline = time.monotonic() + timeout
+        while self.process.is_alive() and time.monotonic() < deadline:
+            if happened():
+                return True
+            time.sleep(0.001)
+        return happened()
+
+    def end(self, timeout: float = 180) -> int:
+        """Exit code; minus the signal that killed it."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"still running after {timeout} s:\n{self.said()}")
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv: what does not depend on the clock."""
+    ours = ("epoch", "step", "train/loss", "train/top1", "train/lr", "val/", "test/")
+    with (run / "metrics.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name.startswith(ours)}
+            for row in csv.DictReader(file)
+        ]
+
+
+def state(checkpoint: Path) -> dict:
+    parts = ("state_dict", "training_weights", "optimizer_states", "lr_schedulers", "position")
+    content = torch.load(checkpoint, weights_only=True)
+    return {part: content[part] for part in parts if part in content}
+
+
+def identical(ours, theirs) -> bool:
+    """Whether nested values are the same to the bit."""
+    if isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(identical(ours[k], theirs[k]) for k in theirs)
+    if isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(identical, ours, theirs))
+    return torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
+
+
+def same_run(ours: Path, theirs: Path) -> None:
+    """Asserts that two runs made the same weights, scores, rates and rows."""
+    assert rows(ours) == rows(theirs)
+    for name in ("last.ckpt", "best.ckpt"):
+        found, expected = (state(run / "checkpoints" / name) for run in (ours, theirs))
+        assert identical(found, expected), name

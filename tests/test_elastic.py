@@ -1,0 +1,87 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vivit_train.elastic import SameSteps
+from vivit_train.errors import UserError
+
+
+def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) -> Any:
+    """A trainer as far as `SameSteps` asks it, 5 batches into its second epoch."""
+    done = SimpleNamespace(total=SimpleNamespace(processed=batches + 5))
+    return SimpleNamespace(
+        world_size=processes,
+        accumulate_grad_batches=accumulate,
+        limit_train_batches=1.0,
+        val_check_interval=3,
+        num_training_batches=batches,
+        datamodule=SimpleNamespace(videos_per_batch=lambda: videos),
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=done)),
+        state=SimpleNamespace(fn="fit"),
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    """Of four processes with two videos each."""
+    checkpoint = {
+        "loops": {
+            "fit_loop": {
+                "epoch_loop.batch_progress": {
+                    "total": {"ready": 11, "started": 11, "processed": 11, "completed": 10},
+                    "current": {"ready": 5, "started": 5, "processed": 5, "completed": 4},
+                }
+            }
+        }
+    }
+    SameSteps(None).on_save_checkpoint(trainer(4, 2), None, checkpoint)
+    assert checkpoint["position"] == {
+        "epoch": 1,
+        "videos_done": 40,
+        "videos_per_batch": 8,
+        "videos_per_step": 8,
+        "videos_per_epoch": 48,
+    }
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    return str(tmp_path / "last.ckpt")
+
+
+def resume(saved: str, now: Any) -> dict[str, Any]:
+    callback = SameSteps(saved)
+    callback.setup(now, None, "fit")
+    checkpoint = torch.load(saved, weights_only=True)
+    callback.on_load_checkpoint(now, None, checkpoint)
+    callback.on_train_start(now, None)
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 2), (1, 4)])
+def test_fewer_processes_accumulate(saved: str, processes: int, accumulate: int) -> None:
+    now = trainer(processes, 2, batches=6 * accumulate)
+    with pytest.warns(UserWarning, match=f"batches=1 becomes {accumulate}, so that .* 8 videos"):
+        progress = resume(saved, now)
+    assert now.accumulate_grad_batches == accumulate
+    assert now.val_check_interval == 3 * accumulate
+    done = 11 * accumulate
+    expected = {"ready": done, "started": done, "processed": done, "completed": done - 1}
+    assert progress["total"] == expected
+
+
+def test_the_same_processes_change_nothing(saved: str) -> None:
+    now = trainer(4, 2)
+    assert resume(saved, now)["total"]["processed"] == 11
+    assert now.accumulate_grad_batches == 1
+
+
+def test_what_does_not_divide_is_refused_with_the_arithmetic(saved: str) -> None:
+    message = r"8 videos per optimiser step, which 3 processes x 2 videos each = 6 do not divide"
+    with pytest.raises(UserError, match=message):
+        resume(saved, trainer(3, 2))
+
+
+def test_another_epoch_is_refused(saved: str) -> None:
+    with pytest.raises(UserError, match=r"has 48 videos, but 7 batches x 8 videos = 56 now"):
+        resume(saved, trainer(4, 2, batches=7))

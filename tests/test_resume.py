@@ -1,0 +1,109 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vivit_train.errors import UserError
+from vivit_train.resume import (
+    check_whole,
+    damage,
+    differences,
+    find_last,
+    newest_whole,
+    remove_stale_temporaries,
+    resume_command,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last", "previous"):
+        torch.save({"weights": torch.randn(1000)}, tmp_path / "checkpoints" / f"{name}.ckpt")
+    return tmp_path
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the tensor: `torch.load` reads what results."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+
+
+def test_a_flipped_bit_is_seen(run: Path) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    assert damage(last) is None
+    flip_a_bit(last)
+    assert "the checksum of its part last/data/0 does not match" in (damage(last) or "")
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 2000, -1])
+def test_a_cut_file_is_seen(run: Path, size: int) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    last.write_bytes(content[:size])
+    assert damage(last) is not None
+
+
+def test_a_damaged_path_is_refused_with_the_way_on(run: Path) -> None:
+    last, previous = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    check_whole(last)
+    flip_a_bit(last)
+    with pytest.raises(UserError) as caught:
+        check_whole(last)
+    assert f"the checkpoint {last} is damaged" in str(caught.value)
+    assert f"python train.py ckpt_path={previous}" in str(caught.value)
+    flip_a_bit(previous)
+    with pytest.raises(UserError, match="The run has no other"):
+        check_whole(last)
+
+
+def test_the_newest_whole_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last, previous = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    assert newest_whole(run) == last
+    assert capsys.readouterr().err == ""
+    flip_a_bit(last)
+    assert newest_whole(run) == previous
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: DAMAGED CHECKPOINT {last} (the checksum")
+    assert told.strip().endswith(f"Going on from {previous}")
+    flip_a_bit(previous)
+    with pytest.raises(UserError, match="every checkpoint of the run is damaged"):
+        newest_whole(run)
+
+
+def test_without_a_checkpoint(tmp_path: Path) -> None:
+    assert newest_whole(tmp_path / "none") is None
+    with pytest.raises(UserError, match="it does not exist.*ckpt_path=auto starts"):
+        find_last(tmp_path / "none")
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"holds config\.yaml\."):
+        find_last(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="checkpoints holds nothing"):
+        find_last(tmp_path)
+
+
+def test_temporaries_of_dead_processes_go(run: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    ours = run / f"config.yaml.tmp-{os.getpid()}"
+    for path in (ours, run / f"config.yaml.tmp-{pid}", run / f"checkpoints/last.ckpt.tmp-{pid}"):
+        path.touch()
+    remove_stale_temporaries(run)
+    assert [path.name for path in run.rglob("*.tmp-*")] == [ours.name]
+
+
+def test_a_command_can_be_typed() -> None:
+    command = resume_command(Path("/a run/checkpoints/last.ckpt"))
+    assert command == "python train.py ckpt_path='/a run/checkpoints/last.ckpt'"
+
+
+def test_differences() -> None:
+    before = {"optim": {"lr": 0.1, "name": "sgd"}, "seed": 0, "gone": 1}
+    now = {"optim": {"lr": 0.2, "name": "sgd"}, "seed": 0, "new": None}
+    assert differences(before, now) == ["optim.lr: 0.1 -> 0.2", "gone: 1 -> None"]

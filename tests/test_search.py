@@ -1,0 +1,136 @@
+"""Optuna chooses the values of a sweep."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
+from vivit_train.config import parse_overrides
+from vivit_train.errors import UserError
+from vivit_train.sweep import trials_of
+
+OPTUNA = ("hydra/sweeper=optuna", "optim.lr=interval(0.0,1.0)")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The sweep's folder; its name is one that a shell, and Hydra, would stumble over."""
+    return tmp_path / "a sweep, of=lr"
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return sweeping(home, monkeypatch)
+
+
+def test_finds_the_best_and_goes_on(run, home: Path) -> None:
+    assert run(*OPTUNA, "seed=1", "hydra.sweeper.n_trials=3") == 0
+    assert run(*OPTUNA, "seed=1", "hydra.sweeper.n_trials=3") == 0
+    assert len(trials_of(home)) == 3
+    assert run(*OPTUNA, "seed=1", "hydra.sweeper.n_trials=6") == 0
+    rates = [float(starts(home / str(i))[0]["optim.lr"]) for i in range(6)]
+    assert len(set(rates)) == 6  # a repeated call proposes nothing that it proposed before
+    assert all(0 <= rate <= 1 for rate in rates)
+    best = min(rates, key=lambda rate: abs(rate - 0.5))
+    assert float(scores(home)[0]["optim.lr"]) == best
+
+    import optuna
+
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{home}/optuna.db")
+    assert study.best_params == {"optim.lr": best}
+
+
+def test_a_failed_trial_counts_and_the_search_goes_on(run, home: Path) -> None:
+    assert run(*OPTUNA, "seed=13", "hydra.sweeper.n_trials=3") == 1
+    assert len(trials_of(home)) == 3
+    assert run(*OPTUNA, "seed=13", "hydra.sweeper.n_trials=3") == 0  # nothing is left to do
+
+
+def test_a_stopped_trial_goes_on_with_its_values(run, home: Path) -> None:
+
+    signal_once_begun(home, signal.SIGTERM)
+    words = (*OPTUNA, "seed=15", "hydra.sweeper.n_trials=1")
+    assert run(*words) == 128 + signal.SIGTERM
+    assert run(*words) == 0
+    first, second = starts(home / "0")
+    assert first == second
+
+
+def test_prunes_what_lags_behind(run, home: Path) -> None:
+    """Five of the median's warm-up, then one that validates at 0.01 and would hang."""
+    words = ("hydra/sweeper=optuna", "optim.lr=interval(0.4,0.6)", "hydra.sweeper.prune=true")
+    assert run(*words, "seed=1,2", "optim.weight_decay=0.2", "hydra.sweeper.n_trials=5") == 0
+    import optuna
+
+    storage = f"sqlite:///{home}/optuna.db"
+    study = optuna.load_study(study_name="sweep", storage=storage)
+    assert all(len(trial.intermediate_values) == 1 for trial in study.trials)
+    from vivit_train.search import OptunaSearch
+
+    settings = dict(n_trials=6, metric="top1", direction="maximize", sampler="tpe", seed=0)
+    parsed = parse_overrides(["optim.lr=interval(0.4,0.6)", "seed=1,2", "optim.weight_decay=0.2"])
+    search = OptunaSearch(home, parsed, prune=True, **settings)
+    trial = search.next()
+    trial.folder.mkdir()
+    assert not search.should_stop(trial)  # no validation yet
+    (trial.folder / "metrics.csv").write_text("epoch,step,val/top1\n0,7,0.01\n")
+    assert search.should_stop(trial)
+    trial.pruned = True
+    search.done(trial)
+    assert search.study.trials[5].state == optuna.trial.TrialState.PRUNED
+    assert search.next() is None
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("optim.lr=interval(0.1,1.0)", "FloatDistribution(high=1.0, log=False, low=0.1"),
+        ("optim.lr=tag(log,interval(1e-5,1e-3))", "FloatDistribution(high=0.001, log=True"),
+        (
+            "model.num_layers=int(interval(2,8))",
+            "IntDistribution(high=8, log=False, low=2, step=1)",
+        ),
+        ("model.num_layers=range(2,9,3)", "IntDistribution(high=8, log=False, low=2, step=3)"),
+        ("model.image_size=16,[16,32]", "CategoricalDistribution(choices=('16', '[16,32]'))"),
+    ],
+)
+def test_hydras_syntax(word: str, expected: str) -> None:
+    from vivit_train.search import distribution
+
+    assert str(distribution(parse_overrides([word])[0])).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=1"], "nothing to search; give an interval or choices"),
+        ([OPTUNA[1], "hydra.sweeper.direction=up"], "direction=up is not one of maximize, min"),
+        ([OPTUNA[1], "hydra.sweeper.sampler=grid"], "sampler=grid is not one of tpe, random"),
+        (["optim.lr=interval(1.0,0.5)"], "from a number to a larger one"),
+        (["optim.lr=tag(log,interval(0.0,0.5))"], "both are above 0"),
+        (
+            [OPTUNA[1], "hydra.sweeper.metric=f1"],
+            "metric=f1 is not a score of results.json: to",
+        ),
+    ],
+)
+def test_mistakes(words: list[str], message: str, run) -> None:
+    with pytest.raises(UserError, match=message):
+        run(OPTUNA[0], "seed=1", *words)
+
+
+def test_a_folder_holds_one_search(run, home: Path) -> None:
+    run(*OPTUNA, "seed=1", "hydra.sweeper.n_trials=1")
+    with pytest.raises(UserError, match="another fixed: seed=1, now seed=2"):
+        run(*OPTUNA, "seed=2", "hydra.sweeper.n_trials=2")
+    with pytest.raises(UserError, match="holds a search with another space"):
+        run(OPTUNA[0], "optim.lr=interval(0.0,0.5)", "seed=1")
+
+
+def test_without_optuna(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "vivit_train.search", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'vivit-train\[sweep\]'"):
+        run(*OPTUNA, "seed=1")

@@ -1,0 +1,38 @@
+"""Compare runs: what differs between them, their scores and how far they are, best first.
+
+  vivit compare runs/a runs/b
+  vivit compare runs/sweeps/lr --png lr.png          all runs in a folder
+  vivit compare runs/* --sort mean_class_accuracy --csv table.csv
+
+Scores are those of results.json; a run that is not tested yet has those of its last validation,
+marked with a star. Warns where runs were tested on different videos.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of a sweep"
+    )
+    parser.add_argument("--sort", default="top1", metavar="SCORE", help="default: top1")
+    for kind in ("csv", "png", "json"):
+        parser.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"write the table as {kind}"
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table and writes it where asked."""
+    from vivit_train.comparison import Comparison, read_runs
+
+    comparison = Comparison(read_runs(arguments.runs), arguments.sort)
+    comparison.print()
+    for kind in ("csv", "png", "json"):
+        path = getattr(arguments, kind)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            getattr(comparison, f"write_{kind}")(path)
+    return 0

@@ -1,0 +1,200 @@
+"""Copy a data set into one that decodes several times faster, with the same names and frames.
+
+  vivit prepare data=kinetics400 data.root=/data/k400 --output /data/k400_320
+  vivit prepare data=folder data.root=/data/mine --output /data/mine_256 --short-edge 256
+
+Each video that a split lists is re-encoded: smaller, H.264 with a key frame every few frames, no
+sound, upright. Annotations are copied, so data.root=DIR is all that changes in a training command.
+Stop when you like: the next call does only what is missing or changed. Broken videos are copied as
+they are and listed at the end; the exit code is 1 if there are any.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vivit_train.commands.check import STOPPED, cut_short, in_words, progress
+from vivit_train.errors import UserError
+
+if TYPE_CHECKING:
+    from vivit_train.data.datamodule import VideoDataModule
+    from vivit_train.data.prepare import Copy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the copy's root")
+    parser.add_argument(
+        "--short-edge", type=int, default=320, metavar="PIXELS",
+        help="of the copies; smaller videos keep their size (default 320)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keyframe-interval", type=int, default=16, metavar="FRAMES",
+        help="at most so many from one key frame to the next (default 16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crf", type=int, default=20, help="x264's quality, 0 (lossless) to 51 (default 20)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="without a frame, after which a video is given up (default 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: data.num_workers)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copies, and prints what was done."""
+    from vivit_train.config import compose_config, to_plain
+
+    check_options(arguments)
+    config = to_plain(compose_config(arguments.overrides))
+
+    from vivit_train.data.check import Verdict
+    from vivit_train.data.prepare import (
+        FILE_NAME,
+        Manifest,
+        check_folders,
+        copy_annotations,
+        jobs_of,
+        jobs_to_do,
+        prepare,
+        unlisted_videos,
+    )
+    from vivit_train.training import build_data, hush_lightning
+    from vivit_train.video.write import Encoding
+
+    hush_lightning()
+    config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left
+    data = build_data(config)
+    data.keeps_all = True
+    check_short_edge(arguments.short_edge, data)
+    check_folders(data.root, arguments.output)
+    data.setup()
+    root, output = data.root.absolute(), arguments.output.absolute()
+    jobs = jobs_of(data.records.values(), root, output)
+    encoding = Encoding(arguments.short_edge, arguments.keyframe_interval, arguments.crf)
+    with locked(output):
+        settings = {"root": str(root.resolve()), **encoding._asdict()}
+        manifest = Manifest(output / FILE_NAME, settings)
+        to_do = jobs_to_do(jobs, manifest.copies)
+        workers = arguments.workers or max(1, data.num_workers)
+        copies = prepare(to_do, output, encoding, workers, arguments.timeout)
+        try:
+            annotations = copy_annotations(root, output)
+            with progress(len(to_do)) as advance:
+                for copy in copies:
+                    manifest.add(copy)
+                    advance(Verdict(copy.video, copy.verdict))
+        except KeyboardInterrupt:
+            copies.close()
+            left = len(jobs_to_do(to_do, manifest.copies))
+            print(
+                f"stopped: {len(jobs) - left} of {len(jobs)} videos are done; the same command "
+                "goes on from there",
+                file=sys.stderr,
+            )
+            return STOPPED
+        finally:
+            manifest.close()
+    done = [manifest.copies[job.video] for job in jobs]
+    for line in summary_lines(done, len(to_do), annotations, unlisted_videos(root, jobs)):
+        print(line.encode(errors="backslashreplace").decode())
+    print(output)
+    return 1 if any(copy.verdict != "ok" for copy in done) else 0
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuses numbers that are out of range.
+
+    Raises:
+        UserError: If one is.
+    """
+    if arguments.timeout <= 0:
+        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
+    if arguments.short_edge < 2 or arguments.short_edge % 2:
+        raise UserError(
+            f"--short-edge must be even, as the edges of H.264 are, got {arguments.short_edge}"
+        )
+    if arguments.keyframe_interval < 1:
+        raise UserError(
+            f"--keyframe-interval must be 1 frame or more, got {arguments.keyframe_interval}"
+        )
+    if not 0 <= arguments.crf <= 51:
+        raise UserError(f"--crf must be from 0 (lossless) to 51, got {arguments.crf}")
+
+
+def check_short_edge(short_edge: int, data: "VideoDataModule") -> None:
+    """Refuses copies that are smaller than what the processor makes of them.
+
+    Raises:
+        UserError: If they would be.
+    """
+    processor = data.processor
+    if processor.do_resize:
+        needed = processor.size if isinstance(processor.size, int) else min(processor.size)
+    else:
+        needed = min(processor.crop_size)
+    if short_edge < needed:
+        raise UserError(
+            f"--short-edge {short_edge} is below the {needed} pixels that this configuration "
+            f"resizes or crops videos to: name {needed + needed % 2} or more"
+        )
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Within, no other call writes to the same folder.
+
+    Raises:
+        UserError: If one does already, or the folder cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    from vivit_train.data.prepare import cannot_write
+
+    lock = FileLock(output / ".lock")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"another vivit prepare is writing to {output}: wait for it, or name another --output"
+        ) from None
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def summary_lines(
+    copies: "Iterable[Copy]", done_now: int, annotations: int, unlisted: int
+) -> Iterator[str]:
+    """What the copy holds: the broken videos, counts and bytes."""
+    copies = list(copies)
+    broken = [copy for copy in copies if copy.verdict != "ok"]
+    yield from cut_short(
+        f"{copy.verdict:<10}  {copy.video}: {copy.reason}"
+        for copy in sorted(broken, key=lambda copy: copy.verdict)
+    )
+    yield in_words(Counter(copy.verdict for copy in copies))
+    if broken:
+        yield f"{len(broken)} are in the copy as they were, or missing as they were"
+    if unlisted:
+        yield f"{unlisted} videos that no split lists were left out"
+    before, after = (
+        sum(size or 0 for size in sizes)
+        for sizes in ((c.size for c in copies), (c.copy_size for c in copies))
+    )
+    yield f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
+    yield f"{len(copies)} videos, {done_now} of them and {annotations} annotations copied now"

@@ -1,0 +1,383 @@
+"""A copy of a data set that decodes faster: same names, same annotations, same frames."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vivit_train.data.check import FILE_NAME as VERDICTS_NAME
+from vivit_train.data.check import TOLERANCE
+from vivit_train.data.records import Records, is_video, size_and_mtime
+from vivit_train.errors import UserError
+from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
+from vivit_train.video.guard import CAN_GUARD, Failure, Tell
+from vivit_train.video.pool import guarded_map
+from vivit_train.video.write import Encoding, reencode_video
+
+FILE_NAME = "vivit_prepare.jsonl"
+# What is being written, on the same file system as what it becomes. A scan of class folders
+# passes over names with a dot.
+PARTIAL = ".partial"
+# What data sets read beside videos. Archives and files of features lie there too, and stay there.
+ANNOTATION_SUFFIXES = frozenset([".csv", ".json", ".jsonl", ".list", ".tsv", ".txt"])
+# Folders with a file per frame: millions of entries, none of which is an annotation.
+FRAME_FOLDERS = frozenset(["flow", "flow_frames", "frames", "rgb", "rgb_frames"])
+# Verdicts on a video's file that hold as long as the file is the same; others are tried again.
+LASTING = frozenset(["ok", "truncated", "missing", "unreadable"])
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What became of one video.
+
+    Attributes:
+        video: Path relative to the root of the data set, and to that of the copy.
+        verdict: ``ok``: re-encoded. Otherwise it is in the copy as it is in the source:
+            ``truncated``, ``missing``, ``unreadable``, ``timeout`` or ``crashed`` as `vivit check`
+            says, or ``failed``: it decodes, but no exact copy of it could be written.
+        reason: Why, in words; empty where it is ok.
+        frames: Frames of the copy; 0 where it is not ok.
+        size: Bytes of the source; ``None``: there was none.
+        mtime: Its time of change, in nanoseconds.
+        copy_size: Bytes of the copy; ``None``: there is none.
+    """
+
+    video: str
+    verdict: str
+    reason: str = ""
+    frames: int = 0
+    size: int | None = None
+    mtime: int | None = None
+    copy_size: int | None = None
+
+
+class Job(NamedTuple):
+    """One video: its name, where it lies, where its copy goes, and the source's identity."""
+
+    video: str
+    source: Path
+    target: Path
+    size: int | None
+    mtime: int | None
+
+
+def check_folders(root: Path, output: Path) -> None:
+    """Refuses an output that would mix with the source.
+
+    Raises:
+        UserError: If one lies in the other, or the output holds something else.
+    """
+    source, target = root.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise UserError(
+            f"--output {output} and data.root={root} must lie beside each other, not one in the "
+            "other: name another folder"
+        )
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is no folder: name another")
+    found = [path for path in output.iterdir() if path.name[0] != "."] if output.is_dir() else []
+    if found and not (output / FILE_NAME).is_file():
+        raise UserError(
+            f"--output {output} holds {found[0].name} and is no prepared data set: empty it or "
+            "name another folder"
+        )
+
+
+def jobs_of(splits: Iterable[Records], root: Path, output: Path) -> list[Job]:
+    """The videos of some splits, each once, whatever the number of its segments.
+
+    Raises:
+        UserError: If a copy under ``output`` would not be found by the same annotations.
+    """
+    jobs: dict[str, Job] = {}
+    for records in splits:
+        for row in range(len(records)):
+            if records.span(row) is not None:
+                raise UserError(
+                    "videos in shards cannot be prepared: prepare the files, then write the shards"
+                )
+            source = records.path(row)
+            video = Path(os.path.relpath(source, root)).as_posix()
+            if video.startswith("../") or os.path.isabs(records.relative_path(row)):
+                raise UserError(
+                    f"the data set lists {records.relative_path(row)}, which is no path within "
+                    f"data.root={root}, so a copy would not be found: list paths relative to "
+                    "data.root, and set it to a folder that holds all videos"
+                )
+            if video not in jobs:
+                jobs[video] = Job(video, source, output / video, *size_and_mtime(source))
+    return list(jobs.values())
+
+
+def jobs_to_do(jobs: Iterable[Job], copies: dict[str, Copy]) -> list[Job]:
+    """The jobs without a copy, of which the source or the copy has changed, or to try again."""
+
+    def is_done(job: Job) -> bool:
+        copy = copies.get(job.video)
+        return (
+            copy is not None
+            and copy.verdict in LASTING
+            and (copy.size, copy.mtime) == (job.size, job.mtime)
+            and (copy.verdict == "missing" or copy.copy_size == size_and_mtime(job.target)[0])
+        )
+
+    return [job for job in jobs if not is_done(job)]
+
+
+def prepare(
+    jobs: Sequence[Job], output: Path, encoding: Encoding, num_workers: int, timeout: float
+) -> Generator[Copy, None, None]:
+    """Copies videos in several processes, of which each may hang or die.
+
+    Args:
+        jobs: What to copy.
+        output: Root of the copy.
+        encoding: Size and quality.
+        num_workers: Processes.
+        timeout: Seconds without a frame after which a process is ended.
+
+    Yields:
+        A copy per job, in the order in which they are done.
+
+    Raises:
+        UserError: If the output cannot be written, or on systems other than Linux.
+    """
+    if not CAN_GUARD:
+        raise UserError("vivit prepare needs processes that can be forked: run it on Linux")
+    partial = output / PARTIAL
+
+    def work(job: Job, tell: Tell) -> Copy:
+        return prepare_video(job, partial, encoding, tell)
+
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed left
+        partial.mkdir(parents=True)
+        for job, copy in guarded_map(work, jobs, min(num_workers, len(jobs)), timeout):
+            if isinstance(copy, Failure):
+                copy = Copy(job.video, copy.verdict, copy.reason)
+            if copy.verdict != "ok":
+                copy_as_it_is(job.source, job.target, partial)
+            yield replace(
+                copy, size=job.size, mtime=job.mtime, copy_size=size_and_mtime(job.target)[0]
+            )
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def prepare_video(job: Job, partial: Path, encoding: Encoding, tell: Tell) -> Copy:
+    """Re-encodes one video; ``tell`` hears about once a second that it goes on.
+
+    Raises:
+        OSError: If the copy cannot be written.
+    """
+    told = 0.0
+
+    def tell_now_and_then(frames: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 1:
+            told = time.monotonic()
+            tell(frames)
+
+    broken = why_broken(job)
+    if broken:
+        return broken
+    finished = partial / f"{os.getpid()}{job.target.suffix}"
+    try:
+        frames = reencode_video(job.source, finished, encoding, tell_now_and_then)
+    except DecodeError as error:
+        return Copy(job.video, "unreadable", error.reason)
+    except ValueError as error:
+        return Copy(job.video, "failed", str(error))
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(finished, job.target)
+    return Copy(job.video, "ok", frames=frames)
+
+
+def why_broken(job: Job) -> Copy | None:
+    """The verdict on a video of which no copy should be made; ``None`` if it opens and is whole.
+
+    A copy of one that was cut off would pass for whole.
+    """
+    reason = why_no_file(job.source)
+    if reason:
+        return Copy(job.video, "missing" if job.size is None else "unreadable", reason)
+    try:
+        with VideoReader(job.source, "pyav") as video:
+            found, promised = video.num_frames, video.promised
+    except DecodeError as error:
+        return Copy(job.video, "unreadable", error.reason)
+    if found < (1 - TOLERANCE) * promised - 1:
+        return Copy(job.video, "truncated", f"{found} of {promised} frames")
+    return None
+
+
+def copy_as_it_is(source: Path, target: Path, partial: Path) -> None:
+    """Puts a broken video into the copy, so that its splits list the same videos.
+
+    Left out of a folder it would leave the split unseen, and the score would be of fewer videos.
+    For a link to nothing, a pipe, a folder or what may not be read an empty file stands in, as
+    undecodable as it; what the annotations alone name stays missing.
+    """
+    if not os.path.lexists(source):
+        return
+    staged = partial / "as_it_is"
+    if source.is_file() and os.access(source, os.R_OK):
+        shutil.copy2(source, staged)
+    else:
+        staged.write_bytes(b"")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staged, target)
+
+
+def copy_annotations(root: Path, output: Path) -> int:
+    """Copies the annotations of a tree, where they are new or changed, with their times.
+
+    Args:
+        root: Folder of the data set.
+        output: Root of the copy.
+
+    Returns:
+        How many files were copied now.
+
+    Raises:
+        UserError: If the output cannot be written.
+    """
+    copied = 0
+    partial = output / f"{PARTIAL}_annotation"
+    try:
+        for name in _annotations(root):
+            target = output / name
+            if size_and_mtime(root / name) == size_and_mtime(target):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, partial)
+            os.replace(partial, target)
+            copied += 1
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return copied
+
+
+def _annotations(root: Path) -> Iterator[str]:
+    """Paths, relative to the root, of all that a data set may read beside its videos."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [f for f in sorted(folders) if f[0] != "." and f not in FRAME_FOLDERS]
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in sorted(files):
+            is_annotation = os.path.splitext(name)[1].lower() in ANNOTATION_SUFFIXES
+            path = Path(folder, name)
+            # Verdicts are on the files of the source.
+            if is_annotation and name[0] != "." and name != VERDICTS_NAME and path.is_file():
+                yield path.relative_to(root).as_posix()
+
+
+def unlisted_videos(root: Path, jobs: Iterable[Job]) -> int:
+    """How many videos lie in the tree that no split lists; they are not copied."""
+    listed = {job.video for job in jobs}
+    found = 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if f[0] != "." and f not in FRAME_FOLDERS]
+        names = (Path(os.path.relpath(os.path.join(folder, f), root)).as_posix() for f in files)
+        found += sum(is_video(name) and name not in listed for name in names)
+    return found
+
+
+class Manifest:
+    """What a copy holds: its settings, then a line of JSON for each video as it is done.
+
+    Args:
+        path: The file; it is made if need be.
+        settings: The encoding and the source, which must be those of an earlier call.
+
+    Attributes:
+        copies: Video -> what last became of it.
+
+    Raises:
+        UserError: If it was made with other settings, or cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        self._path = path
+        self.copies: dict[str, Copy] = {}
+        earlier = self._read()
+        if earlier is None:
+            self._add({"settings": settings})
+        elif earlier != settings:
+            self.close()
+            differing = [k for k in settings if earlier.get(k) != settings[k]]
+            raise UserError(
+                f"{path.parent} was prepared with "
+                f"{', '.join(f'{k}={earlier.get(k)}' for k in differing)}; asked for is "
+                f"{', '.join(f'{k}={settings[k]}' for k in differing)}. One copy holds videos of "
+                "one kind: ask for the same again, name another --output, or delete the folder"
+            )
+
+    def add(self, copy: Copy) -> None:
+        """Adds a line, which replaces an earlier one on the same video.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        self.copies[copy.video] = copy
+        self._add(asdict(copy))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, content: dict[str, Any]) -> None:
+        try:
+            # ASCII: names that are not valid text survive as escapes.
+            self._file.write(json.dumps(content).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path.parent, error) from error
+
+    def _read(self) -> dict[str, Any] | None:
+        """Reads the copies, and returns the settings; lines that were cut off do not count."""
+        settings = None
+        names = {field.name for field in fields(Copy)}
+        self._file.seek(0)
+        line = b"\n"
+        for line in self._file:
+            try:
+                content = json.loads(line)
+                if "settings" in content:
+                    settings = content["settings"]
+                else:
+                    copy = Copy(**{k: v for k, v in content.items() if k in names})
+                    self.copies[copy.video] = copy
+            except (ValueError, TypeError, AttributeError):
+                continue
+        if not line.endswith(b"\n"):
+            self._file.write(b"\n")
+        return settings
+
+
+def cannot_write(output: Path, error: OSError) -> UserError:
+    """What to tell when the output cannot be written."""
+    cure = (
+        "free some space there and run the same again: it goes on from here"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "mend that, or name another --output"
+    )
+    return UserError(f"{output} cannot be written ({error.strerror or error}): {cure}")

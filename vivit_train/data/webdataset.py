@@ -1,0 +1,224 @@
+"""Videos in tar shards, as video2dataset and the webdataset library write them."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from vivit_train.class_names import shorten
+from vivit_train.data.folder import Folder
+from vivit_train.data.records import CLASS_FILES, Records, class_lines
+from vivit_train.data.shard_index import Shard, index_shards
+from vivit_train.data.shards import ShardRecords, Stat, find_shards, is_remote, join, read_text
+from vivit_train.errors import UserError
+
+# Where labels may be captions: as many names as this part of the videos are not classes.
+MOST_NAMES = 0.5
+
+
+class WebDataset(Folder):
+    """Videos in tar shards on disk or in an object store, each with its label beside it.
+
+    No stream: an index of what the shards hold is made once, and a video is then read by one
+    request for its bytes. So orders are as random, runs resume as exactly and ranks share as
+    evenly as with files.
+
+    The shards of a split, the first of these that the root holds:
+
+    - those that its name is a pattern of, as ``train-{000..146}.tar`` or ``a/*.tar``;
+    - ``<split>/*.tar``, ``<split>-*.tar``, ``<split>_*.tar`` or ``<split>.tar``;
+    - where that is so of no split, all ``*.tar``, of which ``val_fraction`` is set aside as in
+      `Folder`.
+
+    Args:
+        root: A folder, or a URL that fsspec knows, such as ``s3://bucket/folder``.
+        label_key: ``cls``, ``txt`` or a field of the json; ``None``: see `label_of`.
+        index_dir: Folder for the index, and of a remote data set for the verdicts of `vivit
+            check`; ``None``: beside the shards where that can be written, else a folder of the
+            data set's own in ``~/.cache/vivit_train``.
+        **kwargs: As for `Folder`.
+
+    Attributes:
+        root: The folder of the shards; where these are remote, the one that stands for it.
+        url: The folder or URL of the shards.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        label_key: str | None = None,
+        index_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        url = os.path.expanduser(root or "")
+        self.index_dir = _index_dir(url, index_dir)
+        super().__init__(root=str(self.index_dir) if is_remote(url) else root, **kwargs)
+        self.url = url
+        self.label_key = label_key
+
+    def setup(self, stage: str | None = None) -> None:
+        """See `VideoDataModule.setup`."""
+        if is_remote(self.url) or self.root.is_dir():
+            try:
+                self.index_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"the folder for the index, {self.index_dir}, cannot be made "
+                    f"({error.strerror}): choose another with data.index_dir"
+                ) from None
+        super().setup(stage)
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        """See `VideoDataModule.read_split`."""
+        found, is_own = self._find(split)
+        shards = index_shards(self.url, found, self.label_key, self.index_dir)
+        self._report_skipped(split, shards)
+        self._check_labels(shards)
+        labels, names = self._number_labels(shards)
+        members = [
+            (shard.name, *member)
+            for shard in shards
+            for member in zip(shard.members, shard.starts, shard.sizes)
+        ]
+        records = ShardRecords(self.root, self.url, found, members, labels)
+        return (records if is_own else self._held_out_part(records, len(names), split)), names
+
+    def _find(self, split: str) -> tuple[dict[str, Stat], bool]:
+        """A split's shards, and whether they are its own or all there are."""
+        if re.search(r"[*?[{]|\.tar$", split):
+            found = find_shards(self.url, [split])
+            if not found:
+                raise UserError(f"no shard under {self.url} matches {split!r}")
+            return found, True
+        found = find_shards(self.url, _patterns(split))
+        if found:
+            return found, True
+        train = self.splits["train"]
+        if split != train and find_shards(self.url, _patterns(train)):
+            raise UserError(
+                f"{self.url} has shards of {train} but none of {split}: expected {split}/*.tar or "
+                f"{split}-*.tar, or name yours with data.train_split, data.val_split and "
+                "data.test_split, as in data.val_split='held-{000..012}.tar'"
+            )
+        found = find_shards(self.url, ["*.tar"])
+        if not found:
+            packed = find_shards(self.url, ["*.tar.*", "*.tgz", f"{train}/*.tar.*"])
+            hint = (
+                f"; {shorten(list(packed))} are compressed, which rules out reading parts: unpack"
+                if packed
+                else ""
+            )
+            raise UserError(
+                f"data.root={self.url} holds no tar shards. Expected {train}/*.tar, "
+                f"{train}-*.tar or *.tar, or a pattern such as "
+                f"data.train_split='{train}-{{000..146}}.tar', which a server that cannot list "
+                f"its files needs{hint}"
+            )
+        return found, False
+
+    def _report_skipped(self, split: str, shards: Sequence[Shard]) -> None:
+        counts = sum((Counter(shard.skipped) for shard in shards), Counter[str]())
+        if counts:
+            every = counts.total() + sum(len(shard.members) for shard in shards)
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+            rank_zero_warn(
+                f"{self.name}: {counts.total()} of the {every} samples in the shards of {split} "
+                f"have no video and are left out: {reasons}"
+            )
+
+    def _check_labels(self, shards: Sequence[Shard]) -> None:
+        """Every video has a label, all of them from the same place."""
+        where = self.label_key or "cls, json label, class or class_name, txt, or json caption"
+        bare = [
+            f"{shard.name}/{member}"
+            for shard in shards
+            for member, label in zip(shard.members, shard.labels)
+            if label is None
+        ]
+        if bare:
+            raise UserError(
+                f"{self.name}: {len(bare)} videos have no label: {shorten(bare)}. Looked for "
+                f"{where} beside each; data.label_key names another field of the json"
+            )
+        sources = sorted({source for shard in shards for source in shard.sources})
+        if len(sources) > 1:
+            raise UserError(
+                f"{self.name}: some videos have their label from {sources[0]}, others from "
+                f"{', '.join(sources[1:])}: choose one with data.label_key"
+            )
+        names = {label for shard in shards for label in shard.labels}
+        num_videos = sum(len(shard.members) for shard in shards)
+        maybe_captions = self.label_key is None and sources in (["txt"], ["json caption"])
+        if maybe_captions and len(names) > max(2, MOST_NAMES * num_videos):
+            raise UserError(
+                f"{self.name}: {num_videos} videos have {len(names)} different {sources[0]}: these "
+                "are captions, not classes. data.label_key names the field of the json that holds "
+                f"the class, or data.label_key={sources[0].split()[-1]} if this is it"
+            )
+
+    def _number_labels(self, shards: Sequence[Shard]) -> tuple[list[int], list[str]]:
+        """A number for each label, and the names of the numbers."""
+        labels = [label for shard in shards for label in shard.labels if label is not None]
+        if labels and all(re.fullmatch(r"-?[0-9]+", label) for label in set(labels)):
+            numbers = list(map(int, labels))
+            if min(numbers) < 0:
+                raise UserError(
+                    f"{self.name}: {sum(n < 0 for n in numbers)} labels are below 0, e.g. "
+                    f"{min(numbers)}: expected numbers of classes from 0 on, or names"
+                )
+            return numbers, self._names(max(numbers), os.path.dirname(shards[0].name))
+        names = sorted(set(labels))
+        index = {name: i for i, name in enumerate(names)}
+        return [index[label] for label in labels], names
+
+    def _names(self, highest: int, folder: str) -> list[str]:
+        """Names for labels that are numbers, from a class file beside the shards or in the root."""
+        places = [join(folder, name) if folder else name for name in CLASS_FILES]
+        for place in dict.fromkeys([*places, *CLASS_FILES]):
+            text = read_text(join(self.url, place))
+            if text is None:
+                continue
+            names = class_lines(text)
+            if highest >= len(names):
+                raise UserError(
+                    f"{self.name}: there is a label {highest} but {join(self.url, place)} names "
+                    f"only {len(names)} classes"
+                )
+            return names
+        raise UserError(
+            f"{self.name}: labels are numbers and nothing names the classes: put a file "
+            f"{CLASS_FILES[0]} into {self.url}, one class name per line in the order of the "
+            "numbers, or take names from another field of the json with data.label_key"
+        )
+
+    def _held_out_part(self, records: ShardRecords, num_classes: int, split: str) -> ShardRecords:
+        """The training or validation part of all the videos."""
+        by_class: list[dict[str, int]] = [{} for _ in range(num_classes)]
+        for row, label in enumerate(records.labels):
+            by_class[label][records.relative_path(row)] = row
+        parts = ((rows, self._part(list(rows), split)) for rows in by_class if rows)
+        return records.subset(sorted(rows[path] for rows, part in parts for path in part))
+
+
+def _patterns(split: str) -> list[str]:
+    # The last is a wildcard, too, as it need not be there.
+    return [f"{split}/*.tar", f"{split}[-_]*.tar", f"{split}.[t]ar"]
+
+
+def _index_dir(url: str, choice: str | None) -> Path:
+    """The folder for what is known of a data set."""
+    if choice is not None:
+        return Path(choice).expanduser()
+    if not is_remote(url) and os.access(url, os.W_OK):
+        return Path(url)
+    url = url if is_remote(url) else os.path.abspath(url)
+    readable = re.sub(r"[^\w.-]+", "_", url).strip("_")[-60:]
+    digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:8]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "vivit_train" / f"{readable}-{digest}"

@@ -1,0 +1,200 @@
+"""Where the trials of a sweep run: processes on this machine, or jobs on a SLURM cluster."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vivit_train.config import compose_config, to_plain
+from vivit_train.errors import UserError
+from vivit_train.sweep import Job, Trial
+
+# A line of Python's or of ours that says why a program ended.
+_ERROR_LINE = re.compile(r"(error: |[\w.]*(Error|Exception|Lost|Interrupt)\b)")
+# Of the log's end, where the reason stands.
+_TAIL_BYTES = 65536
+
+
+class LocalJob:
+    """A trial in a process of its own; what it prints goes to ``log.txt`` in its folder.
+
+    Args:
+        trial: What to run.
+        command: The command that runs it.
+        env: Its environment.
+    """
+
+    def __init__(self, trial: Trial, command: Sequence[str], env: dict[str, str]) -> None:
+        self.log = trial.folder / "log.txt"
+        with self.log.open("ab") as log:
+            self.begin = log.tell()  # what earlier calls said is before
+            # In a session of its own: a Ctrl-C of the terminal arrives through the sweep, once.
+            self.process = subprocess.Popen(
+                command, env=env, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def poll(self) -> str | None:
+        """See `Job`."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        return "" if code == 0 else error_line(self.log, code, self.begin)
+
+    def stop(self, number: int) -> None:
+        """See `Job`."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def error_line(log: Path, code: int, begin: int = 0) -> str:
+    """The line of a log that says why its program failed.
+
+    Args:
+        log: What the program printed.
+        code: Its exit code, negative for the signal that killed it.
+        begin: Where in the file, in bytes, its output begins.
+    """
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    with log.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(begin, file.tell() - _TAIL_BYTES))
+        lines = [line.rstrip() for line in file.read().decode(errors="replace").splitlines()]
+    reasons = [line for line in lines if _ERROR_LINE.match(line)]
+    reason = (reasons or [line for line in lines if line] or ["said nothing"])[-1]
+    return f"{reason.removeprefix('error: ')} (exit code {code})"
+
+
+class LocalLauncher:
+    """Trials as processes on this machine.
+
+    Args:
+        n_jobs: Trials at a time. With several, each gets an equal share of the GPUs.
+
+    Raises:
+        UserError: If there are GPUs, but fewer than trials at a time.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        if n_jobs < 1:
+            raise UserError(f"hydra.launcher.n_jobs must be 1 or more, got {n_jobs}")
+        self.n_jobs = n_jobs
+        self.gpus = visible_gpus() if n_jobs > 1 else []
+        if self.gpus and len(self.gpus) < n_jobs:
+            raise UserError(
+                f"hydra.launcher.n_jobs={n_jobs}, but there are {len(self.gpus)} GPUs: at most one "
+                "trial per GPU runs at a time"
+            )
+
+    def start(self, trial: Trial, slot: int) -> Job:
+        """See `vivit_train.sweep.Launcher`."""
+        env = dict(os.environ)
+        if "SLURM_JOB_NAME" in env:
+            # Else Lightning takes the trial for a task of srun's, and starts no processes for it.
+            env["SLURM_JOB_NAME"] = "interactive"
+        if self.gpus:
+            share = len(self.gpus) // self.n_jobs
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[slot * share : (slot + 1) * share])
+        return LocalJob(trial, trial.command(), env)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+class SlurmJob(LocalJob):
+    """A trial in the queue: ``sbatch --wait`` ends when the job does, with its exit code."""
+
+    def stop(self, number: int) -> None:
+        """Cancels the job: SLURM sends SIGTERM, and the run saves."""
+        # The first line that `sbatch --parsable` prints: JOB or JOB;CLUSTER.
+        with self.log.open("rb") as log:
+            log.seek(self.begin)
+            match = re.match(rb"(\d+)(;\S+)?\n", log.read(256))
+        if match:
+            subprocess.run(["scancel", match[1].decode()], check=False)
+        else:  # not submitted yet
+            super().stop(signal.SIGTERM)
+
+
+class SlurmLauncher:
+    """Trials as jobs of a SLURM cluster; the sweep waits for them, e.g. on the login node.
+
+    A sweep that is killed leaves its jobs in the queue. The same command waits for them anew: jobs
+    of the same trial never run at the same time.
+
+    Args:
+        n_jobs: Jobs in the queue at a time.
+        signal_seconds: How long before its end a job is told to save and to queue again.
+        sbatch: Long options of sbatch by name; ``true`` for those without a value.
+        setup: Shell command before the run.
+
+    Raises:
+        UserError: If there is no SLURM here, or a size is not valid.
+    """
+
+    def __init__(
+        self, n_jobs: int, signal_seconds: int, sbatch: Mapping[str, Any], setup: str
+    ) -> None:
+        for name, value in (("n_jobs", n_jobs), ("signal_seconds", signal_seconds)):
+            if value < 1:
+                raise UserError(f"hydra.launcher.{name} must be 1 or more, got {value}")
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "hydra/launcher=slurm: there is no sbatch on this machine; start the sweep on the "
+                "login node of a SLURM cluster, or without hydra/launcher"
+            )
+        self.n_jobs = n_jobs
+        self.signal_seconds = signal_seconds
+        self.options = dict(sbatch)
+        self.setup = setup
+
+    def start(self, trial: Trial, slot: int) -> Job:
+        """See `vivit_train.sweep.Launcher`."""
+        return SlurmJob(trial, self.command(trial), dict(os.environ))
+
+    def command(self, trial: Trial) -> list[str]:
+        """The command that submits a trial and waits for it.
+
+        Raises:
+            UserError: If ``trainer.devices`` is not a number.
+        """
+        trainer = to_plain(compose_config(trial.overrides))["trainer"]
+        devices = trainer["devices"]
+        if not isinstance(devices, int) or devices < 1:
+            raise UserError(
+                f"trainer.devices={devices}: with hydra/launcher=slurm it must be the number of "
+                "GPUs per node, e.g. trainer.devices=4"
+            )
+        log = trial.folder.resolve() / "log.txt"
+        options: dict[str, Any] = {
+            "job-name": f"vivit-{trial.folder.resolve()}",
+            "dependency": "singleton",
+            "nodes": trainer["num_nodes"],
+            "ntasks-per-node": devices,
+            "gpus-per-node": None if trainer["accelerator"] == "cpu" else devices,
+            "signal": f"USR1@{self.signal_seconds}",
+            "requeue": True,
+            "open-mode": "append",
+            "output": str(log),
+            **self.options,
+        }
+        words = [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in options.items()
+            if value not in (None, False)
+        ]
+        script = " && ".join(filter(None, [self.setup, f"srun {shlex.join(trial.command())}"]))
+        return ["sbatch", "--parsable", "--wait", *words, f"--wrap={script}"]

@@ -1,0 +1,169 @@
+"""How a run is stopped from outside: all processes at the same step, saved, with an exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from vivit_train.resume import resume_command
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """Ends a run that was told to stop; its exit code is 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+    def report(self, checkpoint: Path) -> None:
+        """Says how to go on; on a SLURM cluster SIGUSR1 puts the job back into the queue."""
+        print(
+            f"stopped by {self.signal.name}; go on with: {resume_command(checkpoint)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        job = slurm_job()
+        if self.signal is signal.SIGUSR1 and job is not None:
+            done = subprocess.run(["scontrol", "requeue", job], check=False)
+            outcome = "is queued again" if done.returncode == 0 else "could not be queued again"
+            print(f"SLURM job {job} {outcome}", file=sys.stderr, flush=True)
+
+
+def slurm_job() -> str | None:
+    """The SLURM job that this process is part of, with its task in an array of jobs."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+class StopSignals(Checkpoint):
+    """On SIGTERM, SIGUSR1 or Ctrl-C ends the run after the step at hand, or inside validation.
+
+    A handler only takes the signal down. After every optimiser step, and before every batch of an
+    evaluation, the processes agree on whether any of them has one, so that none waits for another
+    that is gone, and `Stopped` is raised in all of them; `Checkpoints` then saves. Steps with
+    gradients still being accumulated are finished first: no checkpoint holds gradients. A second
+    Ctrl-C leaves at once.
+
+    Lightning's own handlers save within the handler, between any two instructions, and broadcast
+    there, which blocks for good where only some processes get the signal. They are not installed.
+
+    It counts as a checkpoint callback, which Lightning calls after all others.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+        self._group: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Turns Lightning's own signal handling off."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        # It costs a broadcast and a wait for the device in every step.
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens from here on: before, there is nothing to save."""
+        self._listen(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens."""
+        self._listen(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stops after an optimiser step.
+
+        Where validation comes next, it is stopped there: a checkpoint of this moment would skip
+        that validation.
+
+        Raises:
+            Stopped: If any process was told to.
+        """
+        if not trainer.fit_loop._should_accumulate() and not validates_next(trainer):
+            self._stop_if_told()
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Stops inside validation.
+
+        Raises:
+            Stopped: If any process was told to.
+        """
+        if not trainer.sanity_checking:
+            self._stop_if_told()
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """Stops inside the test.
+
+        Raises:
+            Stopped: If any process was told to.
+        """
+        self._stop_if_told()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, error: Any) -> None:
+        """Hands the signals back, and ends the workers: left to the exit, they take a minute."""
+        self._unlisten()
+        for loader in (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders):
+            iterator: Any = getattr(loader, "_iterator", None)  # of workers that persist
+            if hasattr(iterator, "_shutdown_workers"):
+                iterator._shutdown_workers()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hands the signals back."""
+        self._unlisten()
+
+    def _stop_if_told(self) -> None:
+        number = torch.tensor(self.received)
+        if self._group is not None:
+            dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        if number:
+            raise Stopped(int(number))
+
+    def _listen(self, trainer: Trainer) -> None:
+        if trainer.world_size > 1:
+            # On the CPU: agreeing does not wait for a device.
+            self._group = dist.new_group(backend="gloo")
+        for number in STOPPING:
+            # A run in the background is started with SIGINT ignored, and goes on ignoring it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take_down)
+
+    def _unlisten(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+        self._group = None
+
+    def _take_down(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.received = self.received or number
+
+
+def validates_next(trainer: Trainer) -> bool:
+    """Whether a validation follows the training batch that just ended."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def ignore_stop_signals(worker: int = 0) -> None:
+    """For DataLoader workers: a signal to the whole group of processes is for the trainer.
+
+    It has the batches of these workers to finish, and ends them itself. SIGTERM, with which
+    Python's multiprocessing ends children that are left at exit, ends a worker a minute later.
+    """
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, 60.0))

@@ -1,0 +1,40 @@
+"""What every transform expects of the frames that it is given."""
+
+import torch
+from torch import Tensor
+
+from vivit_train.errors import UserError
+
+
+def check_frames(frames: Tensor, layout: str) -> None:
+    """Check that frames are as decoders give them.
+
+    Args:
+        frames: What the caller passed.
+        layout: The shape expected, channels last, like "[T, H, W, 3]".
+
+    Raises:
+        UserError: Another dtype, rank or channel order.
+    """
+    shape = list(frames.shape)
+    if frames.dtype != torch.uint8:
+        raise UserError(
+            f"pixels must be uint8 0..255 in {layout}, not {frames.dtype} {shape}: "
+            "pass frames as decoded, the processor does the scaling"
+        )
+    if len(shape) != layout.count(",") + 1:
+        raise UserError(f"frames must be {layout}, not {shape} (rank {len(shape)})")
+    if shape[-1] != 3:
+        channels_first = shape[-3] == 3
+        raise UserError(
+            f"frames must be {layout} with the three RGB channels last, not {shape}"
+            + (": move them with .movedim(-3, -1)" if channels_first else "")
+        )
+    if 0 in shape:
+        raise UserError(f"frames must be {layout} with at least one pixel, not {shape}")
+
+
+def is_eager_on_cpu(tensor: Tensor) -> bool:
+    """Whether NumPy may work on it: a trace would hold its result as a constant."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tensor.device.type == "cpu" and not traced

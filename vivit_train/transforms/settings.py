@@ -1,0 +1,57 @@
+"""The values that the processor's settings may take: each comes back checked, or `UserError`."""
+
+from collections.abc import Sequence
+
+from torchvision.transforms import InterpolationMode
+
+from vivit_train.errors import UserError
+
+# name -> (PIL's code, torchvision's mode). PIL's "nearest" samples at pixel centres, which
+# torchvision calls NEAREST_EXACT; its plain NEAREST is OpenCV's and shifts the picture.
+RESAMPLE = {
+    "nearest": (0, InterpolationMode.NEAREST_EXACT),
+    "bilinear": (2, InterpolationMode.BILINEAR),
+    "bicubic": (3, InterpolationMode.BICUBIC),
+}
+
+
+def pixels(name: str, value: int) -> int:
+    """A whole number of pixels, 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} must be in whole pixels, 1 or more, not {value!r}")
+    return value
+
+
+def pixel_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width); one number is a square."""
+    pair = [value, value] if isinstance(value, int) else value
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise UserError(f"{name} must be a number of pixels or (height, width), not {value!r}")
+    return pixels(name, pair[0]), pixels(name, pair[1])
+
+
+def per_channel(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
+    """A value for R, G and B each; one number is for all."""
+    values = [value] * 3 if isinstance(value, (int, float)) else value
+    if len(values) != 3:
+        raise UserError(f"{name} must be one number or three, for R, G and B, not {value!r}")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def resample_name(resample: str | int) -> str:
+    """The filter by its name or by PIL's code."""
+    for name, (code, _) in RESAMPLE.items():
+        if resample in (name, code):
+            return name
+    choices = ", ".join(f'"{name}" ({code})' for name, (code, _) in RESAMPLE.items())
+    raise UserError(
+        f"resample must be one of {choices}, not {resample!r}: "
+        "on a GPU torchvision has no other filter"
+    )
+
+
+def format_range(value_range: Sequence[tuple[float, float]]) -> str:
+    """One range where the channels agree, else one for each."""
+    ranges = [f"[{low:.4g}, {high:.4g}]" for low, high in value_range]
+    return ranges[0] if len(set(ranges)) == 1 else " ".join(ranges)

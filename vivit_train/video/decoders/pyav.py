@@ -1,0 +1,234 @@
+"""PyAV: today's FFmpeg, with every frame checked by its time."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import groupby, islice
+from math import inf
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
+
+
+class PyAV:
+    """See `Backend`."""
+
+    num_frames: int
+
+    def __init__(
+        self, path: str, segment: tuple[float, float] | None, data: bytes | None = None
+    ) -> None:
+        self._path = path
+        self._data = data
+        # One converter for all frames: each holds megabytes, and by default a thread per core.
+        self._reformatter = VideoReformatter()
+        self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+        self._container = self._open()
+        try:
+            # Only these two families record when each frame is shown; in the others (AVI, MPEG-TS)
+            # frames can be told apart by counting from the start alone.
+            self._timed = self._container.format.name.startswith(("mov", "matroska"))
+            self.fps = known_rate(self._stream.average_rate)
+            if segment and self._timed:
+                self._index_segment(*segment)
+            else:
+                self._index()
+            if segment and not self._timed:
+                self._first, self.num_frames = span(*segment, self.fps, self.num_frames)
+            self.promised = self._promise(segment)
+        except Exception:
+            self.close()
+            raise
+
+    @property
+    def times(self) -> list[float] | None:
+        """When each frame is shown, in seconds; None where the container does not record it."""
+        if self._pts is None:
+            return None
+        time_base = self._stream.time_base
+        assert time_base is not None
+        return [float(pts * time_base) for pts in self._pts[self._first :]]
+
+    def _open(self) -> av.container.InputContainer:
+        container = av.open(self._path if self._data is None else BytesIO(self._data), "r")
+        # The stream that players choose: the one marked default, then the largest.
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            container.close()
+            raise ValueError("no video stream")
+        if stream.codec_context is None:
+            container.close()
+            raise ValueError("no decoder for its video stream")
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+        return container
+
+    def _index(self) -> None:
+        """List the frames from the packets: what containers say about their number is no proof."""
+        packets, self._hidden, self._covered = [], 0, 0.0
+        for packet in self._container.demux(self._stream):
+            # Discarded packets lie outside the edit list: decoded at most, never shown.
+            self._hidden += packet.is_discard
+            if packet.size and not packet.is_discard:
+                packets.append((packet.pts, packet.is_keyframe))
+                end = (packet.pts or 0) + (packet.duration or 0) - (self._stream.start_time or 0)
+                self._covered = max(self._covered, end * float(packet.time_base))
+        if not packets:
+            raise ValueError("no frames")
+        self._first, self.num_frames = 0, len(packets)
+        shown = {pts: is_key for pts, is_key in packets if pts is not None}
+        self._pts = sorted(shown) if self._timed and len(shown) == self.num_frames else None
+        # Where decoding can begin: frame numbers.
+        self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
+        self._begins_at_start = True
+
+    def _promise(self, segment: tuple[float, float] | None) -> int:
+        """See `VideoReader.promised`."""
+        if segment:
+            return max(1, round((segment[1] - segment[0]) * self.fps))
+        if self._stream.frames:
+            return max(0, self._stream.frames - self._hidden)
+        if not self._timed or not self._covered:
+            return 0
+        # By time, not by the rate: in a video of variable rate that is an average at best.
+        return round(self.num_frames * _duration(self._stream, self._container) / self._covered)
+
+    def _index_segment(self, start: float, end: float) -> None:
+        """List the frames from the last key frame before a segment to the segment's end."""
+        time_base, origin = self._stream.time_base, self._stream.start_time or 0
+        assert time_base is not None
+        first, last = (origin + ticks(seconds / time_base) for seconds in (start, end))
+        back = 0.0  # seconds
+        while True:
+            target = max(origin, first - round(back / time_base))
+            shown, video_end = self._packets(target, last)
+            keys = [pts for pts, is_key in shown.items() if is_key]
+            self._begins_at_start = target == origin
+            # Containers seek by the time of decoding: a key frame found so may be shown later.
+            if self._begins_at_start or (keys and min(keys) <= first):
+                break
+            back = 2 * back or 1.0
+        # What is shown before the first key frame needs an earlier one.
+        self._pts = sorted(pts for pts in shown if self._begins_at_start or pts >= min(keys))
+        if not self._pts or video_end <= first:
+            raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
+        self._first = min(bisect_left(self._pts, first), len(self._pts) - 1)
+        self.num_frames = len(self._pts) - self._first
+        self._starts = [0, *(i for i, pts in enumerate(self._pts) if i and shown[pts])]
+
+    def _packets(self, target: int, last: int) -> tuple[dict[int, bool], float]:
+        """Frames from a key frame before ``target`` to ``last``: their times, and which are keys.
+
+        Also the time at which the video ends, infinity if that is after ``last``.
+        """
+        if target > (self._stream.start_time or 0):
+            self._container.seek(target, stream=self._stream)
+        else:
+            self._reopen()
+        shown, video_end = {}, 0.0
+        for packet in self._container.demux(self._stream):
+            # No frame is shown before it is decoded: all that follow are shown later.
+            if packet.dts is not None and packet.dts >= last:
+                video_end = inf
+                break
+            if packet.size and not packet.is_discard and packet.pts is not None:
+                shown[packet.pts] = packet.is_keyframe
+                video_end = max(video_end, packet.pts + (packet.duration or 1))
+        return {pts: is_key for pts, is_key in shown.items() if pts < last}, video_end
+
+    def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
+        """Forward only, from the last key frame before each wanted frame."""
+        indices = [self._first + index for index in wanted]
+        try:
+            return [
+                on_frame(frame)
+                for start, group in groupby(indices, key=self._start_of)
+                for frame in self._decode(start, list(group))
+            ]
+        except Exception:
+            if self._starts == [0]:
+                raise
+            # What is marked as key frame may be none (intra refresh): from the start it is, then;
+            # of a segment from its first, as the video's start may be an hour away.
+            self._starts = [0]
+            return self.read(wanted, on_frame)
+
+    def _start_of(self, index: int) -> int:
+        return self._starts[bisect_right(self._starts, index) - 1]
+
+    def _decode(self, start: int, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Decode from frame ``start`` to the last one wanted."""
+        for index, frame in zip(range(start, wanted[-1] + 1), self._frames(start)):
+            if index in wanted:
+                yield self._to_rgb(frame)
+
+    def decode_all(self) -> Iterator[int]:
+        """Yields how many have been decoded."""
+        start = self._start_of(self._first)
+        frames = islice(self._frames(start), self._first - start, None)
+        for count, frame in zip(range(1, self.num_frames + 1), frames):
+            if count == 1:
+                size = frame.width, frame.height
+                self._to_rgb(frame)  # it can be converted, too
+            elif size != (frame.width, frame.height):
+                raise ValueError(f"frame {count - 1} differs in size from those before it")
+            yield count
+
+    def _frames(self, start: int) -> Iterator[av.VideoFrame]:
+        """Decode from frame ``start`` on, each frame checked to be the one due."""
+        if self._pts and (start or not self._begins_at_start):
+            self._container.seek(self._pts[start], stream=self._stream)
+        else:
+            self._reopen()
+        due = start
+        for frame in self._container.decode(self._stream):
+            if self._pts is not None:
+                if frame.pts is not None and frame.pts < self._pts[start]:
+                    continue  # belongs to an earlier key frame
+                if frame.pts != self._pts[due]:
+                    break
+            # Wanted or not: the frames that follow are predicted from this one.
+            if frame.is_corrupt:
+                raise ValueError(f"frame {due - self._first} is damaged")
+            yield frame
+            due += 1
+        raise ValueError(f"frame {due - self._first} of {self.num_frames} does not decode")
+
+    def _reopen(self) -> None:
+        """Back to the beginning, to which not every file can seek."""
+        self._container.close()
+        self._container = self._open()
+
+    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # the buffer of nine int32
+        return _upright(rgb, np.frombuffer(matrix, np.int32)) if matrix is not None else rgb
+
+    def close(self) -> None:
+        """Frees the decoder."""
+        self._container.close()
+
+
+def _upright(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """[H, W, 3] as players show it: the pixel at (x, y) goes to (a x + c y, b x + d y)."""
+    a, b, _, c, d = matrix[:5]
+    if abs(b) > abs(a):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _duration(stream: av.VideoStream, container: av.container.InputContainer) -> float:
+    """Seconds that a container says a stream lasts, or else itself; 0: it does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    except ValueError:
+        return (container.duration or 0) / 1e6  # microseconds
