@@ -29,8 +29,10 @@ def test_run_folder(finished_run: Path) -> None:
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
+        "classes.csv",
         "config.yaml",
         "metrics.csv",
+        "predictions.csv",
         "results.json",
     ]
 

@@ -217,7 +217,8 @@ class TestWhereResultsGo:
         assert scores.startswith("results ")
         shown = json.loads(scores.removeprefix("results "))
         assert shown == {name: results[name] for name in (*SCORES, "num_videos")}
-        assert [p.name for p in folder.iterdir()] == ["results.json"]
+        names = sorted(p.name for p in folder.iterdir())
+        assert names == ["classes.csv", "predictions.csv", "results.json"]
         assert (finished_run / "results.json").read_text() == before
 
     def test_by_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,9 @@ def write_torture(folder: Path) -> None:
     (folder / "truncated.webm").write_bytes(webm[: len(webm) // 4])
     (folder / "truncated a bit.webm").write_bytes(webm[: len(webm) * 3 // 4])
     write_video(folder / "one_frame.mp4", noise(1))
-    write_video(folder / "4k.mp4", noise(16, 2160, 3840), options={"preset": "ultrafast"})
+    # Of blocks: noise of this size takes seconds to decode, which is what the limits are for.
+    large = noise(16, 27, 48).repeat(80, axis=1).repeat(80, axis=2)  # [16, 2160, 3840, 3]
+    write_video(folder / "4k.mp4", large, options={"preset": "ultrafast"})
     write_video(folder / "1x1.mp4", noise(16, 1, 1))
     for name in ("Größe mit Leerzeichen 視頻 #t=1,2", "hangs", "hangs_reading", "crashes"):
         (folder / f"{name}.mp4").write_bytes(content)
