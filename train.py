@@ -34,6 +34,7 @@ def train(config: DictConfig) -> Path:
     import lightning
 
     from vivit_train import training
+    from vivit_train.advice import advice
     from vivit_train.report import write_report
     from vivit_train.run_dir import MetricsCsv, write_config, write_results
 
@@ -47,6 +48,8 @@ def train(config: DictConfig) -> Path:
     module = training.build_module(plain, data)
     trainer, checkpoints = training.build_trainer(plain, run_dir)
     if is_rank_zero():
+        for line in advice(plain, data, trainer.world_size):
+            print(f"advice: {line}", file=sys.stderr)
         remove_stale_temporaries(run_dir)
         write_config(run_dir, plain)
     if plain["ckpt_path"] is not None:

@@ -40,7 +40,7 @@ class Saver:
         self.callback_metrics: dict[str, torch.Tensor] = {}
         self.sanity_checking = False
         self.state = SimpleNamespace(fn="fit")
-        self.is_global_zero = True
+        self.is_global_zero, self.global_rank, self.world_size = True, 0, 1
         self.strategy = SimpleNamespace(broadcast=lambda x: x, barrier=lambda name: None)
         self.saves: list[int] = []
         self.loggers: list[Any] = []
@@ -218,6 +218,15 @@ class TestCheckpoints:
         callback = Checkpoints(tmp_path / "mine")
         callback.setup(saver, None, "fit")
         assert callback.last == tmp_path / "rank zero's" / "last.ckpt"
+
+    def test_a_machine_that_does_not_see_the_folder(self, tmp_path: Path, saver: Saver) -> None:
+        saver.world_size, saver.global_rank = 4, 2
+        saver.strategy.broadcast = lambda folder: folder
+        Checkpoints(tmp_path / "checkpoints").setup(saver, None, "fit")
+        there = Checkpoints(tmp_path / "elsewhere" / "checkpoints")
+        with pytest.raises(UserError, match=r"does not exist on this machine \(rank 2\): all mac"):
+            there.setup(saver, None, "fit")
+        there.setup(saver, None, "test")
 
 
 @pytest.mark.parametrize("can_link", [True, False])

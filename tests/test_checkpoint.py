@@ -154,7 +154,7 @@ class TestClassify:
     ) -> None:
         asked: list[np.ndarray] = []
         read = VideoReader.read
-        monkeypatch.setattr(VideoReader, "read", lambda s, i: asked.append(i) or read(s, i))
+        monkeypatch.setattr(VideoReader, "read", lambda s, i, *a: asked.append(i) or read(s, i, *a))
         load(best, num_frames=8).classify(video, (1, 1))
         assert len(asked[0]) == 8
 

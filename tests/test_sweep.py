@@ -126,6 +126,7 @@ def test_whose_sweep_it_is() -> None:
     assert compose_hydra([]).sweep.dir.startswith("runs/sweeps/2")
 
 
+@pytest.mark.slow
 def test_train_py_with_two_processes_per_trial(
     small: tuple[str, ...], tmp_path: Path, command
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 
 FACTORISED = [f"model.attention=factorised_{name}" for name in ("self_attention", "dot_product")]
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ FACTORISED = [f"model.attention=factorised_{name}" for name in ("self_attention"
     [
         (),
         ("model.attention=factorised_encoder", "model.temporal_layers=1"),
-        *[(attention, "model.pooling=mean") for attention in FACTORISED],
+        *[pytest.param((name, "model.pooling=mean"), marks=SLOW) for name in FACTORISED],
     ],
     ids=["model_1", "model_2", "model_3", "model_4"],
 )

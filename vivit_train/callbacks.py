@@ -81,8 +81,18 @@ class Checkpoints(Checkpoint):
         self.best_score = state_dict["best_score"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes all ranks write to rank 0's folder."""
+        """Makes all ranks write to rank 0's folder.
+
+        Raises:
+            UserError: If this rank's machine does not see it.
+        """
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        # Rank 0 has written config.yaml into the run's folder by now.
+        if stage == "fit" and trainer.world_size > 1 and not self.folder.parent.is_dir():
+            raise UserError(
+                f"{self.folder.parent}, the run's folder, does not exist on this machine (rank "
+                f"{trainer.global_rank}): all machines need one file system, with run_dir on it"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts the step at which training starts as saved.

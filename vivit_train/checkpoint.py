@@ -19,6 +19,7 @@ from vivit_train.model.weights.checkpoint import DESCRIPTION
 from vivit_train.model.weights.files import read_json
 from vivit_train.resume import LAST, PREVIOUS
 from vivit_train.transforms.processor import Processor
+from vivit_train.transforms.shrink import for_evaluation
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
 
@@ -172,7 +173,8 @@ class Classifier(nn.Module):
             windows = spread_windows(
                 video.num_frames, self.clip_frames, self.frame_stride, temporal
             )
-            frames = torch.from_numpy(video.read(windows.ravel()))  # [V*T, H, W, 3]
+            shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
+            frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
         frames = frames.unflatten(0, windows.shape).to(self.model.head.weight.device)
         # One temporal view at a time: the memory of a clip or three, however many views.
         logits = [self.model(self.processor(clip[None], spatial)) for clip in frames]

@@ -10,13 +10,14 @@ from typing import Any
 
 import hydra.utils
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.dataset import Batch
 from vivit_train.elastic import SameSteps
 from vivit_train.ema import Ema
 from vivit_train.errors import UserError
@@ -167,6 +168,57 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
     return trainer, checkpoints
+
+
+def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
+    """The first training batch as a model gets it, fetched by a trainer on one device.
+
+    Args:
+        data: Set up for ``fit``.
+        settings: Of the trainer; its accelerator and precision are used.
+
+    Raises:
+        UserError: If the accelerator is not there, or the batch cannot be made.
+    """
+
+    class Catcher(LightningModule):
+        """Takes a batch in the place of a model."""
+
+        automatic_optimization = False
+        batch: Batch
+
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            self.batch = batch
+            self.trainer.should_stop = True
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    accelerator = settings["accelerator"]
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={accelerator}: no GPU that torch can use was found on this "
+            "machine; set trainer.accelerator=cpu (or auto)"
+        )
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=resolve_precision(settings["precision"], accelerator),  # type: ignore[arg-type]
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = Catcher()
+    with warnings.catch_warnings():
+        # That it neither validates nor optimises is the point.
+        for message in (".*no `validation_step`", ".*`LightningModule.configure_optimizers`"):
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, datamodule=data)
+    return module.batch
 
 
 def check_resumable(ckpt_path: str, class_names: list[str]) -> None:

@@ -83,6 +83,7 @@ def test_logits_are_hugging_faces(config: dict, huggingface, tmp_path: Path) -> 
     assert relative_difference(logits, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_logits_are_hugging_faces_at_full_size(huggingface, tmp_path: Path) -> None:
     theirs = huggingface(
         image_size=224, num_frames=32, tubelet_size=[2, 16, 16], hidden_size=768,

@@ -11,7 +11,7 @@ scaling of pixels is undone. Writes batch.png (a row for each clip), batch.mp4 a
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vivit_train.errors import UserError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vivit_train.data.datamodule import VideoDataModule
-    from vivit_train.data.dataset import Batch
     from vivit_train.transforms.processor import Processor
 
 MAX_COLUMNS = 8
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     training.hush_lightning()
     data = training.build_data(plain)
     data.setup("fit")
-    batch = first_batch(data, plain["trainer"])
+    batch = training.first_batch(data, plain["trainer"])
     rows = range(min(arguments.clips, len(batch.seeds)))
     labels = [describe_labels(batch.labels[row], data) for row in rows]
     paths = [data.records["train"].name(int(batch.indices[row])) for row in rows]
@@ -69,63 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("batch.png", "batch.mp4", "batch.txt"):
         print(arguments.output / name)
     return 0
-
-
-def first_batch(data: "VideoDataModule", settings: dict[str, Any]) -> "Batch":
-    """The first training batch as a model gets it, fetched by a trainer on one device.
-
-    Args:
-        data: Set up for ``fit``.
-        settings: Of the trainer; its accelerator and precision are used.
-
-    Raises:
-        UserError: If the accelerator is not there, or the batch cannot be made.
-    """
-    import warnings
-
-    import torch
-    from lightning import LightningModule, Trainer
-
-    from vivit_train.training import resolve_precision
-
-    class Catcher(LightningModule):
-        """Takes a batch in the place of a model."""
-
-        automatic_optimization = False
-        batch: "Batch"
-
-        def training_step(self, batch: "Batch", batch_idx: int) -> None:
-            self.batch = batch
-            self.trainer.should_stop = True
-
-        def configure_optimizers(self) -> None:
-            return None
-
-    accelerator = settings["accelerator"]
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={accelerator}: no GPU that torch can use was found on this "
-            "machine; set trainer.accelerator=cpu (or auto)"
-        )
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=resolve_precision(settings["precision"], accelerator),  # type: ignore[arg-type]
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    module = Catcher()
-    with warnings.catch_warnings():
-        # That it neither validates nor optimises is the point.
-        for message in (".*no `validation_step`", ".*`LightningModule.configure_optimizers`"):
-            warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=data)
-    return module.batch
 
 
 def describe_labels(labels: "Tensor", data: "VideoDataModule") -> list[str]:
