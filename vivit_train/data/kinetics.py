@@ -2,7 +2,9 @@
 
 import csv
 import os
+from functools import lru_cache
 from pathlib import Path
+from sys import intern
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.folder import find_list, from_class_folders
@@ -53,37 +55,48 @@ class Kinetics(VideoDataModule):
             raise UserError(f"{listing} lists no video")
         on_disk = [stem in files for _, stem in rows]
         rows = [rows[row] for row in self.rows_to_use(split, on_disk, self.root / split)]
-        paths = [files.get(stem, f"{split}/{stem}.mp4") for _, stem in rows]
+        paths = []
+        for _, stem in rows:
+            folder, suffix = files.get(stem, (split, ".mp4"))
+            paths.append(f"{folder}/{stem}{suffix}")
         return Records(self.root, paths, [index[label] for label, _ in rows]), names
 
-    def _files(self, split: str) -> dict[str, str]:
-        """Stem -> path relative to the root of every video of a split, by listing folders.
+    def _files(self, split: str) -> dict[str, tuple[str, str]]:
+        """Stem -> (folder relative to the root, suffix) of every video of a split.
 
-        Two levels, flat or per class; never a look at each file. Replacements come last and win.
+        By listing folders, two levels, flat or per class; never a look at each file. Replacements
+        come last and win.
         """
-        files = {}
+        files: dict[str, tuple[str, str]] = {}
+        # One tuple for the thousands of files that share it, not one each.
+        places: dict[tuple[str, str], tuple[str, str]] = {}
+
+        def add(folder: str, video: str) -> None:
+            stem, dot, suffix = video.rpartition(".")
+            place = (folder, dot + suffix)
+            files[stem] = places.setdefault(place, place)
+
         for folder in (self.root / split, *(self.root / r for r in REPLACEMENTS)):
             if not folder.is_dir():
                 continue
             relative = folder.relative_to(self.root).as_posix()
             for entry in os.scandir(folder):
                 if is_video(entry.name):
-                    files[os.path.splitext(entry.name)[0]] = f"{relative}/{entry.name}"
+                    add(relative, entry.name)
                 elif entry.is_dir():
                     for video in filter(is_video, os.listdir(entry.path)):
-                        stem = os.path.splitext(video)[0]
-                        files[stem] = f"{relative}/{entry.name}/{video}"
+                        add(f"{relative}/{entry.name}", video)
         return files
 
 
 REPLACEMENTS = ("replacement", "k400/replacement", "replacement/replacement_for_corrupted_k400")
-OFFICIAL_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
+OFFICIAL_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def is_official(listing: Path) -> bool:
     """Whether a csv has the columns of the official annotations."""
     with listing.open(newline="", encoding="utf-8-sig") as file:
-        return set(next(csv.reader(file, skipinitialspace=True), ())) >= OFFICIAL_COLUMNS
+        return set(next(csv.reader(file, skipinitialspace=True), ())) >= set(OFFICIAL_COLUMNS)
 
 
 def read_annotations(listing: Path) -> list[tuple[str, str]]:
@@ -94,18 +107,25 @@ def read_annotations(listing: Path) -> list[tuple[str, str]]:
     """
     rows = []
     with listing.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file, skipinitialspace=True), start=1):
+        reader = csv.reader(file, skipinitialspace=True)
+        header = next(reader)
+        label, youtube_id, start, end = (header.index(name) for name in OFFICIAL_COLUMNS)
+        for number, row in enumerate(filter(None, reader), start=1):
             try:
-                stem = clip_stem(row["youtube_id"], row["time_start"], row["time_end"])
-            except (TypeError, ValueError):  # fewer columns, or times that are no numbers
+                rows.append((intern(row[label]), clip_stem(row[youtube_id], row[start], row[end])))
+            except (IndexError, ValueError):  # fewer columns, or times that are no numbers
                 raise UserError(
                     f"{listing}, row {number}: expected label,youtube_id,time_start,time_end, "
-                    f"got {','.join(map(str, row.values()))}"
+                    f"got {','.join(row)}"
                 ) from None
-            rows.append((row["label"], stem))
     return rows
 
 
 def clip_stem(youtube_id: str, time_start: str, time_end: str) -> str:
     """The name of a clip's file without its suffix, as CVDF's download has it."""
-    return f"{youtube_id}_{int(float(time_start)):06d}_{int(float(time_end)):06d}"
+    return f"{youtube_id}_{_six_digits(time_start)}_{_six_digits(time_end)}"
+
+
+@lru_cache(maxsize=100_000)  # of hundreds of thousands of clips few begin at a time of their own
+def _six_digits(seconds: str) -> str:
+    return f"{int(float(seconds)):06d}"

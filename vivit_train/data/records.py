@@ -148,7 +148,7 @@ def size_and_mtime(path: str | Path) -> tuple[int | None, int | None]:
 
 def is_video(name: str) -> bool:
     """Whether a file name has the suffix of a video."""
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+    return name[name.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
 def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[str]:
