@@ -264,6 +264,20 @@ def test_mixup_leaves_evaluation_alone(root: Path) -> None:
     assert torch.equal(data.on_after_batch_transfer(batch, 0).labels, batch.labels)
 
 
+def test_a_small_set_is_not_mixed(root: Path) -> None:
+    def labels(least: int) -> torch.Tensor:
+        data = build(root, augment=Augment(PROCESSOR, mixup=1.0, mix_min_videos=least))
+        data.setup()
+        attach(data, "fit")
+        return data.on_after_batch_transfer(raw_batch(), 0).labels
+
+    data = build(root)
+    data.setup()
+    videos = len(data.records["train"])
+    assert labels(videos).is_floating_point()
+    assert labels(videos + 1).tolist() == raw_batch().labels.tolist()
+
+
 def test_mixup_needs_two_clips_in_a_batch(root: Path) -> None:
     data = build(root, augment=Augment(PROCESSOR, mixup=0.3), batch_size=1)
     data.setup()

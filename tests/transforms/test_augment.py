@@ -423,6 +423,7 @@ class TestErrors:
             ({"random_resized_crop": (0.5, 1.5)}, "random_resized_crop must be"),
             ({"random_resized_crop_ratio": (2, 1)}, "random_resized_crop_ratio must be"),
             ({"rand_augment_layers": -2}, "rand_augment_layers must be"),
+            ({"mix_min_videos": -1}, "mix_min_videos must be 0 or more, not -1"),
             ({"repeats": 0}, r"repeats must be a whole number, 1 \(off\) or more, not 0"),
             ({"repeats": 1.5}, "repeats must be"),
             (

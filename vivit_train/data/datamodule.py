@@ -25,10 +25,10 @@ from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
 from vivit_train.data.records import Records
-from vivit_train.data.sampler import EvalSampler, TrainSampler, derive_seed
+from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment, mirrored_classes
-from vivit_train.transforms.mixup import cutmix, draw_box, draw_share, mixup
+from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS, Source
 from vivit_train.video.sampling import FRAME_ORDERS
@@ -308,9 +308,9 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"augment.repeats={augment.repeats} clips of each video do not fill "
                 f"data.batch_size={self.batch_size}, the number of clips: it must be a divisor"
             )
-        mixes = "mixup" if augment.mixup else "cutmix" if augment.cutmix else ""
-        if mixes and videos < 2:
+        if self._mixes() and videos < 2:
             divided = f" / augment.repeats={augment.repeats}" if augment.repeats > 1 else ""
+            mixes = "mixup" if augment.mixup else "cutmix"
             raise UserError(
                 f"augment.{mixes}={getattr(augment, mixes)} mixes the videos of one process's "
                 "batch with each other, which needs 2 or more, but "
@@ -339,7 +339,7 @@ class VideoDataModule(LightningDataModule, ABC):
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
             clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
             labels = batch.labels
-        if trainer.training and (self.augment.mixup or self.augment.cutmix):
+        if trainer.training and self._mixes():
             clips, labels = self._mix(clips, labels)
         else:
             labels = self._within_heads(labels)
@@ -372,6 +372,13 @@ class VideoDataModule(LightningDataModule, ABC):
         starts = np.cumsum([0, *self.heads.values()])[:-1]
         return labels - torch.from_numpy(starts).to(labels.device)
 
+    def _mixes(self) -> bool:
+        """Whether training mixes videos: a small set learns slower for it."""
+        if not (self.augment.mixup or self.augment.cutmix):
+            return False
+        least = self.augment.mix_min_videos
+        return not least or len(self.records["train"]) >= least
+
     def _mix(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup or cutmix, drawn by (seed, step, rank); labels become shares ``[B, K]``."""
         assert self.trainer is not None
@@ -380,17 +387,7 @@ class VideoDataModule(LightningDataModule, ABC):
         one_hot = F.one_hot(labels, len(self.class_names)).to(clips.dtype)
         if self.heads:
             one_hot = one_hot.sum(dim=1)  # [B, heads, K] -> [B, K]: the heads' side by side
-        alpha, box_alpha = self.augment.mixup, self.augment.cutmix
-        if alpha and box_alpha:
-            cuts = derive_seed(self.seed, "mixup or cutmix", *key) % 2 == 1
-        else:
-            cuts = box_alpha > 0
-        if cuts:
-            seed = derive_seed(self.seed, "cutmix", *key)
-            height, width = clips.shape[-2:]
-            return cutmix(clips, one_hot, draw_box(box_alpha, seed, height, width))
-        share = draw_share(alpha, derive_seed(self.seed, "mixup", *key))
-        return mixup(clips, one_hot, share)
+        return mix(clips, one_hot, self.augment.mixup, self.augment.cutmix, self.seed, *key)
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]

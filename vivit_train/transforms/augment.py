@@ -86,6 +86,7 @@ class Augment(nn.Module):
             the clips of a batch and their labels, so the DataModule does it, after all else.
         cutmix: Alpha of the Beta distribution from which the area of a batch's box is drawn; 0:
             off. Done where mixup is; with both, each batch takes one, at even chances.
+        mix_min_videos: Training sets of fewer videos are not mixed, neither by mixup nor cutmix.
         repeats: Clips made of each decoded video, with draws of their own. The DataModule does it.
 
     Raises:
@@ -115,6 +116,7 @@ class Augment(nn.Module):
         random_erasing_scale: Sequence[float] = (0.02, 0.33),
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        mix_min_videos: int = 0,
         repeats: int = 1,
     ) -> None:
         super().__init__()
@@ -145,6 +147,8 @@ class Augment(nn.Module):
         for name, alpha, example in (("mixup", mixup, 0.3), ("cutmix", cutmix, 1.0)):
             if alpha < 0:
                 raise UserError(f"{name} must be 0 (off) or more, e.g. {example}, not {alpha}")
+        if mix_min_videos < 0:
+            raise UserError(f"mix_min_videos must be 0 or more, not {mix_min_videos}")
         if repeats < 1 or repeats != int(repeats):
             raise UserError(f"repeats must be a whole number, 1 (off) or more, not {repeats}")
         if flip_labels is not None and not horizontal_flip:
@@ -181,6 +185,7 @@ class Augment(nn.Module):
             )
         self.mixup = mixup
         self.cutmix = cutmix
+        self.mix_min_videos = mix_min_videos
         self.repeats = int(repeats)
 
     def forward(

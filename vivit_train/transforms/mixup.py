@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from vivit_train.data.sampler import derive_seed
+
 
 class Box(NamedTuple):
     """A rectangle in pixels; ``bottom`` and ``right`` are the first outside."""
@@ -13,6 +15,31 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
+
+
+def mix(
+    clips: Tensor, labels: Tensor, mixup_alpha: float, cutmix_alpha: float, *key: int
+) -> tuple[Tensor, Tensor]:
+    """Mixup or cutmix of a batch; where both are on, one of them at even chances.
+
+    Args:
+        clips: Float ``[B, ..., height, width]``.
+        labels: Float ``[B, K]``, one-hot or already soft.
+        mixup_alpha: Of `draw_share`; 0: no mixup.
+        cutmix_alpha: Of `draw_box`; 0: no cutmix. One of them is above 0.
+        key: What the draws are a function of: seed, step and process.
+
+    Returns:
+        The clips and the soft labels, shaped as they came.
+    """
+    seed, *place = key
+    cuts = cutmix_alpha > 0
+    if mixup_alpha and cutmix_alpha:
+        cuts = derive_seed(seed, "mixup or cutmix", *place) % 2 == 1
+    if cuts:
+        box = draw_box(cutmix_alpha, derive_seed(seed, "cutmix", *place), *clips.shape[-2:])
+        return cutmix(clips, labels, box)
+    return mixup(clips, labels, draw_share(mixup_alpha, derive_seed(seed, "mixup", *place)))
 
 
 def draw_share(alpha: float, seed: int) -> float:
