@@ -90,7 +90,9 @@ class NonFinite(Callback):
             UserError: If this or the last step ends the run.
         """
         self._settle(trainer)
-        step = self._judge(trainer, optimizer)
+        norm = gradient_norm(optimizer)
+        pl_module.log("train/grad_norm", norm)  # before clipping
+        step = self._judge(trainer, norm)
         self._batches = []
         if self.action == "skip" and _scaler(trainer) is None:
             if self._is_bad(trainer, step):
@@ -116,10 +118,7 @@ class NonFinite(Callback):
         """
         self._settle(trainer)
 
-    def _judge(self, trainer: Trainer, optimizer: Optimizer) -> Pending:
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    def _judge(self, trainer: Trainer, norm: Tensor) -> Pending:
         losses = [batch.loss.to(norm) for batch in self._batches]
         verdict = (~torch.isfinite(torch.stack([norm, *losses]))).any().to(torch.uint8)
         if trainer.world_size > 1:
@@ -186,6 +185,13 @@ class NonFinite(Callback):
             f"the gradient at step {step.step} is not finite, though every loss is, "
             f"{_listed(every)}"
         )
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The Euclidean norm of all gradients together."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -31,6 +31,7 @@ from vivit_train.run_dir import versions
 from vivit_train.signals import StopSignals
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+from vivit_train.utilisation import Utilisation
 
 # Keys of the group `model` that are not arguments of ViViT.
 NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
@@ -156,6 +157,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
             NonFinite(callbacks["non_finite"]),
             BrokenVideos(config["data"]["max_bad_fraction"]),
             Meter(arguments["log_every_n_steps"]),
+            Utilisation(arguments["log_every_n_steps"]),
             Ema(callbacks["ema_decay"]),
             checkpoints,
             StopSignals(),
