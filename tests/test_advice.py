@@ -7,8 +7,11 @@ import pytest
 from vivit_train.advice import advice
 
 
-def config(batch_size: int = 16, accumulate: int = 1, name: str = "adamw", lr: float = 1e-4):
+def config(
+    batch_size: int = 16, accumulate: int = 1, name: str = "adamw", lr: float = 1e-4, **augment: Any
+) -> dict[str, Any]:
     return {
+        "augment": {"horizontal_flip": 0.5, "flip_labels": None} | augment,
         "data": {"batch_size": batch_size},
         "trainer": {"accumulate_grad_batches": accumulate},
         "optim": {"name": name, "lr": lr},
@@ -67,3 +70,22 @@ def test_uneven_classes() -> None:
     (line,) = advice(config(), data([0] * 50 + [1] * 4, "often", "rarely"))
     assert "from 4 training videos (rarely) to 50 (often)" in line
     assert "callbacks.monitor=val/mean_class_accuracy" in line
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["moving_left", "moving_right", "still"], ["moving_left", "moving_right"]),
+        (["Pulling from left to right", "Pulling from right to left"], ["Pulling from left"]),
+        (["turn anticlockwise", "turn clockwise"], ["'turn anticlockwise' into 'turn clockwise'"]),
+        (["turn left", "turn around"], []),  # no class for what the flip makes
+        (["bright", "leftovers"], []),
+    ],
+)
+def test_a_flip_that_changes_the_class(names: list[str], told: list[str]) -> None:
+    videos = data([0, 0, 1, 1, 2, 2][: 2 * len(names)], *names)
+    lines = advice(config(), videos)
+    assert len(lines) == bool(told)
+    assert all(part in lines[0] for part in told)
+    assert advice(config(horizontal_flip=0), videos) == []
+    assert advice(config(flip_labels=[names[:2]]), videos) == []

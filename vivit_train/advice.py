@@ -1,5 +1,6 @@
 """The usual mistakes of fine-tuning, told before they cost a night."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from vivit_train.data.datamodule import VideoDataModule
 LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
 # Below this many clips per optimiser step the gradient is mostly noise.
 SMALL_BATCH = 16
+# What a mirror makes of a word in a class's name.
+MIRRORED = {
+    "left": "right",
+    "right": "left",
+    "clockwise": "counterclockwise",
+    "counterclockwise": "clockwise",
+    "anticlockwise": "clockwise",
+}
 # Times as many videos in the largest class as in the smallest.
 IMBALANCE = 10
 
@@ -28,7 +37,12 @@ def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -
     Returns:
         A sentence or two for each finding, each with its cure; empty if there is none.
     """
-    return [*_of_the_batch(config, world_size), *_of_the_rate(config), *_of_the_classes(data)]
+    return [
+        *_of_the_batch(config, world_size),
+        *_of_the_rate(config),
+        *_of_the_flip(config, data),
+        *_of_the_classes(data),
+    ]
 
 
 def _of_the_batch(config: dict[str, Any], world_size: int) -> list[str]:
@@ -54,6 +68,29 @@ def _of_the_rate(config: dict[str, Any]) -> list[str]:
         f"optim.lr={rate:g} is far from what {name} trains a ViViT with, {low:g} to {high:g}: "
         "was it meant for the other optimiser (optim=sgd, optim=adamw)?"
     ]
+
+
+def _of_the_flip(config: dict[str, Any], data: VideoDataModule) -> list[str]:
+    probability = config["augment"]["horizontal_flip"]
+    if not probability or config["augment"]["flip_labels"]:
+        return []
+    names = data.class_names
+    pairs = ((name, mirrored) for name in names if (mirrored := _mirror(name)) in names)
+    pair = next(pairs, None)
+    if pair is None:
+        return []
+    return [
+        f"augment.horizontal_flip={probability:g} turns videos of {pair[0]!r} into {pair[1]!r} and "
+        "keeps their label: set augment.horizontal_flip=0, or have it swap such classes with "
+        "augment.flip_labels"
+    ]
+
+
+def _mirror(name: str) -> str | None:
+    """The name with left and right swapped; None if it says neither."""
+    words = re.split(r"([^\W_]+)", name)  # with what stands between them
+    mirrored = "".join(MIRRORED.get(word.lower(), word) for word in words)
+    return mirrored if mirrored != name else None
 
 
 def _of_the_classes(data: VideoDataModule) -> list[str]:
