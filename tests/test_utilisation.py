@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vivit_train import utilisation
-from vivit_train.describe import build, count_macs
+from vivit_train.describe.counts import build, count_macs
 from vivit_train.model.vivit import ViViT
 from vivit_train.utilisation import Utilisation, matrix_rate, peak_memory
 

@@ -16,7 +16,8 @@ from vivit_train.advice import advice
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
-from vivit_train.describe import build, training_memory
+from vivit_train.describe.counts import build
+from vivit_train.describe.memory import training_memory
 from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule

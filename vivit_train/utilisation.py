@@ -8,7 +8,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from vivit_train.data.dataset import Batch
-from vivit_train.describe import PRECISIONS, SHORT_PRECISIONS, build, count_macs
+from vivit_train.describe.counts import build, count_macs
+from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 
 # Side of the square matrices by which a device's rate is measured: large enough to run at full
 # rate, a fraction of a second of work.

@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY, hears_ctrl_c
 from tests.data.torture import UNUSABLE, USABLE, evil_decoder, noise, write_torture
 from vivit_train.__main__ import main
 from vivit_train.commands import check, evaluate
-from vivit_train.data.check import FILE_NAME, read_verdicts
+from vivit_train.data.verdicts import FILE_NAME, read_verdicts
 from vivit_train.errors import UserError
 from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.write import write_video
@@ -191,12 +191,10 @@ def test_the_counts_stand_beside_the_score(
 def test_progress(
     terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vivit_train.data.check import Verdict
-
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
     with check.progress(3, line_seconds=0) as advance:
         for verdict in ("ok", "missing", "ok"):
-            advance(Verdict("a.mp4", verdict))
+            advance(verdict)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "3/3" in captured.err

@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 
 from vivit_train.__main__ import main
-from vivit_train.commands.show_batch import PANEL_WIDTH, describe_labels, grid, panel, to_pixels
+from vivit_train.commands.show_batch import (
+    PANEL_WIDTH,
+    describe_labels,
+    grid,
+    panel,
+    to_pixels,
+    write_pictures,
+)
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import VideoReader
 
@@ -51,6 +58,12 @@ def test_writes_what_the_model_sees(show: Show) -> None:
     assert [re.sub(r"^\d+  (.*)  seed \d+$", r"\1", line) for line in written] == clips
 
 
+def luma_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean difference of brightness, 0 to 255: the video's colours have half the resolution."""
+    weights = np.array([0.299, 0.587, 0.114])
+    return float(np.abs(one @ weights - other @ weights).mean())
+
+
 def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) -> None:
     from tests.data.test_datamodule import attach
     from vivit_train.config import compose_config, to_plain
@@ -65,6 +78,16 @@ def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) 
     expected = to_pixels(batch.clips, data.processor)
     picture = np.asarray(Image.open(folder / "batch.png"))[:, :64]
     assert np.array_equal(picture, np.concatenate(np.concatenate(expected.swapaxes(0, 1), 2), 0))
+    panels = np.concatenate(
+        [panel(describe_labels(labels, data), height=16) for labels in batch.labels]
+    )
+    assert np.array_equal(np.asarray(Image.open(folder / "batch.png"))[:, 64:], panels)
+    with VideoReader(folder / "batch.mp4") as video:
+        shown = video.read(np.arange(4))  # [T, 4 * 16, 16 + PANEL_WIDTH, 3]
+    tiles = shown[:, :, :16].reshape(4, 4, 16, 16, 3).swapaxes(0, 1)  # [B, T, 16, 16, 3]
+    assert luma_difference(tiles, expected) < 6  # the codec's, on few pixels
+    assert luma_difference(tiles[::-1], expected) > 50
+    assert luma_difference(shown[:, :, 16:], panels) < 2
     for row, line in enumerate(printed.splitlines()[:4]):
         assert line.startswith(data.records["train"].name(int(batch.indices[row])))
         for name in line.split("  ")[1].split(", "):
@@ -117,3 +140,32 @@ def test_grid_and_panel() -> None:
     assert text[:20].any()
     assert text[20:40].any()
     assert not text[:, -8:].any()
+
+
+def test_every_frame_of_every_clip_is_in_its_place(tmp_path: Path) -> None:
+    """Each of its own grey: the picture to the bit, the video as near as its codec is."""
+    greys = np.arange(0, 250, 5, dtype=np.uint8).reshape(5, 10)  # 5 clips, 10 frames
+    clips = np.broadcast_to(greys[..., None, None, None], (5, 10, 32, 33, 3))
+    names = [["walk"], ["run"], ["jump"], ["swim 70%", "dive 30%"], ["fly"]]
+    write_pictures(tmp_path, clips, names, frame_stride=4)
+    panels = [panel(lines, 32) for lines in names]
+    assert len({image.tobytes() for image in panels}) == 5
+
+    picture = np.asarray(Image.open(tmp_path / "batch.png"))
+    shown = picture[:, : 8 * 33].reshape(5, 32, 8, 33, 3)
+    assert np.array_equal(shown[:, 0, :, 0, 0], greys[:, [0, 1, 3, 4, 5, 6, 8, 9]])
+    assert (shown == shown[:, :1, :, :1, :1]).all()
+    assert np.array_equal(picture[:, 8 * 33 :], np.concatenate(panels))
+
+    with VideoReader(tmp_path / "batch.mp4") as video:
+        assert video.num_frames == 10
+        frames = video.read(np.arange(10))
+    tile = 33 + PANEL_WIDTH
+    assert frames.shape == (10, 3 * 32, 2 * tile, 3)  # two columns, the sixth place is black
+    for clip in range(5):
+        top, left = clip // 2 * 32, clip % 2 * tile
+        here = frames[:, top : top + 32, left : left + tile]
+        middle = here[:, 8:24, 8:24].mean(axis=(1, 2, 3))
+        assert np.abs(middle - greys[clip]).max() < 2.5  # steps are of 5
+        assert luma_difference(here[:, :, 33:], panels[clip]) < 6
+    assert frames[:, 64:, tile + 8 :].max() < 16

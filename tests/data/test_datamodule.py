@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sample, collate
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.transforms import shrink
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.write import write_video
@@ -476,3 +478,61 @@ def test_loaders_take_nothing_from_the_global_generator(root: Path) -> None:
     list(data.train_dataloader())
     list(data.val_dataloader())
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of 1280x720, one of them upright."""
+    root = tmp_path_factory.mktemp("large")
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 45, 80, 3), dtype=np.uint8)
+    frames = coarse.repeat(16, axis=1).repeat(16, axis=2)
+    write_video(root / "0.mp4", frames, options={"preset": "ultrafast"})
+    write_video(root / "1.mp4", frames.swapaxes(1, 2), options={"preset": "ultrafast"})
+    return root
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_large_frames_are_shrunk_by_who_decodes_them(
+    large_root: Path, stage: str, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is small before it is moved, and what the model sees is the same to the bit."""
+
+    def batches(num_workers: int) -> tuple[Any, Any]:
+        rows = [("0.mp4", 0), ("1.mp4", 1)]
+        splits = {"train": (rows, ["a", "b"]), "val": (rows, ["a", "b"])}
+        batch_size = 2 if stage == "fit" else 12  # of which 2 videos have 2 x 3 views
+        sizes = {"batch_size": batch_size, "clip_frames": 2, "val_views": [2, 3]}
+        data = build(large_root, splits, num_workers=num_workers, **sizes)
+        data.setup()
+        attach(data, stage)
+        loaders = {
+            "fit": data.train_dataloader,
+            "validate": data.val_dataloader,
+            "test": data.test_dataloader,
+        }
+        batch = next(iter(loaders[stage]()))
+        return batch, data.on_after_batch_transfer(batch, 0)
+
+    moved, seen = batches(num_workers)
+    assert moved.shrunk == [True, True]
+    assert max(max(frames.shape[-3:-1]) for frames in moved.frames) < 64
+    monkeypatch.setattr(shrink, "LARGE", math.inf)
+    moved, expected = batches(0)
+    assert moved.shrunk == [False, False]
+    assert {tuple(frames.shape[-3:-1]) for frames in moved.frames} == {(720, 1280), (1280, 720)}
+    assert torch.equal(seen.clips, expected.clips)
+    assert torch.equal(seen.labels, expected.labels)
+
+
+def test_frames_of_which_several_clips_are_made_are_not_shrunk(large_root: Path) -> None:
+    """Each clip has its own resize of them."""
+    rows = [("0.mp4", 0), ("1.mp4", 1)]
+    splits = {"train": (rows, ["a", "b"]), "val": (rows, ["a", "b"])}
+    augment = Augment(PROCESSOR, repeats=2)
+    data = build(large_root, splits, clip_frames=2, batch_size=4, augment=augment)
+    data.setup()
+    attach(data, "fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.shrunk == [False, False]
+    assert min(min(frames.shape[1:3]) for frames in batch.frames) == 720

@@ -8,7 +8,6 @@ import pytest
 
 from tests.data.torture import evil_decoder, noise, write_sound
 from vivit_train.data import prepare as prepare_module
-from vivit_train.data.check import FILE_NAME as VERDICTS_NAME
 from vivit_train.data.prepare import (
     FILE_NAME,
     PARTIAL,
@@ -23,6 +22,8 @@ from vivit_train.data.prepare import (
     unlisted_videos,
 )
 from vivit_train.data.records import Records, size_and_mtime
+from vivit_train.data.shards import ShardRecords, Stat
+from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.guard import CAN_GUARD
@@ -259,3 +260,10 @@ def test_other_settings_are_refused(tmp_path):
         Manifest(path, SETTINGS | {"crf": 20})
     with pytest.raises(UserError, match="prepared with root=/data; asked for is root=/other"):
         Manifest(path, SETTINGS | {"root": "/other"})
+
+
+def test_videos_in_shards_are_prepared_before_they_are_packed(tmp_path):
+    members = [("a.tar", "0.mp4", 512, 100)]
+    rows = ShardRecords(tmp_path, str(tmp_path), {"a.tar": Stat(2048, "1")}, members, [0])
+    with pytest.raises(UserError, match="in shards cannot be prepared: prepare the files, then"):
+        jobs_of([rows], tmp_path, tmp_path / "copy")

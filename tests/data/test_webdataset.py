@@ -15,10 +15,11 @@ from tests.conftest import SMALL
 from tests.data.tar_shards import put_into_store, samples, write_tar
 from tests.data.test_datamodule import attach
 from vivit_train.commands import check as check_command
-from vivit_train.data.check import FILE_NAME as VERDICTS
-from vivit_train.data.check import check, jobs_of, read_verdicts
+from vivit_train.data.check import check, jobs_of
 from vivit_train.data.folder import Folder
 from vivit_train.data.shards import connect
+from vivit_train.data.verdicts import FILE_NAME as VERDICTS
+from vivit_train.data.verdicts import read_verdicts
 from vivit_train.data.webdataset import WebDataset
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment

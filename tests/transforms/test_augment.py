@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment, mirrored_classes
+from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 
 OFF = {
@@ -354,53 +354,6 @@ class TestFlips:
         flips = augment.flips(seeds)
         assert [bool(row[0] > row[-1]) for row in rows] == flips
         assert 0 < sum(flips) < 40
-
-    NAMES = ("turn left", "stand", "turn right", "look left", "look right")
-
-    @pytest.mark.parametrize(
-        "given",
-        [
-            [["turn left", "turn right"], ["look right", "look left"]],
-            {"turn left": "turn right", "look left": "look right"},
-            {"turn left": "turn right", "turn right": "turn left", "look left": "look right"},
-            [["Turn_Left", "turn right"], ["look left", "look right"]],
-        ],
-    )
-    def test_pairs(self, given):
-        assert mirrored_classes(given, self.NAMES) == [2, 1, 0, 4, 3]
-
-    @pytest.mark.parametrize(
-        "text",
-        ["- [turn left, turn right]\n", "turn left: turn right\n", '[["turn left", "turn right"]]'],
-    )
-    def test_file(self, tmp_path, text):
-        (tmp_path / "pairs.yaml").write_text(text)
-        assert mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES) == [2, 1, 0, 3, 4]
-
-    @pytest.mark.parametrize(
-        ("given", "message"),
-        [
-            ([["turn left", "turn up"]], "names turn up, which the data set does not have; its cl"),
-            ([["turn left"]], r"must be pairs of class names, e\.g\. .* not \[\['turn left'\]\]"),
-            ([], "must be pairs of class names"),
-            ([["turn left", 3]], "must be pairs of class names"),
-            (["turn left"], "must be pairs of class names"),
-            ("nowhere.yaml", "augment.flip_labels=nowhere.yaml cannot be read as YAML: .*No such"),
-            (
-                [["turn left", "turn right"], ["turn left", "stand"]],
-                "pairs 'turn left' with both 'turn right' and 'stand'",
-            ),
-            ([["stand", "look left"]], "pairs 'stand' with 'look left' of another head"),
-        ],
-    )
-    def test_errors(self, given, message):
-        with pytest.raises(UserError, match=message):
-            mirrored_classes(given, self.NAMES, heads=(3, 2))
-
-    def test_what_is_no_yaml(self, tmp_path):
-        (tmp_path / "pairs.yaml").write_text("[[a, b]")
-        with pytest.raises(UserError, match="cannot be read as YAML"):
-            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES)
 
 
 class TestErrors:

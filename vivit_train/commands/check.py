@@ -25,8 +25,10 @@ from vivit_train.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vivit_train.data.check import Job, Verdict, VerdictFile
+    from vivit_train.data.check import Job
     from vivit_train.data.datamodule import VideoDataModule
+    from vivit_train.data.records import Records
+    from vivit_train.data.verdicts import Verdict, VerdictFile
 
 STOPPED = 130  # the exit code of a program that Ctrl-C ended
 MOST_LINES = 100
@@ -38,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="decode only the first, middle and last frames"
     )
+    add_limits(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the verdicts go")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declares what bounds the work on videos in processes."""
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS",
         help="without a decoded frame, after which a video is given up (default 60)",
@@ -45,21 +54,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: data.num_workers)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the verdicts go")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+def check_limits(arguments: argparse.Namespace) -> None:
+    """Refuses what `add_limits` declares where it is out of range.
+
+    Raises:
+        UserError: If a number is.
+    """
+    if arguments.timeout <= 0:
+        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and prints the summary."""
     from vivit_train.config import compose_config, to_plain
 
-    if arguments.timeout <= 0:
-        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
+    check_limits(arguments)
     config = to_plain(compose_config(arguments.overrides))
 
-    from vivit_train.data.check import FILE_NAME, VerdictFile, check, jobs_of, jobs_to_do
+    from vivit_train.data.check import check, jobs_of, jobs_to_do
+    from vivit_train.data.verdicts import FILE_NAME, VerdictFile
     from vivit_train.training import build_data, hush_lightning
 
     hush_lightning()
@@ -80,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         with progress(len(to_do)) as advance:
             for verdict in verdicts:
                 file.add(verdict)
-                advance(verdict)
+                advance(verdict.verdict)
     except KeyboardInterrupt:
         verdicts.close()
         left = len(jobs_to_do(to_do, file.verdicts, arguments.quick, decoder))
@@ -102,8 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[Verdict], None]]":
-    """A bar with the time left, or a line now and then where there is no terminal."""
+def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[str], None]]":
+    """A bar with the time left, or a line now and then where there is no terminal.
+
+    Args:
+        total: Videos to go through.
+        line_seconds: Between two lines, where there is no terminal.
+
+    Yields:
+        What to call after each video, with its verdict in a word.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
@@ -113,9 +138,9 @@ def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[Verdic
     if not console.is_terminal:
         last = time.monotonic()
 
-        def say(verdict: "Verdict") -> None:
+        def say(verdict: str) -> None:
             nonlocal last
-            counts[verdict.verdict] += 1
+            counts[verdict] += 1
             if time.monotonic() - last > line_seconds:
                 last = time.monotonic()
                 print(f"{counts.total()}/{total}  {in_words(counts)}", file=sys.stderr, flush=True)
@@ -126,8 +151,8 @@ def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[Verdic
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total)
 
-        def advance(verdict: "Verdict") -> None:
-            counts[verdict.verdict] += 1
+        def advance(verdict: str) -> None:
+            counts[verdict] += 1
             bar.update(task, advance=1, description=in_words(counts))
 
         yield advance
@@ -142,7 +167,8 @@ def summarise(
     data: "VideoDataModule", jobs: "Iterable[Job]", file: "VerdictFile"
 ) -> dict[str, Any]:
     """What was found, as one JSON object."""
-    from vivit_train.data.check import class_conflicts, count_verdicts
+    from vivit_train.data.check import class_conflicts
+    from vivit_train.data.verdicts import count_verdicts
 
     span = data.clip_span
     names = [job.video for job in jobs]
@@ -175,12 +201,12 @@ def summarise(
 
 
 def summarise_split(
-    data: "VideoDataModule", records: Any, verdicts: "dict[str, Verdict]"
+    data: "VideoDataModule", records: "Records", verdicts: "dict[str, Verdict]"
 ) -> dict[str, Any]:
     """Number, fingerprint and counts of one split, the counts also of each class."""
     import numpy as np
 
-    from vivit_train.data.check import count_verdicts, video_name
+    from vivit_train.data.verdicts import count_verdicts, video_name
 
     span = data.clip_span
     rows = [verdicts.get(video_name(records, row, data.root)) for row in range(len(records))]

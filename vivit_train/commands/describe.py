@@ -20,7 +20,8 @@ from vivit_train.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vivit_train.describe import Description, Part
+    from vivit_train.describe import Description
+    from vivit_train.describe.counts import Part
 
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
@@ -42,8 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.num_classes < 1:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
     config = to_plain(compose_config(arguments.overrides))
-    check_data(config["data"])
 
+    from vivit_train.data.settings import check_count, check_views
+
+    # As the DataModule does, which is not built here.
+    for key in ("batch_size", "clip_frames"):
+        check_count(key, config["data"][key])
+    check_views("eval_views", config["data"]["eval_views"])
     description = describe_config(config, arguments.num_classes)
     if arguments.json:
         print(json.dumps(description.to_dict(), indent=2))
@@ -57,22 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_data(data: dict[str, Any]) -> None:
-    """Refuses counts that the DataModule, which is not built here, would refuse."""
-    for key in ("batch_size", "clip_frames"):
-        if data[key] < 1:
-            raise UserError(f"data.{key} must be 1 or more, got {data[key]}")
-    views = data["eval_views"]
-    if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
-        raise UserError(
-            "data.eval_views is [temporal, spatial] views, at least 1 and either 1 or 3, "
-            f"got {views}"
-        )
-
-
 def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
-    from vivit_train.describe import SHORT_PRECISIONS, describe
+    from vivit_train.describe import describe
+    from vivit_train.describe.memory import SHORT_PRECISIONS
     from vivit_train.training import NOT_OF_THE_MODEL, hush_lightning, resolve_precision
     from vivit_train.transforms.processor import Processor
 

@@ -44,10 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and prints what was written."""
     model = parse_arguments(arguments.arguments)
 
-    from vivit_train import export
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.export import export
+    from vivit_train.export.clips import demo_clips, video_clips
+    from vivit_train.export.staging import check_output
 
-    export.check_output(arguments.output)  # before a checkpoint is read, which may take long
+    check_output(arguments.output)  # before a checkpoint is read, which may take long
     try:
         classifier = load_classifier(resolve_checkpoint(arguments.checkpoint), **model)
     except TypeError as error:
@@ -55,11 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         words = " ".join(arguments.arguments)
         raise UserError(f"{words}: not values that ViViT takes ({error})") from error
-    if arguments.video:
-        clips = export.video_clips(classifier, arguments.video)
-    else:
-        clips = export.demo_clips(classifier)
-    report = export.export(classifier, arguments.format, arguments.output, clips)
+    video = arguments.video
+    clips = video_clips(classifier, video) if video else demo_clips(classifier)
+    report = export(classifier, arguments.format, arguments.output, clips)
     print(
         f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
         f"allowed {report.tolerance:.0e}"

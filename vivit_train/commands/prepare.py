@@ -17,7 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivit_train.commands.check import STOPPED, cut_short, in_words, progress
+from vivit_train.commands.check import (
+    STOPPED,
+    add_limits,
+    check_limits,
+    cut_short,
+    in_words,
+    progress,
+)
 from vivit_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,13 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crf", type=int, default=20, help="x264's quality, 0 (lossless) to 51 (default 20)"
     )
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS",
-        help="without a frame, after which a video is given up (default 60)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: data.num_workers)"
-    )
+    add_limits(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     check_options(arguments)
     config = to_plain(compose_config(arguments.overrides))
 
-    from vivit_train.data.check import Verdict
     from vivit_train.data.prepare import (
         FILE_NAME,
         Manifest,
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             with progress(len(to_do)) as advance:
                 for copy in copies:
                     manifest.add(copy)
-                    advance(Verdict(copy.video, copy.verdict))
+                    advance(copy.verdict)
         except KeyboardInterrupt:
             copies.close()
             left = len(jobs_to_do(to_do, manifest.copies))
@@ -116,10 +116,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: If one is.
     """
-    if arguments.timeout <= 0:
-        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
+    check_limits(arguments)
     if arguments.short_edge < 2 or arguments.short_edge % 2:
         raise UserError(
             f"--short-edge must be even, as the edges of H.264 are, got {arguments.short_edge}"

@@ -11,26 +11,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes
-from vivit_train.data.check import Verdicts
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
+from vivit_train.data.labels import (
+    check_heads,
+    mirror_labels,
+    mirrored_classes,
+    to_shares,
+    within_heads,
+)
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler
+from vivit_train.data.settings import check_choice, check_count, check_views
+from vivit_train.data.verdicts import Verdicts
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment, mirrored_classes
+from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
-from vivit_train.video.decode import DECODERS, Source
+from vivit_train.video.decode import DECODERS
 from vivit_train.video.sampling import FRAME_ORDERS
 
 
@@ -75,6 +81,8 @@ class VideoDataModule(LightningDataModule, ABC):
         UserError: If a value is out of range.
     """
 
+    name: str  # Lightning's may be None
+
     def __init__(
         self,
         *,
@@ -102,26 +110,14 @@ class VideoDataModule(LightningDataModule, ABC):
         super().__init__()
         if root is None:
             raise UserError("data.root is not set: give the folder of the data set, data.root=...")
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("clip_frames", clip_frames, 1),
-            ("frame_stride", frame_stride, 1),
-            ("num_workers", num_workers or 0, 0),
-        ):
-            if value < least:
-                raise UserError(f"data.{key} must be {least} or more, got {value}")
-        for key, choice, choices in (
-            ("frame_order", frame_order, FRAME_ORDERS),
-            ("decoder", decoder, DECODERS),
-        ):
-            if choice not in choices:
-                raise UserError(f"data.{key}={choice!r} is not one of {', '.join(choices)}")
-        for key, views in (("eval_views", eval_views), ("val_views", val_views)):
-            if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):
-                raise UserError(
-                    f"data.{key} is [temporal, spatial] views, at least 1 and either 1 or 3, "
-                    f"got {list(views)}"
-                )
+        check_count("batch_size", batch_size)
+        check_count("clip_frames", clip_frames)
+        check_count("frame_stride", frame_stride)
+        check_count("num_workers", num_workers or 0, least=0)
+        check_choice("frame_order", frame_order, FRAME_ORDERS)
+        check_choice("decoder", decoder, DECODERS)
+        check_views("eval_views", eval_views)
+        check_views("val_views", val_views)
         if decode_timeout is not None and decode_timeout <= 0:
             raise UserError(
                 f"data.decode_timeout must be above 0 seconds, or null, got {decode_timeout}"
@@ -191,47 +187,11 @@ class VideoDataModule(LightningDataModule, ABC):
             self.class_names = names
         if names != self.class_names:
             places = find_classes(names, self.class_names, "the model")
-            self._check_heads(places)
+            check_heads(places, self.heads, self.name)
             records = records.with_labels(places)
-        self.records[role] = self._without_unusable(records) if role == "train" else records
-
-    def _without_unusable(self, records: Records) -> Records:
-        """Training rows less those that `vivit check` found to be of no use; says how many."""
-        bad = self.verdicts.find(records, lambda verdict: not verdict.usable())
-        if not bad:
-            return records
-        if len(bad) == len(records):
-            worst = next(iter(bad.values()))
-            raise UserError(
-                f"{self.name}: none of the {len(records)} training videos can be used, by "
-                f"{self.verdicts.path}, e.g. {worst.video}: {worst.reason}. Mend the files and run "
-                "`vivit check` again, or set data.verdicts=null"
-            )
-        rank_zero_warn(
-            f"{self.name}: {len(bad)} of the {len(records)} training videos are left out, as "
-            f"{self.verdicts.path} says that they cannot be used"
-        )
-        return records.subset([row for row in range(len(records)) if row not in bad])
-
-    def _refused(self, records: Records) -> dict[Source, str]:
-        """Videos that `vivit check` saw hang or kill the decoder: these are not tried again."""
-        deadly = self.verdicts.find(records, lambda v: v.verdict in ("timeout", "crashed"))
-        return {
-            records.source(row): f"not opened: {verdict.reason}" for row, verdict in deadly.items()
-        }
-
-    def _check_heads(self, places: Sequence[int]) -> None:
-        """Each head's classes must be the same rows of the model, in any order."""
-        start = 0
-        for name, size in self.heads.items():
-            end = start + size
-            if sorted(places[start:end]) != list(range(start, end)):
-                raise UserError(
-                    f"rows {start} to {end - 1} of the model are not the {size} classes of the "
-                    f"head {name} of {self.name}, whose heads are {', '.join(self.heads)} in this "
-                    "order: train a new head"
-                )
-            start = end
+        if role == "train":
+            records = self.verdicts.without_unusable(records, self.name)
+        self.records[role] = records
 
     def rows_to_use(self, split: str, on_disk: Sequence[bool], folder: Path) -> list[int]:
         """Rows of a list of videos of which some may be missing; says how many are.
@@ -334,7 +294,9 @@ class VideoDataModule(LightningDataModule, ABC):
         if trainer.training:
             batch = batch.repeated(self.augment.repeats)
             clips = self.augment(batch.frames, batch.seeds, batch.shrunk)  # [B, 3, T, h, w]
-            labels = self._flip_labels(batch)
+            labels = batch.labels
+            if self._mirror is not None:
+                labels = mirror_labels(labels, self.augment.flips(batch.seeds), self._mirror)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
             clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
@@ -342,7 +304,7 @@ class VideoDataModule(LightningDataModule, ABC):
         if trainer.training and self._mixes():
             clips, labels = self._mix(clips, labels)
         else:
-            labels = self._within_heads(labels)
+            labels = within_heads(labels, self.heads)
         # Runs outside autocast: under bf16-true the model takes nothing but bf16.
         clips = clips.to(trainer.lightning_module.dtype)
         return replace(batch, frames=[], clips=clips, labels=labels)
@@ -354,23 +316,6 @@ class VideoDataModule(LightningDataModule, ABC):
             return None
         heads = list(self.heads.values())
         return torch.tensor(mirrored_classes(self.augment.flip_labels, self.class_names, heads))
-
-    def _flip_labels(self, batch: Batch) -> Tensor:
-        """The labels of the augmented clips, ``[B]`` or ``[B, heads]``."""
-        if self._mirror is None:
-            return batch.labels
-        labels = batch.labels.clone()
-        for row, flipped in enumerate(self.augment.flips(batch.seeds)):
-            if flipped:
-                labels[row] = self._mirror.to(labels.device)[labels[row]]
-        return labels
-
-    def _within_heads(self, labels: Tensor) -> Tensor:
-        """``[B, heads]`` indices into all classes made to count from 0 within each head."""
-        if not self.heads:
-            return labels
-        starts = np.cumsum([0, *self.heads.values()])[:-1]
-        return labels - torch.from_numpy(starts).to(labels.device)
 
     def _mixes(self) -> bool:
         """Whether training mixes videos: a small set learns slower for it."""
@@ -384,10 +329,8 @@ class VideoDataModule(LightningDataModule, ABC):
         assert self.trainer is not None
         # The trainer counts a batch only after its step: this is the number of the one at hand.
         key = (batches_done(self.trainer), self.trainer.global_rank)
-        one_hot = F.one_hot(labels, len(self.class_names)).to(clips.dtype)
-        if self.heads:
-            one_hot = one_hot.sum(dim=1)  # [B, heads, K] -> [B, K]: the heads' side by side
-        return mix(clips, one_hot, self.augment.mixup, self.augment.cutmix, self.seed, *key)
+        shares = to_shares(labels, len(self.class_names), clips.dtype)
+        return mix(clips, shares, self.augment.mixup, self.augment.cutmix, self.seed, *key)
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]
@@ -397,7 +340,8 @@ class VideoDataModule(LightningDataModule, ABC):
         return self._loader(dataset, EvalSampler(len(records), rank, world_size), videos_per_batch)
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
-        guarded = GuardedDataset(dataset, self.decode_timeout, self._refused(dataset.records))
+        refused = self.verdicts.refused(dataset.records)
+        guarded = GuardedDataset(dataset, self.decode_timeout, refused)
         return build_loader(guarded, sampler, batch_size, self.num_workers)
 
     def _ranks(self) -> tuple[int, int]:

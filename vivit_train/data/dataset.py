@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit_train.data.records import Records
-from vivit_train.data.sampler import Key, derive_seed
+from vivit_train.data.sampler import Key
 from vivit_train.errors import UserError
+from vivit_train.seeds import derive_seed
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import Shrink, for_evaluation

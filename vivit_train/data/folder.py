@@ -11,8 +11,8 @@ from vivit_train.data.records import (
     records_from_list,
     scan_class_folders,
 )
-from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
+from vivit_train.seeds import derive_seed
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
 

@@ -11,6 +11,9 @@ from vivit_train.data.folder import find_list, from_class_folders
 from vivit_train.data.records import Records, is_video, records_from_list, scan_class_folders
 from vivit_train.errors import UserError
 
+REPLACEMENTS = ("replacement", "k400/replacement", "replacement/replacement_for_corrupted_k400")
+OFFICIAL_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+
 
 class Kinetics(VideoDataModule):
     """Kinetics-400, -600 or -700.
@@ -87,10 +90,6 @@ class Kinetics(VideoDataModule):
                     for video in filter(is_video, os.listdir(entry.path)):
                         add(f"{relative}/{entry.name}", video)
         return files
-
-
-REPLACEMENTS = ("replacement", "k400/replacement", "replacement/replacement_for_corrupted_k400")
-OFFICIAL_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def is_official(listing: Path) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vivit_train.data.check import FILE_NAME as VERDICTS_NAME
 from vivit_train.data.check import TOLERANCE
 from vivit_train.data.records import Records, is_video, size_and_mtime
+from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
 from vivit_train.video.guard import CAN_GUARD, Failure, Tell

@@ -38,6 +38,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Files that hold class names, one a line, beside list files with numbers for labels.
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "label_map.txt")
+# What a header of a list file calls its columns.
+PATH_COLUMNS = ("path", "video_path", "video", "file", "filename")
+LABEL_COLUMNS = ("label", "class", "class_name")
 
 
 class Records:
@@ -229,10 +232,6 @@ def read_list(path: Path) -> list[list[str]]:
         if len(row) < 2 or not row[0] or not row[1]:
             raise UserError(f"{path}, row {number}: expected `path label`, got {row}")
     return rows
-
-
-PATH_COLUMNS = ("path", "video_path", "video", "file", "filename")
-LABEL_COLUMNS = ("label", "class", "class_name")
 
 
 def _columns(row: Sequence[str]) -> list[int] | None:

@@ -1,11 +1,12 @@
 """Which video comes next: pure functions of the seed, the epoch, the position and the rank."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from vivit_train.seeds import derive_seed
 
 
 class Key(NamedTuple):
@@ -13,16 +14,6 @@ class Key(NamedTuple):
 
     row: int
     epoch: int
-
-
-def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed from a key such as (seed, epoch, index), the same on every machine.
-
-    All random draws of training start here, so none depends on the number of workers or on what
-    was drawn before.
-    """
-    text = ":".join(map(str, key)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 class TrainSampler(Sampler[Key]):

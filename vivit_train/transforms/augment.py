@@ -1,20 +1,18 @@
 """Training transforms on the device: size, crop, flip, colour and erasing, alike in all frames."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from vivit_train.class_names import match_class_names, shorten
-from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
-from vivit_train.transforms.processor import Processor, check_frames
+from vivit_train.seeds import derive_seed
+from vivit_train.transforms.frames import check_frames
+from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.rand_augment import RandAugment, torch_draws
 from vivit_train.transforms.shrink import Resize
 
@@ -319,68 +317,3 @@ def _check_range(
         raise UserError(
             f"{name} must be (smallest, largest) with 0 < smallest <= largest{rest}, not {value}"
         )
-
-
-def mirrored_classes(
-    flip_labels: str | dict[str, str] | Sequence[Sequence[str]],
-    class_names: Sequence[str],
-    heads: Sequence[int] = (),
-) -> list[int]:
-    """The class that each class turns into when its clip is flipped.
-
-    Args:
-        flip_labels: Pairs of class names, a mapping, or the path of a YAML file with either. A
-            pair holds in both directions. Names are matched as everywhere.
-        class_names: All classes, in the order of their indices.
-        heads: Classes of each head, side by side in ``class_names``; empty: one head.
-
-    Returns:
-        For each index that of its mirror image; its own for classes in no pair.
-
-    Raises:
-        UserError: If the file cannot be read, a name is no class, a class has two mirror images
-            or one in another head.
-    """
-    pairs = _read_pairs(flip_labels)
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    index = {names[i]: j for i, j in match_class_names(names, class_names)}
-    unknown = [name for name in names if name not in index]
-    if unknown:
-        raise UserError(
-            f"augment.flip_labels names {shorten(unknown)}, which the data set does not have; its "
-            f"classes are {shorten(class_names)}"
-        )
-    head_of = np.repeat(np.arange(len(heads)), heads) if heads else np.zeros(len(class_names), int)
-    mirror: dict[int, int] = {}
-    for a, b in ((index[a], index[b]) for a, b in pairs):
-        if head_of[a] != head_of[b]:
-            raise UserError(
-                f"augment.flip_labels pairs {class_names[a]!r} with {class_names[b]!r} of another "
-                "head: a flip cannot make one of the other"
-            )
-        for one, other in ((a, b), (b, a)):
-            if mirror.setdefault(one, other) != other:
-                raise UserError(
-                    f"augment.flip_labels pairs {class_names[one]!r} with both "
-                    f"{class_names[mirror[one]]!r} and {class_names[other]!r}: name it once"
-                )
-    return [mirror.get(i, i) for i in range(len(class_names))]
-
-
-def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
-    content = flip_labels
-    if isinstance(flip_labels, str):
-        try:
-            content = OmegaConf.to_container(OmegaConf.load(Path(flip_labels).expanduser()))
-        except Exception as error:  # of the file system, or of one of YAML's many kinds
-            raise UserError(
-                f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"
-            ) from error
-    pairs = list(content.items()) if isinstance(content, dict) else content
-    is_pair = [len(pair) == 2 and all(isinstance(n, str) for n in pair) for pair in pairs]
-    if not pairs or not all(is_pair):
-        raise UserError(
-            f"augment.flip_labels must be pairs of class names, e.g. [[turn left, turn right]], "
-            f"or a YAML file of such, not {flip_labels}"
-        )
-    return [(a, b) for a, b in pairs]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from vivit_train.data.sampler import derive_seed
+from vivit_train.seeds import derive_seed
 
 
 class Box(NamedTuple):

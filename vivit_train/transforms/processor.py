@@ -12,8 +12,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
-from vivit_train.transforms.frames import check_frames as check_frames
-from vivit_train.transforms.frames import is_eager_on_cpu
+from vivit_train.transforms.frames import check_frames, is_eager_on_cpu
 from vivit_train.transforms.huggingface import read_settings, size_to_dict
 from vivit_train.transforms.resize import Window
 from vivit_train.transforms.resize import resize as resize_exactly
@@ -46,8 +45,8 @@ class Processor(nn.Module):
     ``Processor.from_huggingface({})``.
 
     Resize and crop work on uint8. On the CPU the pixels are exactly the installed Pillow's, and so
-    those of ``VivitImageProcessor``. On other devices, and in compiled or
-    exported graphs, torchvision does: ``resize`` says how far it may differ.
+    those of ``VivitImageProcessor``. On other devices, and in compiled or exported graphs,
+    torchvision does: ``resize`` says how far it may differ.
 
     The module holds neither parameters nor buffers: casting the model to bfloat16 cannot coarsen
     the pixels.

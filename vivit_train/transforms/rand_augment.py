@@ -9,8 +9,8 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
+from vivit_train.seeds import derive_seed
 
 OPERATION_SETS = ("paper", "torchvision")
 # In the original's order. Each layer takes one of the twelve.

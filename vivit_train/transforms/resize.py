@@ -86,10 +86,8 @@ def resize(
         source = frames[part, top:bottom, left:right]
         if vertical_first(before, size):
             columns = weighted_sums(source.transpose(1, 0, 3, 2), vertical)  # [h, n, 3, W]
-            resized[:, part] = weighted_sums(
-                columns.transpose(3, 1, 2, 0),
-                horizontal,  # [W, n, 3, h]
-            ).transpose(3, 1, 2, 0)  # [w, n, 3, h] -> [h, n, 3, w]
+            rows = weighted_sums(columns.transpose(3, 1, 2, 0), horizontal)  # [w, n, 3, h]
+            resized[:, part] = rows.transpose(3, 1, 2, 0)  # [w, n, 3, h] -> [h, n, 3, w]
         else:
             columns = weighted_sums(source.transpose(2, 0, 3, 1), horizontal)  # [w, n, 3, H]
             resized[:, part] = weighted_sums(columns.transpose(3, 1, 2, 0), vertical)

@@ -1,0 +1,138 @@
+"""Against the runtimes that load the graphs, and Pillow."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.export.classifiers import NAMES, POOLING, build, noise
+from vivit_train import load
+from vivit_train.errors import UserError
+from vivit_train.export import export, relative_difference
+from vivit_train.export.clips import demo_clips
+from vivit_train.export.graph import resize_matrix, round_to_pixels
+from vivit_train.transforms.processor import Processor
+
+
+@pytest.fixture(scope="module", params=POOLING)
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Each model, and the folder that holds its ONNX graph and its torch.export graph."""
+    model = {"attention": request.param, "pooling": POOLING[request.param], "num_layers": 1}
+    if request.param == "factorised_encoder":
+        model["temporal_layers"] = 1
+    classifier = build(**model)
+    folder = tmp_path_factory.mktemp("graphs")
+    for name in ("torch-export", "onnx"):
+        export(classifier, name, folder / name, demo_clips(classifier))
+    return classifier, folder
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 56), (3, 30, 24), (2, 16, 16), (5, 9, 11)])
+def test_any_batch_height_and_width(graphs: Any, shape: tuple[int, int, int]) -> None:
+    import onnxruntime
+
+    classifier, folder = graphs
+    batch, height, width = shape
+    frames = noise(batch, 4, height, width, 3)
+    program = torch.export.load(folder / "torch-export" / "model.pt2")
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    with torch.no_grad():
+        expected = classifier(frames)
+        assert relative_difference(program.module()(frames), expected) < 1e-6
+    (logits,) = session.run(None, {"frames": frames.numpy()})
+    assert logits.shape == (batch, 5)
+    assert relative_difference(torch.from_numpy(logits), expected) < 1e-4
+
+
+def test_what_lies_beside(graphs: Any) -> None:
+    import onnxruntime
+
+    classifier, folder = graphs
+    for name, file in (("torch-export", "model.pt2"), ("onnx", "model.onnx")):
+        assert {p.name for p in (folder / name).iterdir()} == {file, "vivit_train.json"}
+        described = json.loads((folder / name / "vivit_train.json").read_text())
+        assert described["class_names"] == NAMES
+        assert described["model"] == classifier.model.config
+        with pytest.raises(UserError, match=r"has no model\.safetensors"):
+            load(folder / name)
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, made.name) == ("frames", "tensor(uint8)", "logits")
+    assert given.shape[1::3] == [4, 3]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == NAMES
+
+
+def test_no_clip_is_saved_along(graphs: Any) -> None:
+    program = torch.export.load(graphs[1] / "torch-export" / "model.pt2")
+    assert program.example_inputs is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"crop_size": 16, "resample": "bicubic", "do_normalize": True, "image_std": (1, 2, 3)},
+        {"crop_size": (16, 24), "do_resize": False, "do_rescale": False, "offset": False},
+        {"crop_size": 16, "size": (20, 30), "resample": "nearest"},
+        {"do_center_crop": False, "size": (16, 24)},
+    ],
+)
+def test_other_processors(tmp_path: Path, settings: dict) -> None:
+    processor = Processor(**settings)
+    assert processor.output_size is not None
+    classifier = build(processor, image_size=processor.output_size, num_layers=1)
+    export(classifier, "torch-export", tmp_path / "x", demo_clips(classifier))
+    run = torch.export.load(tmp_path / "x" / "model.pt2").module()
+    for height, width in ((18, 40), (30, 40), (48, 72)):
+        frames = noise(1, 4, height, width, 3)
+        assert relative_difference(run(frames), classifier(frames)) < 1e-6
+    if not processor.do_resize:
+        with pytest.raises(Exception, match="to be >= 16, but got 12"):
+            run(noise(1, 4, 12, 40, 3))
+
+
+def test_frames_of_no_fixed_size(tmp_path: Path) -> None:
+    classifier = build(Processor(do_center_crop=False, do_resize=False))
+    message = r"frames of one size, and this one does not crop \(do_center_crop=False\)"
+    for name in ("torch-export", "onnx"):
+        with pytest.raises(UserError, match=message):
+            export(classifier, name, tmp_path / "x", demo_clips(classifier))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "onnxscript" else found(n)
+    )
+    message = r"--format onnx needs onnxscript: pip install 'vivit-train\[export\]'"
+    with pytest.raises(UserError, match=message):
+        export(build(), "onnx", tmp_path / "x", demo_clips(build()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resample", ["nearest", "bilinear", "bicubic"])
+def test_resize_matrices_make_pillows_pixels(resample: str) -> None:
+    code = {"nearest": 0, "bilinear": 2, "bicubic": 3}[resample]
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = rng.integers(2, 90, 2).tolist()
+        new_height, new_width = rng.integers(2, 90, 2).tolist()
+        pixels = rng.integers(0, 256, (height, width), dtype=np.uint8)
+        # One axis at a time: versions of Pillow differ in which they resize first.
+        across = np.array(Image.fromarray(pixels).resize((new_width, height), code))
+        down = np.array(Image.fromarray(pixels).resize((width, new_height), code))
+        image = torch.from_numpy(pixels).double()
+        matrix = resize_matrix(resample, width, new_width, new_width)
+        assert torch.equal(round_to_pixels(image @ matrix.T), torch.from_numpy(across) * 1.0)
+        matrix = resize_matrix(resample, height, new_height, new_height)
+        assert torch.equal(round_to_pixels(matrix @ image), torch.from_numpy(down) * 1.0)
+        crop = rng.integers(1, new_height + 1)
+        start = (new_height - crop) // 2
+        kept = resize_matrix(resample, height, new_height, crop)
+        assert torch.equal(kept, matrix[start : start + crop])

@@ -1,0 +1,7 @@
+from vivit_train.seeds import derive_seed
+
+
+def test_seeds_do_not_change_between_versions() -> None:
+    assert derive_seed(0, 1, 2) == 6892990246117180931
+    assert derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
+    assert 0 <= derive_seed("x") < 2**63

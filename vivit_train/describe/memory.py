@@ -1,0 +1,123 @@
+"""The memory of a training step: parameters, gradients, optimiser state and activations."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+from vivit_train.describe.counts import size
+from vivit_train.errors import UserError
+from vivit_train.model.layers import Attention
+from vivit_train.model.pos_embed import Grid
+from vivit_train.model.vivit import ViViT
+
+# Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "32-true": (torch.float32, None),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+    "bf16-true": (torch.bfloat16, None),
+    "16-mixed": (torch.float32, torch.float16),
+    "16-true": (torch.float16, None),
+    "64-true": (torch.float64, None),
+}
+# Lightning's short ones.
+SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+# Tensors as large as the parameters that each optimiser keeps: momentum; two moments.
+OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training step needs on one device.
+
+    Attributes:
+        parameters: The weights.
+        gradients: One for each weight.
+        optimizer_state: Momentum, or moments.
+        activations: The clips and what forward keeps for backward; with autocast its copies of the
+            weights too.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer_state: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them: they are in memory together when forward ends."""
+        return self.parameters + self.gradients + self.optimizer_state + self.activations
+
+
+def training_memory(
+    model: ViViT, clip: Grid, batch_size: int, precision: str, optimizer: str
+) -> Memory:
+    """Estimates what a training step keeps in memory on one device.
+
+    Backward's own buffers, the libraries and the allocator's waste come on top.
+
+    Args:
+        model: From ``build``.
+        clip: Frames, height and width.
+        batch_size: Clips per step.
+        precision: One of ``PRECISIONS``.
+        optimizer: ``sgd`` (with momentum) or ``adamw``.
+
+    Raises:
+        UserError: If precision or optimiser is another.
+    """
+    precision = SHORT_PRECISIONS.get(precision, precision)
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={precision}: memory is known for {', '.join(PRECISIONS)}; "
+            "use one of them"
+        )
+    if optimizer not in OPTIMIZER_COPIES:
+        raise UserError(f"optim.name={optimizer!r} is not one of {', '.join(OPTIMIZER_COPIES)}")
+    dtype, autocast = PRECISIONS[precision]
+    weights = size(model) * dtype.itemsize
+    activations = _saved_for_backward(model, (batch_size, *clip), dtype, autocast)
+    return Memory(weights, weights, OPTIMIZER_COPIES[optimizer] * weights, activations)
+
+
+def _saved_for_backward(
+    model: ViViT, batch: Sequence[int], dtype: torch.dtype, autocast: torch.dtype | None
+) -> int:
+    """Bytes of a batch (B, T, H, W) and of what its forward pass keeps: each memory once.
+
+    On fake tensors of a CPU, where fused attention is what a step would use; on the meta device it
+    is not. A GPU's fused kernel drops attention weights too, a CPU's does not: counted as on a GPU.
+    """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, Attention) and module.kernel is F.scaled_dot_product_attention:
+            module.attention_dropout = 0.0
+    sizes: dict[int, int] = {}
+    kept: list[Any] = []  # a freed memory's number might be another's later
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.append(storage)
+        sizes.setdefault(storage._cdata, storage.nbytes())
+        return tensor
+
+    batch_size, *clip = batch
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with FakeTensorMode():
+        weights = {
+            name: torch.empty(parameter.shape, dtype=dtype, requires_grad=True)
+            for name, parameter in model.named_parameters()
+        }
+        clips = torch.empty(batch_size, model.config["num_channels"], *clip, dtype=dtype)
+        note(clips)
+        with torch.autocast("cpu", autocast, enabled=autocast is not None), hooks:
+            functional_call(model, weights, (clips,))
+        for weight in weights.values():
+            sizes.pop(weight.untyped_storage()._cdata, None)
+    return sum(sizes.values())

@@ -1,0 +1,21 @@
+"""A graph for ``torch.export.load``."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vivit_train.checkpoint import Classifier
+from vivit_train.export.description import write_description
+from vivit_train.export.graph import trace
+
+
+def write(classifier: Classifier, folder: Path) -> None:
+    """Writes ``model.pt2`` with ``torch.export.save``, and ``vivit_train.json``."""
+    torch.export.save(trace(classifier), folder / "model.pt2")
+    write_description(classifier, folder)
+
+
+def read(folder: Path) -> tuple[str, nn.Module]:
+    """Loads the folder with ``torch.export.load``."""
+    return f"torch {torch.__version__}", torch.export.load(folder / "model.pt2").module()
