@@ -222,5 +222,5 @@ def test_a_strategy_that_shares_the_weights_out() -> None:
     strategy = lightning.pytorch.strategies.ModelParallelStrategy()
     trainer = type("Trainer", (), {"strategy": strategy})()
     Ema(None).setup(trainer, Line(), "fit")
-    with pytest.raises(UserError, match=r"trainer\.strategy=auto or ddp, not ModelParallelStr"):
+    with pytest.raises(UserError, match=r"auto, ddp or fsdp, not with ModelParallelStr"):
         Ema(0.9).setup(trainer, Line(), "fit")

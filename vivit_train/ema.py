@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vivit_train.errors import UserError
+from vivit_train.sharding import Sharded, gathered, shard_of
 
 # What a checkpoint calls the weights that training goes on from.
 TRAINING_WEIGHTS = "training_weights"
@@ -54,16 +55,16 @@ class Ema(Callback):
         self.num_updates = state_dict["num_updates"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses strategies under which a process does not hold the whole weights.
+        """Refuses strategies whose weights it does not know how to reach.
 
         Raises:
             UserError: If the strategy is one of those.
         """
-        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-        if self.decay is not None and not whole:
+        known = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | Sharded)
+        if self.decay is not None and not known:
             raise UserError(
-                "callbacks.ema_decay needs the whole weights in each process: use "
-                f"trainer.strategy=auto or ddp, not {type(trainer.strategy).__name__}, or null"
+                f"callbacks.ema_decay={self.decay} works with trainer.strategy=auto, ddp or fsdp, "
+                f"not with {type(trainer.strategy).__name__}: use one of these, or null"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,10 +121,10 @@ class Ema(Callback):
     ) -> None:
         """Puts the averages in the weights' place and the weights beside, whichever are shown."""
         if self.averages:
-            state = checkpoint["state_dict"]
-            weights = {name: state[name] for name in self.averages}
-            checkpoint[TRAINING_WEIGHTS] = weights | self._set_aside
-            checkpoint["state_dict"] = state | self.averages
+            weights = self._set_aside or trained_weights(pl_module)
+            weights = {name: weight.detach() for name, weight in weights.items()}
+            checkpoint[TRAINING_WEIGHTS] = gathered(weights)
+            checkpoint["state_dict"] = checkpoint["state_dict"] | gathered(self.averages)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -148,7 +149,9 @@ class Ema(Callback):
                 "the run's own value, or start a new run from the averages with model.pretrained"
             )
         if weights is not None:
-            self.averages = {name: checkpoint["state_dict"][name] for name in weights}
+            ours, averages = dict(pl_module.named_parameters()), checkpoint["state_dict"]
+            self.averages = {name: shard_of(averages[name], ours.get(name)) for name in weights}
+            weights = {name: shard_of(weight, ours.get(name)) for name, weight in weights.items()}
             pl_module.load_state_dict(weights, strict=False)
 
     @torch.no_grad()

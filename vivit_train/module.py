@@ -17,6 +17,7 @@ from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import build_optimizer, freeze, scaled_lr, warmup_cosine
+from vivit_train.sharding import Sharded
 
 
 class VivitModule(LightningModule):
@@ -72,6 +73,11 @@ class VivitModule(LightningModule):
         for encoder in self.model.encoders:
             for block in encoder.blocks:
                 block.compile()
+
+    def configure_model(self) -> None:
+        """Shards the model, with its weights loaded and before it has an optimiser."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.shard(self.model)
 
     def train(self, mode: bool = True) -> "VivitModule":
         """Training mode, but for what is frozen; or evaluation mode."""

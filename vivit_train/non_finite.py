@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from vivit_train.data.dataset import Batch
@@ -191,7 +192,8 @@ def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The Euclidean norm of all gradients together."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from vivit_train.errors import UserError
@@ -48,10 +49,14 @@ def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
     groups = parameter_groups(model, optim["lr"], optim["weight_decay"], optim["layer_decay"])
     # One kernel for all parameters, where torch has it for both optimisers. It rounds otherwise
     # than the loop over parameters, but always alike.
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     optimizer: Optimizer
     if optim["name"] == "sgd":
-        optimizer = SGD(groups, lr=optim["lr"], momentum=optim["momentum"], fused=fused)
+        # Of shards torch has no fused SGD, only kernels over all of them for each operation.
+        sharded = any(isinstance(p, DTensor) for p in parameters)
+        kernels = {"foreach": True} if sharded else {"fused": fused}
+        optimizer = SGD(groups, lr=optim["lr"], momentum=optim["momentum"], **kernels)
     else:
         betas = tuple(optim["betas"])
         optimizer = AdamW(groups, lr=optim["lr"], betas=betas, eps=optim["eps"], fused=fused)
