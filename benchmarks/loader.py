@@ -11,21 +11,19 @@ the loader nothing touches the frames, as of the loop.
 
 import argparse
 import datetime
-import json
 import multiprocessing
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import RESULTS, versions, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -50,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results = [measure(dataset, num_workers, args) for num_workers in args.workers]
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "av", "vivit-train")},
+        "versions": versions("torch", "av", "vivit-train"),
         "cores": available_cores(),
         "settings": {
             name: getattr(args, name)
@@ -61,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "results": results,
     }
     print_report(report)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {args.output}")
+    write_report(report, args.output)
     return report
 
 
@@ -79,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-frames", type=int, default=32)
     parser.add_argument("--frame-stride", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
-    default = Path(__file__).parent / "results" / "loader.json"
+    default = RESULTS / "loader.json"
     parser.add_argument("--output", type=Path, default=default, help="JSON")
     args = parser.parse_args(argv)
     for num_workers in args.workers:

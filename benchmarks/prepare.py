@@ -11,9 +11,6 @@ defaults, and with other intervals of key frames for comparison.
 
 import argparse
 import datetime
-import importlib.metadata
-import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import RESULTS, versions, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results = [measure(video, Path(folder), args) for video in videos]
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": versions("av", "vivit-train"),
         "settings": {
             "clip_frames": CLIP_FRAMES,
             "frame_stride": FRAME_STRIDE,
@@ -53,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "results": results,
     }
     print_report(report)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {args.output}")
+    write_report(report, args.output)
     return report
 
 
@@ -71,9 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--keyframe-intervals", nargs="*", type=int, default=[4, 8, 32, 64], metavar="FRAMES",
         help="compared with the default",
     )  # fmt: skip
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "prepare.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "prepare.json")
     return parser.parse_args(argv)
 
 
@@ -149,12 +143,6 @@ def read_clip(path: Path, indices: np.ndarray) -> float:
     with VideoReader(path) as video:
         video.read(indices)
     return time.perf_counter() - start
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in ("av", "vivit-train")
-    }
 
 
 def print_report(report: dict[str, Any]) -> None:

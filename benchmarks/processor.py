@@ -11,8 +11,6 @@ programs disturb least. The floor is a copy of the bytes that any implementation
 
 import argparse
 import datetime
-import importlib.metadata
-import json
 import statistics
 import sys
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import RESULTS, versions, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -43,16 +42,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     packages = ("torch", "torchvision", "transformers", "pillow", "vivit-train")
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(*packages),
         "settings": {name: getattr(args, name) for name in ("device", "frames", "threads")},
         "results": [
             measure(size, normalize, args) for size in args.sizes for normalize in (False, True)
         ],
     }
     print_report(report)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {args.output}")
+    write_report(report, args.output)
     return report
 
 
@@ -68,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON; default results/processor_DEVICE.json")
     args = parser.parse_args(argv)
     if args.output is None:
-        args.output = Path(__file__).parent / "results" / f"processor_{args.device}.json"
+        args.output = RESULTS / f"processor_{args.device}.json"
     return args
 
 

@@ -1,0 +1,428 @@
+"""Whole epochs beside a plain Hugging Face recipe's: clips per second, and where the time goes.
+
+    python benchmarks/end_to_end.py                              # CPU, a small model: minutes
+    python benchmarks/end_to_end.py --model b --clips 8 --videos 1 --repeats 1
+    python benchmarks/end_to_end.py --device cuda --model b --workers 16 --clips 1024
+
+Ours is what `train.py` builds from its configuration, meters and csv log included. The recipe is
+what users of the library write: a data set whose items are decoded and go through
+`VivitImageProcessor` in the worker, PyTorch's own collation, `VivitForVideoClassification` (sdpa)
+and AdamW in a loop; in evaluation each of 4 clips of a video is an item, cropped 3 times. The
+videos, the decoder, the pixels, the size of the model, the batch, the workers and the precision
+are the same on both sides. Neither augments.
+
+They take turns, an epoch each, in one process; every epoch starts its workers. An epoch's time runs
+from `trainer.fit` or `trainer.test` to the epoch's end; ratios are medians over the rounds. The
+small model is there for the CPU: its step costs about as much as decoding the clip, as that of
+ViViT-B does where a GPU does it and CPU cores decode.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from loader import write_videos
+from measure import head, write_report
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from vivit_train import training
+from vivit_train.config import compose_config, to_plain
+from vivit_train.data.loader import LazyLoader, available_cores
+from vivit_train.video.decode import VideoReader
+from vivit_train.video.sampling import spread_windows
+
+CLIP_FRAMES, FRAME_STRIDE, IMAGE_SIZE = 32, 2, 224
+TEMPORAL_VIEWS, SPATIAL_VIEWS = 4, 3
+CLASSES = ("first", "second")
+LEARNING_RATE = 1e-4
+MODELS: dict[str, dict[str, Any]] = {
+    "small": {
+        "tubelet_size": [4, 32, 32], "hidden_size": 96, "num_layers": 4, "num_heads": 2,
+        "mlp_size": 384,
+    },
+    "b": {
+        "tubelet_size": [2, 16, 16], "hidden_size": 768, "num_layers": 12, "num_heads": 12,
+        "mlp_size": 3072,
+    },
+}  # fmt: skip
+EPOCHS = ("training", "evaluation")
+WHO = ("ours", "recipe")
+# Seconds of an epoch: `wait` and `step` follow each other in the main process, and so does
+# `process` of ours; `decode`, and `process` of the recipe, are sums over the workers.
+PARTS = ("decode", "process", "wait", "step")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    args = parse(argv)
+    try:
+        import transformers
+    except ImportError:
+        raise SystemExit(
+            "this benchmark compares with Hugging Face transformers, which is not installed: "
+            'pip install -e ".[dev]"'
+        ) from None
+    transformers.utils.logging.set_verbosity_error()
+    training.hush_lightning()
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_data(Path(folder), args)
+        sides = {"ours": Ours(root, args), "recipe": Recipe(root, args)}
+        results = [measure(sides, epoch, args) for epoch in EPOCHS]
+    names = ("model", "clips", "videos", "batch", "workers", "repeats", "seconds")
+    settings = {name: getattr(args, name) for name in names}
+    settings |= {"precision": sides["ours"].precision, "cores": available_cores()}
+    packages = ("torch", "torchvision", "lightning", "transformers", "av", "vivit-train")
+    report = {**head(settings, args.device, *packages), "results": results}
+    print_report(report)
+    write_report(report, args.output)
+    return report
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--clips", type=int, default=96, help="of a training epoch")
+    parser.add_argument("--videos", type=int, default=8, help="of an evaluation, 4x3 views each")
+    parser.add_argument("--batch", type=int, default=8, help="clips of a batch")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
+    parser.add_argument("--seconds", type=float, default=10, help="length of a video")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
+    parser.add_argument("--output", type=Path, help="JSON; default results/end_to_end_DEVICE.json")
+    args = parser.parse_args(argv)
+    if args.clips % args.batch:
+        parser.error(f"--clips {args.clips} must be a multiple of --batch {args.batch}")
+    if args.output is None:
+        args.output = Path(__file__).parent / "results" / f"end_to_end_{args.device}.json"
+    return args
+
+
+def write_data(root: Path, args: argparse.Namespace) -> Path:
+    """Four videos, listed as often as an epoch has clips."""
+    (root / "videos").mkdir()
+    names = sorted(path.name for path in write_videos(root / "videos", args.seconds).iterdir())
+    for split, count in (("train", args.clips), ("val", args.videos)):
+        rows = [f"videos/{names[i % len(names)]},{CLASSES[i % 2]}\n" for i in range(count)]
+        (root / f"{split}.csv").write_text("".join(rows))
+    return root
+
+
+class Ours:
+    """The DataModule, module and trainer of a run.
+
+    Attributes:
+        precision: Lightning's name of the precision that both sides compute in.
+    """
+
+    def __init__(self, root: Path, args: argparse.Namespace) -> None:
+        model = {**MODELS[args.model], "num_frames": CLIP_FRAMES, "image_size": IMAGE_SIZE}
+        settings = {
+            **{f"model.{name}": value for name, value in model.items()},
+            "data.root": root,
+            "data.batch_size": args.batch,
+            "data.num_workers": args.workers,
+            "data.frame_stride": FRAME_STRIDE,
+            "data.eval_views": [TEMPORAL_VIEWS, SPATIAL_VIEWS],
+            "optim.lr": LEARNING_RATE,
+            "trainer.accelerator": args.device,
+            "trainer.devices": 1,
+            "trainer.max_epochs": 1,
+            "trainer.limit_val_batches": 0,
+            "trainer.enable_progress_bar": False,
+            "run_dir": root / "run",
+        }
+        words = ["data=folder", "augment=none", "processor=huggingface"]
+        words += [f"{name}={value}".replace(" ", "") for name, value in settings.items()]
+        self.config = to_plain(compose_config(words))
+        self.data = training.build_data(self.config)
+        self.data.setup()
+        self.module = training.build_module(self.config, self.data)
+        self.precision = training.resolve_precision("auto", args.device)
+
+    def training(self) -> dict[str, float]:
+        """Seconds of an epoch, and of its parts."""
+        trainer, clock = self._trainer()
+        trainer.fit(self.module, datamodule=self.data)
+        return clock.seconds
+
+    def evaluation(self) -> dict[str, float]:
+        """The same for the test on all views."""
+        trainer, clock = self._trainer()
+        trainer.test(self.module, datamodule=self.data, verbose=False)
+        return clock.seconds
+
+    def _trainer(self) -> tuple[Trainer, "Clock"]:
+        trainer, _ = training.build_trainer(self.config, Path(self.config["run_dir"]))
+        clock = Clock(self.data.augment, self.data.processor)
+        trainer.callbacks.insert(0, clock)
+        return trainer, clock
+
+
+class Clock(Callback):
+    """Times an epoch from the trainer's call to the epoch's end, and its parts.
+
+    Args:
+        augment: What makes a batch of clips in training.
+        processor: The same in evaluation.
+    """
+
+    def __init__(self, augment: nn.Module, processor: nn.Module) -> None:
+        self.modules = (augment, processor)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts: the trainer has been called."""
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        # In training the processor works within the augmentation, if at all.
+        watched = self.modules[0 if stage == "fit" else 1]
+        self.hooks = [
+            watched.register_forward_pre_hook(lambda *_: self._add("process", -1)),
+            watched.register_forward_hook(lambda *_: self._add("process", +1)),
+        ]
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Adds what decoding the batch took in its worker."""
+        self.seconds["decode"] += args[3].decode_seconds
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """The same."""
+        self.seconds["decode"] += args[3].decode_seconds
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before the checkpoint is written."""
+        self._stop(trainer.train_dataloader)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops."""
+        self._stop(trainer.test_dataloaders)
+
+    def _add(self, part: str, sign: int) -> None:
+        self.seconds[part] += sign * time.perf_counter()
+
+    def _stop(self, loader: LazyLoader) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        total = time.perf_counter() - self.start
+        self.seconds["wait"] = loader.wait_seconds
+        self.seconds["step"] = total - self.seconds["wait"] - self.seconds["process"]
+        self.seconds["total"] = total
+        for hook in self.hooks:
+            hook.remove()
+
+
+class TrainClips(Dataset[dict[str, Any]]):
+    """A random clip of each row, as `VivitForVideoClassification` wants it."""
+
+    def __init__(self, root: Path) -> None:
+        from transformers import VivitImageProcessor
+
+        self.rows = read_rows(root / "train.csv")
+        self.processor = VivitImageProcessor()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        path, label = self.rows[index]
+        with VideoReader(path) as video:
+            span = CLIP_FRAMES * FRAME_STRIDE
+            first = random.randint(0, max(0, video.num_frames - span))
+            last = video.num_frames - 1
+            frames = video.read([min(first + t, last) for t in range(0, span, FRAME_STRIDE)])
+        decoded = time.perf_counter()
+        pixels = self.processor(list(frames), return_tensors="pt")["pixel_values"][0]
+        times = torch.tensor([decoded - start, time.perf_counter() - decoded])
+        return {"pixel_values": pixels, "labels": label, "seconds": times}
+
+
+class EvalClips(Dataset[dict[str, Any]]):
+    """Each temporal view of each video by itself, in three crops ``[3, T, 3, h, w]``."""
+
+    def __init__(self, root: Path) -> None:
+        from transformers import VivitImageProcessor
+
+        self.rows = read_rows(root / "val.csv")
+        self.processor = VivitImageProcessor(do_center_crop=False)
+
+    def __len__(self) -> int:
+        return TEMPORAL_VIEWS * len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        row, view = divmod(index, TEMPORAL_VIEWS)
+        path, label = self.rows[row]
+        with VideoReader(path) as video:
+            windows = spread_windows(video.num_frames, CLIP_FRAMES, FRAME_STRIDE, TEMPORAL_VIEWS)
+            frames = video.read(windows[view])
+        decoded = time.perf_counter()
+        pixels = self.processor(list(frames), return_tensors="pt")["pixel_values"][0]
+        height, width = pixels.shape[-2:]
+        top = (height - IMAGE_SIZE) // 2
+        lefts = (0, (width - IMAGE_SIZE) // 2, width - IMAGE_SIZE)
+        crops = torch.stack(
+            [pixels[..., top : top + IMAGE_SIZE, left : left + IMAGE_SIZE] for left in lefts]
+        )
+        times = torch.tensor([decoded - start, time.perf_counter() - decoded])
+        return {"pixel_values": crops, "labels": label, "row": row, "seconds": times}
+
+
+class Recipe:
+    """The plain loop over both."""
+
+    def __init__(self, root: Path, args: argparse.Namespace) -> None:
+        from transformers import VivitConfig, VivitForVideoClassification
+
+        size, self.args = MODELS[args.model], args
+        config = VivitConfig(
+            image_size=IMAGE_SIZE,
+            num_frames=CLIP_FRAMES,
+            tubelet_size=size["tubelet_size"],
+            hidden_size=size["hidden_size"],
+            num_hidden_layers=size["num_layers"],
+            num_attention_heads=size["num_heads"],
+            intermediate_size=size["mlp_size"],
+            num_labels=len(CLASSES),
+            attn_implementation="sdpa",
+        )
+        self.model = VivitForVideoClassification(config).to(args.device)
+        self.train_set, self.eval_set = TrainClips(root), EvalClips(root)
+        uses_bf16 = training.resolve_precision("auto", args.device) == "bf16-mixed"
+        self.autocast = torch.autocast(args.device, torch.bfloat16, enabled=uses_bf16)
+
+    def training(self) -> dict[str, float]:
+        """Seconds of an epoch, and of its parts."""
+        start, seconds = time.perf_counter(), dict.fromkeys(PARTS, 0.0)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+        self.model.train()
+        for batch in self._batches(self.train_set, self.args.batch, seconds, shuffle=True):
+            with self.autocast:
+                output = self.model(batch["pixel_values"], labels=batch["labels"])
+            output.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return self._end(seconds, start)
+
+    @torch.no_grad()
+    def evaluation(self) -> dict[str, float]:
+        """The same for all views of the videos, whose logits are averaged."""
+        start, seconds = time.perf_counter(), dict.fromkeys(PARTS, 0.0)
+        self.model.eval()
+        logits: dict[int, list[Tensor]] = {}
+        videos_per_batch = max(1, self.args.batch // SPATIAL_VIEWS)
+        for batch in self._batches(self.eval_set, videos_per_batch, seconds, shuffle=False):
+            crops = batch["pixel_values"]  # [B, 3, T, 3, h, w]
+            with self.autocast:
+                output = self.model(crops.flatten(0, 1)).logits.float()
+            for row, views in zip(batch["row"].tolist(), output.split(SPATIAL_VIEWS)):
+                logits.setdefault(row, []).append(views)
+        for views in logits.values():
+            torch.cat(views).mean(dim=0).argmax().item()
+        return self._end(seconds, start)
+
+    def _batches(self, dataset: Any, batch_size: int, seconds: dict[str, float], shuffle: bool):  # type: ignore[no-untyped-def]
+        loader = DataLoader(
+            dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=self.args.workers,
+            pin_memory=self.args.device == "cuda",
+        )
+        waits = time.perf_counter()
+        for batch in loader:
+            seconds["wait"] += time.perf_counter() - waits
+            decode, process = batch["seconds"].sum(dim=0).tolist()
+            seconds["decode"] += decode
+            seconds["process"] += process
+            for name in ("pixel_values", "labels"):
+                batch[name] = batch[name].to(self.args.device, non_blocking=True)
+            yield batch
+            waits = time.perf_counter()
+
+    def _end(self, seconds: dict[str, float], start: float) -> dict[str, float]:
+        if self.args.device == "cuda":
+            torch.cuda.synchronize()
+        total = time.perf_counter() - start
+        return {**seconds, "step": total - seconds["wait"], "total": total}
+
+
+def read_rows(listing: Path) -> list[tuple[Path, int]]:
+    """Path and class of each row of a list."""
+    rows = [line.split(",") for line in listing.read_text().splitlines()]
+    return [(listing.parent / path, CLASSES.index(name)) for path, name in rows]
+
+
+def measure(
+    sides: dict[str, Ours | Recipe], epoch: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """One kind of epoch on both sides."""
+    clips = args.clips if epoch == "training" else args.videos * TEMPORAL_VIEWS * SPATIAL_VIEWS
+    rounds: dict[str, list[dict[str, float]]] = {who: [] for who in WHO}
+    for round_ in range(args.repeats + 1):
+        print(f"{epoch}: round {round_} of {args.repeats}", file=sys.stderr, flush=True)
+        for who in WHO if round_ % 2 else reversed(WHO):
+            rounds[who].append(getattr(sides[who], epoch)())
+    # Round 0 warms up: files come into memory, allocators and kernels find their sizes.
+    counted = {who: rounds[who][1:] for who in WHO}
+    ratios = [
+        recipe["total"] / ours["total"] for ours, recipe in zip(counted["ours"], counted["recipe"])
+    ]
+    return {
+        "epoch": epoch,
+        "clips": clips,
+        "rounds": counted,
+        "clips_per_second": {
+            who: clips / statistics.median(r["total"] for r in counted[who]) for who in WHO
+        },
+        "milliseconds_per_clip": {
+            who: {
+                part: 1e3 / clips * statistics.median(r[part] for r in counted[who])
+                for part in PARTS
+            }
+            for who in WHO
+        },
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("epoch", "", "clips/s", *PARTS, "ratio"):
+        table.add_column(column, justify="left" if column in ("epoch", "") else "right")
+    for line in report["results"]:
+        for who in WHO:
+            parts = line["milliseconds_per_clip"][who]
+            table.add_row(
+                line["epoch"] if who == "ours" else "",
+                who,
+                f"{line['clips_per_second'][who]:.1f}",
+                *(f"{parts[part]:.1f}" for part in PARTS),
+                f"{line['ratio']:.2f}x" if who == "ours" else "",
+            )
+    settings = report["settings"]
+    console = Console(markup=False, highlight=False, width=120)
+    console.print(
+        f"{report['hardware'].get('gpu', report['hardware']['cpu'])}, {settings['cores']} cores, "
+        f"{settings['workers']} workers; model {settings['model']}, {settings['precision']}, "
+        f"batches of {settings['batch']}; milliseconds per clip, medians of "
+        f"{settings['repeats']}.\nThe recipe decodes and processes in workers, ours decodes there; "
+        "an epoch is wait + step, of ours + process.\n"
+    )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
