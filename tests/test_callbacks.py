@@ -145,6 +145,7 @@ class TestCheckpoints:
         assert saver.saves == [3]
         told = capsys.readouterr().err
         assert told == (
+            f"saving {tmp_path}/last.ckpt\n"
             f"stopped by SIGTERM; go on with: python train.py ckpt_path={tmp_path}/last.ckpt\n"
         )
         saver.state.fn = "test"
@@ -201,11 +202,43 @@ class TestCheckpoints:
         assert callback.best.read_text() == "step 4"
         assert callback.last.read_text() == "step 2"
 
-    def test_a_score_that_does_not_exist(self, tmp_path: Path, saver: Saver) -> None:
-        callback = Checkpoints(tmp_path, monitor="val/accuracy")
-        message = r"callbacks\.monitor=val/accuracy is not among .*: val/top1"
+    @pytest.mark.parametrize("heads", [{}, {"noun": 3, "verb": 2}])
+    def test_a_score_that_does_not_exist(self, heads: dict, tmp_path: Path, saver: Saver) -> None:
+        """Refused before training: a whole epoch would come first."""
+        saver.datamodule = SimpleNamespace(heads=heads)
+        for name in ["val/top1", "val/loss", *(["val/verb_top5"] if heads else [])]:
+            Checkpoints(tmp_path, monitor=name).on_fit_start(saver, None)
+        message = r"callbacks\.monitor=val/accuracy is not among .*: val/top1, val/top5, val/mean"
         with pytest.raises(UserError, match=message):
-            saver.validate(callback, 0.5)
+            Checkpoints(tmp_path, monitor="val/accuracy").on_fit_start(saver, None)
+
+    def test_of_the_loss_the_lowest_is_the_best(self, tmp_path: Path, saver: Saver) -> None:
+        callback = Checkpoints(tmp_path, monitor="val/loss")
+        best = []
+        for loss in (2.0, 2.5, 1.0, float("nan"), 1.0, 0.5):
+            saver.train(callback, 1)
+            saver.validate(callback, loss, "val/loss")
+            best.append(callback.best.read_text())
+            resumed = Checkpoints(tmp_path, monitor="val/loss")
+            resumed.load_state_dict(callback.state_dict())
+            callback = resumed
+        assert best == ["step 1", "step 1", "step 3", "step 3", "step 3", "step 6"]
+
+    def test_another_score_to_monitor_starts_afresh(self, tmp_path: Path, saver: Saver) -> None:
+        callback = Checkpoints(tmp_path)
+        saver.train(callback, 1)
+        saver.validate(callback, 0.7)
+        resumed = Checkpoints(tmp_path, monitor="val/loss")
+        with pytest.warns(UserWarning, match=r"monitor=val/loss, but best\.ckpt .* in val/top1"):
+            resumed.load_state_dict(callback.state_dict())
+        saver.train(resumed, 1)
+        saver.validate(resumed, 1.5, "val/loss")
+        assert resumed.best.read_text() == "step 2"
+
+    def test_a_checkpoint_that_does_not_say_what_it_is_best_in(self, tmp_path: Path) -> None:
+        callback = Checkpoints(tmp_path)
+        callback.load_state_dict({"best_score": 0.7})
+        assert callback.best_score == 0.7
 
     def test_other_scores(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path, monitor="val/mean_class_accuracy")

@@ -4,7 +4,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from vivit_train import config as config_module
-from vivit_train.config import check_keys, compose_config, override_config, to_plain
+from vivit_train.config import (
+    check_keys,
+    complete_config,
+    compose_config,
+    override_config,
+    to_plain,
+)
 from vivit_train.errors import UserError
 
 
@@ -205,6 +211,63 @@ class TestOverridingASavedConfiguration:
     def test_an_experiment_is_for_new_runs(self) -> None:
         with pytest.raises(UserError, match="experiment=vivit_b_k400 makes a new configuration"):
             override_config(saved(), ["experiment=vivit_b_k400"])
+
+
+class TestCompletingASavedConfiguration:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("experiment=demo_fe", "seed=3", "callbacks.ema_decay=0.9"),
+            ("experiment=vivit_l_fe_ssv2", "data.root=/s", "augment.flip_labels=[[left,right]]"),
+            ("data=webdataset", "data.root=s3://bucket", "data.name=mine", "optim.freeze=[head]"),
+            ("data=kinetics400", "data.root=/k", "logger=wandb", "optim=adamw", "augment=none"),
+        ],
+    )
+    def test_of_this_version_it_stays(self, words: tuple[str, ...], capsys) -> None:
+        config = saved(*words)
+        assert to_plain(complete_config(config)) == to_plain(config)
+        assert capsys.readouterr().err == ""
+
+    def test_new_keys_leave_things_as_they_were(self) -> None:
+        config = saved("data=folder", "data.root=/d", "logger=wandb", "model.num_frames=8")
+        for key in (
+            "model.token_drop", "augment.mix_min_videos", "optim.layer_decay", "optim.freeze",
+            "callbacks.ema_decay", "callbacks.non_finite", "data.decode_timeout",
+            "data.val_fraction", "data.clip_frames", "logger.wandb.tags", "model.from_image",
+        ):  # fmt: skip
+            group, _, name = key.rpartition(".")
+            del OmegaConf.select(config, group)[name]
+        completed = to_plain(complete_config(config))
+        assert completed == to_plain(saved("data=folder", "data.root=/d", "logger=wandb",
+                                           "model.num_frames=8"))  # fmt: skip
+        assert completed["optim"]["layer_decay"] == 1.0
+        assert completed["augment"]["mix_min_videos"] == 0
+        assert completed["data"]["clip_frames"] == 8
+        assert "callbacks" not in config or "non_finite" not in config.callbacks  # a copy
+
+    def test_a_group_that_is_new(self) -> None:
+        config = saved()
+        whole = to_plain(config)
+        del config["callbacks"]
+        assert to_plain(complete_config(config))["callbacks"] == whole["callbacks"]
+
+    def test_keys_that_are_gone_are_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        config = saved("data=kinetics400", "data.root=/k")
+        whole = to_plain(config)
+        config.augment.blur, config.data.backend, config.fast = 0.5, "opencv", True
+        assert to_plain(complete_config(config)) == whole
+        told = capsys.readouterr().err
+        assert told.endswith("in this one: augment.blur=0.5, data.backend=opencv, fast=True\n")
+
+    def test_what_is_the_users_own_stays(self, capsys: pytest.CaptureFixture[str]) -> None:
+        config = saved()
+        config.trainer.overfit_batches = 2  # by an experiment
+        config.data = {"_target_": "mine.Data", "name": "mine", "depth": 3}
+        completed = to_plain(complete_config(config))
+        assert completed["trainer"]["overfit_batches"] == 2
+        assert completed["data"]["depth"] == 3
+        assert completed["data"]["_target_"] == "mine.Data"
+        assert capsys.readouterr().err == ""
 
 
 def test_plain_values_only() -> None:

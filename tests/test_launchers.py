@@ -3,11 +3,14 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.sweep_program import Run, signal_once_begun, sweeping
 from vivit_train.errors import UserError
 from vivit_train.launch import check_slurm_tasks, is_rank_zero
@@ -49,6 +52,22 @@ class TestLocalLauncher:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
         with pytest.raises(UserError, match="n_jobs=3, but there are 2 GPUs"):
             LocalLauncher(n_jobs=3)
+
+    def test_trials_end_with_a_sweep_that_is_killed(self, run, home: Path) -> None:
+        """They are told to stop, and save."""
+        words = ["-m", "seed=15", "optim.lr=0.5", f"hydra.sweep.dir='{home}'"]
+        code = f"from vivit_train.sweep import sweep; sweep({words!r})"
+        program = sys.argv[0]  # what `run` has put in place
+        code = f"import sys; sys.argv = [{program!r}]; {code}"
+        parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+        begun, deadline = home / "0/metrics.csv", time.monotonic() + 60
+        while not begun.is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        parent.kill()
+        assert parent.wait() == -signal.SIGKILL
+        while not (home / "0/saved").is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (home / "0/saved").is_file()
 
     @pytest.mark.parametrize(
         ("log", "line"),

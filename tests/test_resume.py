@@ -1,11 +1,19 @@
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
+from train import train
+from vivit_train import resume
+from vivit_train.config import complete_config, compose_config, override_config, to_plain
 from vivit_train.errors import UserError
 from vivit_train.resume import (
+    begun_or_new,
     check_whole,
     damage,
     differences,
@@ -13,6 +21,7 @@ from vivit_train.resume import (
     newest_whole,
     remove_stale_temporaries,
     resume_command,
+    resumed,
 )
 
 
@@ -84,6 +93,69 @@ def test_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="checkpoints holds nothing"):
         find_last(tmp_path)
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
+    """The configuration of a command line, which Hydra has been given."""
+
+    def compose(*words: str) -> DictConfig:
+        given = SimpleNamespace(overrides=SimpleNamespace(task=list(words)))
+        monkeypatch.setattr(resume.HydraConfig, "get", lambda: given)
+        return compose_config(words)
+
+    return compose
+
+
+class TestOfAnotherVersion:
+    """A run whose config.yaml lacks a key, and has one that is gone."""
+
+    @pytest.fixture(autouse=True)
+    def begun(self, run: Path) -> None:
+        config = to_plain(compose_config([f"run_dir={run}", "optim.lr=0.5", "seed=3"]))
+        del config["optim"]["layer_decay"]
+        config["augment"]["blur"] = 0.5
+        OmegaConf.save(config, run / "config.yaml")
+
+    def test_it_is_completed(self, run: Path, command_line, capsys) -> None:
+        last = run / "checkpoints" / "last.ckpt"
+        config = resumed(command_line(f"ckpt_path={last}", "trainer.max_epochs=9"))
+        expected = compose_config(
+            [f"run_dir={run}", "optim.lr=0.5", "seed=3", "trainer.max_epochs=9"]
+        )
+        assert to_plain(config) == to_plain(expected) | {"ckpt_path": str(last)}
+        assert "without meaning in this one: augment.blur=0.5" in capsys.readouterr().err
+
+    def test_only_what_was_changed_counts_as_other(self, run: Path, command_line, capsys) -> None:
+        words = [f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.25", "data.eval_views=[1,3]"]
+        config = command_line(*words, "model.token_drop=0.5", "optim=adamw")
+        begun_or_new(config)
+        assert config.ckpt_path == str(run / "checkpoints" / "last.ckpt")
+        told = capsys.readouterr()
+        changes = (
+            "model.token_drop: 0.0 -> 0.5; optim.lr: 0.5 -> 0.25; data.eval_views: [2, 1] -> "
+            "[1, 3]; seed: 3 -> 0\n"
+        )
+        assert told.err.endswith(f"warning: {run} was started with other values: {changes}")
+        assert told.out == ""
+
+    def test_the_same_command_is_told_nothing(self, run: Path, command_line, capsys) -> None:
+        begun_or_new(command_line(f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.5", "seed=3"))
+        assert "was started with other values" not in capsys.readouterr().err
+
+
+def test_a_run_of_another_version_trains_on(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = OmegaConf.load(run / "config.yaml")
+    for group, name in (
+        ("model", "token_drop"), ("model", "compile"), ("augment", "mix_min_videos"),
+        ("optim", "freeze"), ("callbacks", "non_finite"), ("data", "decode_timeout"),
+    ):  # fmt: skip
+        del config[group][name]
+    words = [f"run_dir={run}", f"ckpt_path={run}/checkpoints/last.ckpt", "trainer.max_epochs=3"]
+    train(override_config(complete_config(config), words))
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 24
 
 
 def test_temporaries_of_dead_processes_go(run: Path) -> None:

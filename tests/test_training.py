@@ -118,6 +118,28 @@ class TestTrainer:
         with pytest.raises(UserError, match=message):
             build_trainer(config, tmp_path)
 
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("precision", "foo", "Precision 'foo' is invalid. Allowed precision values: "),
+            ("accelerator", "foo", "You selected an invalid accelerator name"),
+            ("accelerator", "tpu", "torch_xla"),
+            ("strategy", "foo", ""),
+            ("devices", "foo", "should be an int > 0"),
+            ("devices", 0, r"`Trainer\(devices=0\)` value is not a valid input"),
+            ("num_nodes", 0, "`num_nodes` must be a positive integer"),
+            ("limit_val_batches", 3.5, "invalid value 3.5 for limit_val_batches"),
+        ],
+    )
+    @pytest.mark.usefixtures("no_gpu")
+    def test_what_lightning_refuses(
+        self, name: str, value: Any, message: str, config: dict, tmp_path: Path
+    ) -> None:
+        config = config | {"trainer": config["trainer"] | {name: value}}
+        told = rf"trainer\.{name}={value}.*{message}" if name != "limit_val_batches" else message
+        with pytest.raises(UserError, match=told):
+            build_trainer(config, tmp_path)
+
     @pytest.mark.usefixtures("no_gpu")
     def test_what_it_is_made_of(
         self, config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """What happens around the training step: seeds, checkpoints, broken videos."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.checkpoint import link_or_copy
 from vivit_train.data.dataset import Batch
-from vivit_train.data.sampler import derive_seed
 from vivit_train.errors import UserError
+from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.resume import BEST, LAST
 from vivit_train.run_dir import MetricsCsv
+from vivit_train.seeds import derive_seed
 from vivit_train.signals import Stopped, validates_next
 
 
@@ -47,7 +49,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: Where to write.
-        monitor: The validation score that says which is best; higher is better.
+        monitor: The validation score that says which is best, e.g. ``val/top1``; higher is better,
+            but of ``val/loss`` lower.
         every_n_train_steps: Optimiser steps between saves inside an epoch; 0: only after each
             validation and epoch.
     """
@@ -74,11 +77,18 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better one."""
-        return {"best_score": self.best_score}
+        return {"best_score": self.best_score, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        self.best_score = state_dict["best_score"]
+        """Restores what `state_dict` gave; a best of another score is none."""
+        before = state_dict.get("monitor", self.monitor)
+        if before == self.monitor:
+            self.best_score = state_dict["best_score"]
+        else:
+            rank_zero_warn(
+                f"callbacks.monitor={self.monitor}, but best.ckpt is the best in {before}: the "
+                "next validation replaces it"
+            )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes all ranks write to rank 0's folder.
@@ -92,6 +102,22 @@ class Checkpoints(Checkpoint):
             raise UserError(
                 f"{self.folder.parent}, the run's folder, does not exist on this machine (rank "
                 f"{trainer.global_rank}): all machines need one file system, with run_dir on it"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to wait for a score that validation does not give.
+
+        Raises:
+            UserError: Naming those that it gives.
+        """
+        heads = trainer.datamodule.heads  # type: ignore[attr-defined]
+        accuracy = MultiHeadAccuracy(heads, 0) if heads else VideoAccuracy(1, 0)
+        # Of the class: the instance's own would sum over processes.
+        scores = [f"val/{name}" for name in type(accuracy).compute(accuracy)]
+        if self.monitor not in scores:
+            raise UserError(
+                f"callbacks.monitor={self.monitor} is not among the validation's scores: "
+                f"{', '.join(scores)}"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,20 +146,12 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, and keeps the file as the best if it is.
-
-        Raises:
-            UserError: If validation gives no score of the name to monitor.
-        """
+        """Saves, and keeps the file as the best if it is."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.monitor not in trainer.callback_metrics:
-            scores = [name for name in trainer.callback_metrics if name.startswith("val/")]
-            raise UserError(
-                f"callbacks.monitor={self.monitor} is not among the validation's scores: "
-                f"{', '.join(scores)}"
-            )
         score = float(trainer.callback_metrics[self.monitor])
+        if self.monitor == "val/loss":
+            score = -score
         if not score > self.best_score:  # nor NaN
             self._save(trainer, self.last)
             return
@@ -161,6 +179,8 @@ class Checkpoints(Checkpoint):
         if not isinstance(exception, Stopped):
             return
         if trainer.state.fn == "fit":
+            if trainer.is_global_zero:
+                print(f"saving {self.last}", file=sys.stderr, flush=True)
             self._validation_is_due = trainer.validating
             if trainer.validating:
                 self._save(trainer, self.last)

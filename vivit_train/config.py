@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,54 @@ def is_group(override: Override) -> bool:
     return (CONFIG_DIR / override.key_or_group).is_dir() or override.key_or_group.startswith(
         "hydra/"
     )
+
+
+def complete_config(saved: DictConfig) -> DictConfig:
+    """The saved configuration of a run of any version, with the keys that this one has.
+
+    What has been added since gets its default, by which a new key leaves things as they were. A
+    key that is gone is left out, with a warning that names it and its value.
+
+    Args:
+        saved: A resolved configuration.
+
+    Returns:
+        The completed copy.
+    """
+    loggers = [name for name, settings in saved.get("logger", {}).items() if settings]
+    # The demo, chosen by default, sets parts of other groups; data=video sets none.
+    choices = ["data=video", f"optim={saved.optim.name}", f"logger={(loggers or ['csv'])[0]}"]
+    config = _compose(choices)
+    OmegaConf.set_struct(config, False)
+    data = _data_option(saved.data._target_)
+    config.data.merge_with(data or {})
+    # What an experiment or a data set of one's own may add to.
+    open_groups = ("trainer.", "logger.") if data else ("trainer.", "logger.", "data.")
+    gone = []
+    for key in _keys(saved):
+        value = OmegaConf.select(saved, key)
+        if _has(config, key) or key.startswith(open_groups):
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+        else:
+            gone.append(f"{key}={value}")
+    if gone:
+        print(
+            "warning: the run's configuration is of another version; without meaning in this one: "
+            f"{', '.join(gone)}",
+            file=sys.stderr,
+        )
+    return config
+
+
+def _data_option(target: str) -> DictConfig | None:
+    """What a data set's option adds to the group data; options of one class have the same keys."""
+    for path in sorted((CONFIG_DIR / "data").glob("*.yaml")):
+        option: Any = OmegaConf.load(path)
+        option = option.get("data", option)
+        option.pop("defaults", None)
+        if option._get_node("_target_")._value() == target:
+            return option
+    return None
 
 
 def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -1,12 +1,15 @@
 """Where the trials of a sweep run: processes on this machine, or jobs on a SLURM cluster."""
 
+import ctypes
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,16 @@ from vivit_train.sweep import Job, Trial
 
 # A line of Python's or of ours that says why a program ended.
 _ERROR_LINE = re.compile(r"(error: |[\w.]*(Error|Exception|Lost|Interrupt)\b)")
+# Looked up here: between fork and exec that might wait for a lock of another thread.
+_PRCTL: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 # Of the log's end, where the reason stands.
 _TAIL_BYTES = 65536
 
 
 class LocalJob:
     """A trial in a process of its own; what it prints goes to ``log.txt`` in its folder.
+
+    If the sweep is killed, the trial is told to stop (on Linux): it saves and ends.
 
     Args:
         trial: What to run.
@@ -37,6 +44,7 @@ class LocalJob:
             self.process = subprocess.Popen(
                 command, env=env, stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, start_new_session=True,
+                preexec_fn=partial(stop_with_parent, os.getpid()) if _PRCTL else None,
             )  # fmt: skip
 
     def poll(self) -> str | None:
@@ -50,6 +58,14 @@ class LocalJob:
         """See `Job`."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+
+
+def stop_with_parent(parent: int) -> None:
+    """For ``preexec_fn``: has the system send the child SIGTERM when its parent ends."""
+    set_death_signal = 1
+    _PRCTL(set_death_signal, signal.SIGTERM)
+    if os.getppid() != parent:  # gone already
+        os._exit(128 + signal.SIGTERM)
 
 
 def error_line(log: Path, code: int, begin: int = 0) -> str:

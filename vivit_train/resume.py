@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vivit_train.config import override_config, to_plain
+from vivit_train.config import complete_config, override_config, to_plain
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 
@@ -122,7 +122,7 @@ def resumed(config: DictConfig) -> DictConfig:
     assert isinstance(base, DictConfig)
     base.run_dir = str(checkpoint.parent.parent)
     base.ckpt_path = str(checkpoint)
-    return override_config(base, overrides)
+    return override_config(complete_config(base), overrides)
 
 
 def begun_or_new(config: DictConfig) -> None:
@@ -135,10 +135,13 @@ def begun_or_new(config: DictConfig) -> None:
     if checkpoint is not None and saved.is_file() and is_rank_zero():
         before = OmegaConf.load(saved)
         assert isinstance(before, DictConfig)
-        changes = differences(to_plain(before), to_plain(config))
-        changes = [change for change in changes if not change.startswith("ckpt_path:")]
+        changes = differences(to_plain(complete_config(before)), to_plain(config))
+        changes = [c for c in changes if not c.startswith(("ckpt_path:", "run_dir:"))]
         if changes:
-            print(f"warning: {run_dir} was started with other values: {'; '.join(changes)}")
+            print(
+                f"warning: {run_dir} was started with other values: {'; '.join(changes)}",
+                file=sys.stderr,
+            )
 
 
 def check_run_dir_is_given(config: DictConfig) -> None:

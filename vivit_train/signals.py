@@ -34,9 +34,18 @@ class Stopped(SystemExit):
         )
         job = slurm_job()
         if self.signal is signal.SIGUSR1 and job is not None:
-            done = subprocess.run(["scontrol", "requeue", job], check=False)
-            outcome = "is queued again" if done.returncode == 0 else "could not be queued again"
-            print(f"SLURM job {job} {outcome}", file=sys.stderr, flush=True)
+            print(f"SLURM job {job} {requeue(job)}", file=sys.stderr, flush=True)
+
+
+def requeue(job: str) -> str:
+    """Puts a SLURM job back into the queue. Returns what became of it."""
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], check=False)
+    except OSError as error:  # e.g. in a container without SLURM's commands
+        return f"could not be queued again: scontrol: {error.strerror}"
+    if done.returncode:
+        return f"could not be queued again: scontrol ended with exit code {done.returncode}"
+    return "is queued again"
 
 
 def slurm_job() -> str | None:
@@ -52,8 +61,8 @@ class StopSignals(Checkpoint):
     A handler only takes the signal down. After every optimiser step, and before every batch of an
     evaluation, the processes agree on whether any of them has one, so that none waits for another
     that is gone, and `Stopped` is raised in all of them; `Checkpoints` then saves. Steps with
-    gradients still being accumulated are finished first: no checkpoint holds gradients. A second
-    Ctrl-C leaves at once.
+    gradients still being accumulated are finished first: no checkpoint holds gradients. A
+    Ctrl-C after that ends the process at once, also while it saves: what was saved before stays.
 
     Lightning's own handlers save within the handler, between any two instructions, and broadcast
     there, which blocks for good where only some processes get the signal. They are not installed.
@@ -63,6 +72,7 @@ class StopSignals(Checkpoint):
 
     def __init__(self) -> None:
         self.received = 0
+        self._is_rank_zero = True
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -130,6 +140,7 @@ class StopSignals(Checkpoint):
             raise Stopped(int(number))
 
     def _listen(self, trainer: Trainer) -> None:
+        self._is_rank_zero = trainer.is_global_zero
         if trainer.world_size > 1:
             # On the CPU: agreeing does not wait for a device.
             self._group = dist.new_group(backend="gloo")
@@ -145,10 +156,15 @@ class StopSignals(Checkpoint):
         self._group = None
 
     def _take_down(self, number: int, frame: FrameType | None) -> None:
-        if number == self.received == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.received = self.received or number
+        if not self.received:
+            self.received = number
+            if self._is_rank_zero:
+                name = signal.Signals(number).name
+                told = f"{name}: ending after this step; Ctrl-C ends at once, without saving\n"
+                os.write(2, told.encode())  # `print` might be at work at this moment
 
 
 def validates_next(trainer: Trainer) -> bool:

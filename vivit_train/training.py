@@ -12,6 +12,7 @@ import hydra.utils
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
@@ -28,6 +29,7 @@ from vivit_train.model.weights import FromImage, load_weights, print_account, re
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
 from vivit_train.run_dir import versions
+from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -144,11 +146,16 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
             "on this machine; set trainer.accelerator=cpu (or auto)"
         )
     arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
+    strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])
     if arguments["accelerator"] == "auto" and not torch.cuda.is_available():
         arguments["devices"] = 1 if arguments["devices"] == "auto" else arguments["devices"]
     progress = [Progress(callbacks["refresh_rate"])] if arguments["enable_progress_bar"] else []
-    trainer = Trainer(
+    trainer = make_trainer(
+        config["trainer"],
         **arguments,
+        strategy=strategy,
+        # Weights that are first gathered in inference mode could not be trained afterwards.
+        inference_mode=not isinstance(strategy, Sharded),
         default_root_dir=run_dir,
         logger=build_loggers(config["logger"], run_dir, config["name"]),
         callbacks=[
@@ -202,10 +209,11 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
             f"trainer.accelerator={accelerator}: no GPU that torch can use was found on this "
             "machine; set trainer.accelerator=cpu (or auto)"
         )
-    trainer = Trainer(
+    trainer = make_trainer(
+        settings,
         accelerator=accelerator,
         devices=1,
-        precision=resolve_precision(settings["precision"], accelerator),  # type: ignore[arg-type]
+        precision=resolve_precision(settings["precision"], accelerator),
         max_epochs=1,
         limit_val_batches=0,
         logger=False,
@@ -253,6 +261,24 @@ def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:
             "do: start a new run from its weights with model.pretrained"
         )
     return written["rows"], written["next"]
+
+
+def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
+    """Lightning's Trainer, which says itself what is wrong with its arguments.
+
+    Args:
+        settings: As the user gave them.
+        **arguments: What the Trainer gets.
+
+    Raises:
+        UserError: If it refuses them, in its words.
+    """
+    try:
+        return Trainer(**arguments)
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+        told = " ".join(f"trainer.{name}={settings[name]}" for name in names)
+        raise UserError(f"Lightning refuses the group trainer ({told}): {error}") from None
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:

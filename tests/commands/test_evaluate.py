@@ -79,6 +79,29 @@ def test_a_run_scores_exactly_as_when_it_was_tested(finished_run: Path, score) -
     assert after == before
 
 
+def test_a_run_of_another_version_scores_the_same(
+    finished_run: Path, tmp_path: Path, score, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration lacks what was added since, and has a key that is gone."""
+    path = finished_run / "checkpoints" / "best.ckpt"
+    old = torch.load(path, weights_only=True)
+    config = old["hyper_parameters"]["config"]
+    for group, name in (
+        ("optim", "layer_decay"), ("callbacks", "ema_decay"), ("callbacks", "non_finite"),
+        ("augment", "mix_min_videos"), ("model", "token_drop"), ("data", "val_views"),
+    ):  # fmt: skip
+        del config[group][name]
+    del old["hyper_parameters"]["model"]["token_drop"]
+    config["augment"]["blur"] = 0.5
+    torch.save(old, tmp_path / "old.ckpt")
+    results = score(checkpoint=tmp_path / "old.ckpt")
+    before = json.loads((finished_run / "results.json").read_text())
+    assert results | {"checkpoint": before["checkpoint"]} == before
+    assert "without meaning in this one: augment.blur=0.5" in capsys.readouterr().err
+    frames = torch.randint(0, 256, (4, 20, 30, 3), dtype=torch.uint8)
+    assert torch.equal(load(tmp_path / "old.ckpt")(frames), load(path)(frames))
+
+
 def test_other_views(finished_run: Path, demo_root: Path, score) -> None:
     clips = validation_clips(demo_root)
     for views in ((1, 1), (3, 3)):

@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and writes results.json."""
-    from vivit_train.config import check_keys, compose_config, override_config, to_plain
+    from vivit_train.config import (
+        check_keys,
+        complete_config,
+        compose_config,
+        override_config,
+        to_plain,
+    )
 
     check_keys(arguments.overrides)
 
@@ -56,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{source} brings its own model: model.* cannot be set in its evaluation; to train "
                 "on from it at another size use model.pretrained"
             )
-        config = override_config(OmegaConf.create(classifier.config), arguments.overrides)
+        saved = complete_config(OmegaConf.create(classifier.config))
+        config = override_config(saved, arguments.overrides)
     plain = to_plain(config)
 
     def asks_for(key: str) -> bool:
