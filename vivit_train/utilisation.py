@@ -12,8 +12,8 @@ from vivit_train.describe.counts import build, count_macs
 from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 
 # Side of the square matrices by which a device's rate is measured: large enough to run at full
-# rate, a fraction of a second of work.
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+# rate, a tenth of a second of work.
+MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
 class Utilisation(Callback):
@@ -66,7 +66,7 @@ class Utilisation(Callback):
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
     """Operations per second of a large square matrix product: the best of some."""
-    side = MATRIX_SIDE.get(device.type, 2048)
+    side = MATRIX_SIDE.get(device.type, 1024)
     matrix = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(1 + repeats):  # the first warms up

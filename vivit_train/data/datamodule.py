@@ -299,7 +299,8 @@ class VideoDataModule(LightningDataModule, ABC):
                 labels = mirror_labels(labels, self.augment.flips(batch.seeds), self._mirror)
         else:
             spatial = (self.eval_views if trainer.testing else self.val_views)[1]
-            clips = torch.cat([self.processor(frames, spatial) for frames in batch.frames])
+            views = [self.processor(frames, spatial) for frames in batch.frames]
+            clips = views[0] if len(views) == 1 else torch.cat(views)  # which copies one, too
             labels = batch.labels
         if trainer.training and self._mixes():
             clips, labels = self._mix(clips, labels)

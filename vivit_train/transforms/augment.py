@@ -210,12 +210,12 @@ class Augment(nn.Module):
         lengths = sorted({len(clip) for clip in frames})
         if len(lengths) != 1:
             raise UserError(f"a batch needs clips with one number of frames, not {lengths}")
-        return torch.cat(
-            [
-                self._augment(clip, seed, done)
-                for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
-            ]
-        )
+        images = [
+            self._augment(clip, seed, done)
+            for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
+        ]
+        # Put together before they are floats: bytes are a quarter to copy.
+        return self.processor.to_float(torch.cat(images))
 
     def resize(self, height: int, width: int, seed: int) -> Resize:
         """What is cut out of frames of this height and width, and to what size it is resized."""
@@ -228,7 +228,7 @@ class Augment(nn.Module):
         return [_draw(seed).flip < self.horizontal_flip for seed in seeds]
 
     def _augment(self, clip: Tensor, seed: int, shrunk: bool) -> Tensor:
-        """uint8 [T, H, W, 3] -> float32 [1, 3, T, h, w]."""
+        """uint8 [T, H, W, 3] -> uint8, or where colours change float32 0..255, [1, T, 3, h, w]."""
         draws = _draw(seed)
         size = (clip.shape[1], clip.shape[2])
         if not shrunk:
@@ -245,7 +245,7 @@ class Augment(nn.Module):
         if self.erase is not None:
             with torch_draws(derive_seed(seed, "random_erasing")):
                 images = self.erase(images)
-        return self.processor.to_float(images)
+        return images
 
     def _resized_crop(
         self, crop: v2.RandomResizedCrop, height: int, width: int, seed: int
