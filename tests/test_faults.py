@@ -321,6 +321,8 @@ def test_a_dying_process_ends_the_run(victim: str, words: list[str], tmp_path: P
         while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not Path(f"/proc/{child}").exists()
+        assert f"error: process 0 of this run (pid {training.pid}) is gone" in training.said()
+        assert "Traceback" not in training.said()
 
 
 def trainers_below(pid: int) -> list[int]:

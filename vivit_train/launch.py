@@ -112,6 +112,7 @@ def launched_from(run_dir: Path) -> Iterator[None]:
         threading.Thread(target=_end_with_children, args=(children,), daemon=True).start()
 
     stock = subprocess_script._hydra_subprocess_cmd, subprocess_script._launch_process_observer
+    parent = _parent()
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, _PARENT)}
     end_with_parent()
     subprocess_script._hydra_subprocess_cmd = command
@@ -125,7 +126,7 @@ def launched_from(run_dir: Path) -> Iterator[None]:
         grace = GRACE_SECONDS
         raise
     except Exception as error:
-        lost = None if isinstance(error, UserError | OSError) else _lost(children, seconds=3.0)
+        lost = None if isinstance(error, UserError | OSError) else _lost(children, parent, 3.0)
         if lost is not None:
             raise ProcessLost(lost) from error
         raise
@@ -141,10 +142,17 @@ def launched_from(run_dir: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _lost(children: list[subprocess.Popen], seconds: float = 0.0) -> str | None:
-    """Says which child has failed, if one does within some seconds."""
+def _lost(
+    children: list[subprocess.Popen], parent: int | None = None, seconds: float = 0.0
+) -> str | None:
+    """Says which child has failed, or that the parent is gone, if that happens within seconds."""
     deadline = time.monotonic() + seconds
     while True:
+        if parent is not None and os.getppid() != parent:
+            return (
+                f"process 0 of this run (pid {parent}) is gone, and the others cannot go on "
+                "without it. Go on from the last checkpoint with ckpt_path=last"
+            )
         for rank, child in enumerate(children, start=1):
             code = child.poll()
             if code:
@@ -188,14 +196,22 @@ def _end(children: list[subprocess.Popen], seconds: float) -> None:
             child.wait()
 
 
-def end_with_parent() -> None:
-    """Ends this process, if it is a child of a run, soon after the one that started it."""
+def _parent() -> int | None:
+    """The process that started this one, if this one is a child of a run."""
     parent = os.environ.get(_PARENT)
     if parent is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        return None
+    return int(parent)
+
+
+def end_with_parent() -> None:
+    """Ends this process, if it is a child of a run, soon after the one that started it."""
+    parent = _parent()
+    if parent is None:
         return
 
     def watch() -> None:
-        while os.getppid() == int(parent):
+        while os.getppid() == parent:
             time.sleep(0.5)
         time.sleep(GRACE_SECONDS)  # its own end in peace, if it finds out by itself
         os._exit(PROCESS_LOST)
