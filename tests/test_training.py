@@ -118,6 +118,12 @@ class TestTrainer:
         with pytest.raises(UserError, match=message):
             build_trainer(config, tmp_path)
 
+    @pytest.mark.usefixtures("no_gpu")
+    def test_no_batch_per_step(self, config: dict, tmp_path: Path) -> None:
+        config = config | {"trainer": config["trainer"] | {"accumulate_grad_batches": 0}}
+        with pytest.raises(UserError, match=r"accumulate_grad_batches is .* 1 or more; got 0"):
+            build_trainer(config, tmp_path)
+
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [

@@ -145,6 +145,11 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
             f"trainer.accelerator={arguments['accelerator']}: no GPU that torch can use was found "
             "on this machine; set trainer.accelerator=cpu (or auto)"
         )
+    if arguments["accumulate_grad_batches"] < 1:  # Lightning takes 0, and then divides by it
+        raise UserError(
+            "trainer.accumulate_grad_batches is the number of batches per optimiser step, 1 or "
+            f"more; got {arguments['accumulate_grad_batches']}"
+        )
     arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
     strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])
     if arguments["accelerator"] == "auto" and not torch.cuda.is_available():
