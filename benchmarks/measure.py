@@ -178,11 +178,13 @@ def peak_memory(
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     (begin,) = (event["ts"] for event in events if event["name"] == "measured step")
-    totals = [
-        (event["ts"], event["args"]["Total Allocated"])
-        for event in events
-        if event["name"] == "[memory]"
-    ]
+    changes = sorted(
+        ((event["ts"], event["args"]) for event in events if event["name"] == "[memory]"),
+        key=lambda change: change[0],
+    )
+    # What an earlier profile in this process saw allocated and not its release stays in the total.
+    before = changes[0][1]["Total Allocated"] - changes[0][1]["Bytes"]
+    totals = [(ts, change["Total Allocated"] - before) for ts, change in changes]
     kept = max((ts, total) for ts, total in totals if ts < begin)[1]
     peak = max(total for ts, total in totals if ts >= begin)
     return {"peak_bytes": peak, "kept_bytes": kept, "resident_bytes": resident}

@@ -214,6 +214,31 @@ def test_decoders_agree_on_real_clips(name):
     assert difference.mean() <= (3 if "10bit" in name else 0)
 
 
+@needs_decord
+@pytest.mark.parametrize("failures", [1, 2])
+def test_decord_is_asked_again_for_a_frame_that_it_lost(videos, monkeypatch, failures):
+    import decord
+
+    class Losing(decord.VideoReader):
+        left = failures
+
+        def get_batch(self, indices):
+            if indices == [7] and Losing.left:
+                Losing.left -= 1
+                raise decord.DECORDLimitReachedError("recovered from nearest frames")
+            return super().get_batch(indices)
+
+    with VideoReader(videos / "h264.mp4", "decord") as reader:
+        expected = reader.read([3, 7, 9])
+    monkeypatch.setattr(decord, "VideoReader", Losing)
+    with VideoReader(videos / "h264.mp4", "decord") as reader:
+        if failures == 1:
+            np.testing.assert_array_equal(reader.read([3, 7, 9]), expected)
+        else:
+            with pytest.raises(DecodeError, match="recovered from nearest frames"):
+                reader.read([3, 7, 9])
+
+
 def test_auto_is_exact_whatever_the_file(videos):
     with VideoReader(videos / "open_gop.mp4") as reader:
         assert reader.decoder == "pyav"

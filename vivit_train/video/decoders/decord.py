@@ -18,10 +18,8 @@ class Decord:
         self, path: str, segment: tuple[float, float] | None, data: bytes | None = None
     ) -> None:
         decord.logging.set_level(decord.logging.QUIET)
-        source = path if data is None else BytesIO(data)
-        # fault_tol: the smallest share, i.e. none, of frames that decord could not decode and put
-        # a neighbour in their place; by default any number passes unsaid.
-        self._reader = decord.VideoReader(source, num_threads=1, fault_tol=1e-9)
+        self._path, self._data = path, data
+        self._reader = self._open()
         self._first, self.num_frames = 0, len(self._reader)
         self.fps = known_rate(self._reader.get_avg_fps())
         if segment:
@@ -41,5 +39,17 @@ class Decord:
         """Frees the decoder."""
         self._reader = None
 
+    def _open(self) -> decord.VideoReader:
+        source = self._path if self._data is None else BytesIO(self._data)
+        # fault_tol: the smallest share, i.e. none, of frames that decord could not decode and put
+        # a neighbour in their place; by default any number passes unsaid.
+        return decord.VideoReader(source, num_threads=1, fault_tol=1e-9)
+
     def _frame(self, index: int) -> np.ndarray:
-        return self._reader.get_batch([self._first + index]).asnumpy()[0]
+        try:
+            return self._reader.get_batch([self._first + index]).asnumpy()[0]
+        except decord.DECORDLimitReachedError:
+            # On a busy machine decord's own thread, rarely, loses a frame of a video that is whole.
+            # What is damaged fails again.
+            self._reader = self._open()
+            return self._reader.get_batch([self._first + index]).asnumpy()[0]
