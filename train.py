@@ -7,7 +7,13 @@ import hydra
 from omegaconf import DictConfig
 
 from vivit_train.config import check_keys, to_plain
-from vivit_train.launch import check_slurm_tasks, errors_in_one_line, is_rank_zero, launched_from
+from vivit_train.launch import (
+    check_slurm_tasks,
+    errors_in_one_line,
+    is_rank_zero,
+    launched_from,
+    leave_cores_to_workers,
+)
 from vivit_train.resume import begun_or_new, remove_stale_temporaries, resumed
 from vivit_train.sweep import is_sweep, sweep
 
@@ -73,6 +79,7 @@ def train(config: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
+    leave_cores_to_workers()
     words = sys.argv[1:]
     # A resumed run has keys of its own: they are checked against its own configuration.
     resumes = any(word.startswith("ckpt_path=") and word != "ckpt_path=auto" for word in words)

@@ -11,21 +11,25 @@ and AdamW in a loop; in evaluation each of 4 clips of a video is an item, croppe
 videos, the decoder, the pixels, the size of the model, the batch, the workers and the precision
 are the same on both sides. Neither augments.
 
-They take turns, an epoch each, in one process; every epoch starts its workers. An epoch's time runs
-from `trainer.fit` or `trainer.test` to the epoch's end; ratios are medians over the rounds. The
-small model is there for the CPU: its step costs about as much as decoding the clip, as that of
-ViViT-B does where a GPU does it and CPU cores decode.
+They take turns, an epoch each, in a process each, ours with the environment that `train.py` gives
+itself; every epoch starts its workers. An epoch's time runs from `trainer.fit` or `trainer.test` to
+the epoch's end; ratios are medians over the rounds. The small model is there for the CPU: its step
+costs about as much as decoding the clip, as that of ViViT-B does where a GPU does it and CPU cores
+decode.
 """
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -39,21 +43,26 @@ from torch.utils.data import DataLoader, Dataset
 from vivit_train import training
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.loader import LazyLoader, available_cores
+from vivit_train.launch import leave_cores_to_workers
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
 
-CLIP_FRAMES, FRAME_STRIDE, IMAGE_SIZE = 32, 2, 224
+FRAME_STRIDE, IMAGE_SIZE = 2, 224
 TEMPORAL_VIEWS, SPATIAL_VIEWS = 4, 3
 CLASSES = ("first", "second")
 LEARNING_RATE = 1e-4
 MODELS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "num_frames": 4, "tubelet_size": [4, 56, 56], "hidden_size": 16, "num_layers": 1,
+        "num_heads": 2, "mlp_size": 32,
+    },
     "small": {
-        "tubelet_size": [4, 32, 32], "hidden_size": 96, "num_layers": 4, "num_heads": 2,
-        "mlp_size": 384,
+        "num_frames": 32, "tubelet_size": [4, 32, 32], "hidden_size": 96, "num_layers": 4,
+        "num_heads": 2, "mlp_size": 384,
     },
     "b": {
-        "tubelet_size": [2, 16, 16], "hidden_size": 768, "num_layers": 12, "num_heads": 12,
-        "mlp_size": 3072,
+        "num_frames": 32, "tubelet_size": [2, 16, 16], "hidden_size": 768, "num_layers": 12,
+        "num_heads": 12, "mlp_size": 3072,
     },
 }  # fmt: skip
 EPOCHS = ("training", "evaluation")
@@ -66,21 +75,22 @@ PARTS = ("decode", "process", "wait", "step")
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ImportError:
         raise SystemExit(
             "this benchmark compares with Hugging Face transformers, which is not installed: "
             'pip install -e ".[dev]"'
         ) from None
-    transformers.utils.logging.set_verbosity_error()
-    training.hush_lightning()
-    with tempfile.TemporaryDirectory() as folder:
-        root = write_data(Path(folder), args)
-        sides = {"ours": Ours(root, args), "recipe": Recipe(root, args)}
+    with ExitStack() as stack:
+        root = write_data(Path(stack.enter_context(tempfile.TemporaryDirectory())), args)
+        sides = {"recipe": stack.enter_context(OwnProcess(Recipe, root, args))}
+        leave_cores_to_workers()
+        sides["ours"] = stack.enter_context(OwnProcess(Ours, root, args))
         results = [measure(sides, epoch, args) for epoch in EPOCHS]
     names = ("model", "clips", "videos", "batch", "workers", "repeats", "seconds")
     settings = {name: getattr(args, name) for name in names}
-    settings |= {"precision": sides["ours"].precision, "cores": available_cores()}
+    precision = training.resolve_precision("auto", args.device)
+    settings |= {"precision": precision, "cores": available_cores()}
     packages = ("torch", "torchvision", "lightning", "transformers", "av", "vivit-train")
     report = {**head(settings, args.device, *packages), "results": results}
     print_report(report)
@@ -119,17 +129,50 @@ def write_data(root: Path, args: argparse.Namespace) -> Path:
     return root
 
 
-class Ours:
-    """The DataModule, module and trainer of a run.
+class OwnProcess:
+    """One side in a new Python, with the environment of now; it runs epochs as they are asked for.
 
-    Attributes:
-        precision: Lightning's name of the precision that both sides compute in.
+    Args:
+        side: `Ours` or `Recipe`.
+        root: The data.
+        args: The command's.
     """
 
+    def __init__(self, side: type["Ours | Recipe"], root: Path, args: argparse.Namespace) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        how = multiprocessing.get_start_method()
+        self._pool.submit(_begin, how, side, root, args).result()
+
+    def run(self, epoch: str) -> dict[str, float]:
+        """Seconds of an epoch, and of its parts."""
+        return self._pool.submit(_run, epoch).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+
+def _begin(how: str, side: type["Ours | Recipe"], root: Path, args: argparse.Namespace) -> None:
+    global _side
+    # Workers start as a program's of its own do; "spawn" would pass on from this process to them.
+    multiprocessing.set_start_method(how, force=True)
+    training.hush_lightning()
+    _side = side(root, args)
+
+
+def _run(epoch: str) -> dict[str, float]:
+    return getattr(_side, epoch)()
+
+
+class Ours:
+    """The DataModule, module and trainer of a run."""
+
     def __init__(self, root: Path, args: argparse.Namespace) -> None:
-        model = {**MODELS[args.model], "num_frames": CLIP_FRAMES, "image_size": IMAGE_SIZE}
         settings = {
-            **{f"model.{name}": value for name, value in model.items()},
+            **{f"model.{name}": value for name, value in MODELS[args.model].items()},
+            "model.image_size": IMAGE_SIZE,
             "data.root": root,
             "data.batch_size": args.batch,
             "data.num_workers": args.workers,
@@ -149,7 +192,6 @@ class Ours:
         self.data = training.build_data(self.config)
         self.data.setup()
         self.module = training.build_module(self.config, self.data)
-        self.precision = training.resolve_precision("auto", args.device)
 
     def training(self) -> dict[str, float]:
         """Seconds of an epoch, and of its parts."""
@@ -225,9 +267,10 @@ class Clock(Callback):
 class TrainClips(Dataset[dict[str, Any]]):
     """A random clip of each row, as `VivitForVideoClassification` wants it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, num_frames: int) -> None:
         from transformers import VivitImageProcessor
 
+        self.num_frames = num_frames
         self.rows = read_rows(root / "train.csv")
         self.processor = VivitImageProcessor()
 
@@ -238,7 +281,7 @@ class TrainClips(Dataset[dict[str, Any]]):
         start = time.perf_counter()
         path, label = self.rows[index]
         with VideoReader(path) as video:
-            span = CLIP_FRAMES * FRAME_STRIDE
+            span = self.num_frames * FRAME_STRIDE
             first = random.randint(0, max(0, video.num_frames - span))
             last = video.num_frames - 1
             frames = video.read([min(first + t, last) for t in range(0, span, FRAME_STRIDE)])
@@ -251,9 +294,10 @@ class TrainClips(Dataset[dict[str, Any]]):
 class EvalClips(Dataset[dict[str, Any]]):
     """Each temporal view of each video by itself, in three crops ``[3, T, 3, h, w]``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, num_frames: int) -> None:
         from transformers import VivitImageProcessor
 
+        self.num_frames = num_frames
         self.rows = read_rows(root / "val.csv")
         self.processor = VivitImageProcessor(do_center_crop=False)
 
@@ -265,7 +309,9 @@ class EvalClips(Dataset[dict[str, Any]]):
         row, view = divmod(index, TEMPORAL_VIEWS)
         path, label = self.rows[row]
         with VideoReader(path) as video:
-            windows = spread_windows(video.num_frames, CLIP_FRAMES, FRAME_STRIDE, TEMPORAL_VIEWS)
+            windows = spread_windows(
+                video.num_frames, self.num_frames, FRAME_STRIDE, TEMPORAL_VIEWS
+            )
             frames = video.read(windows[view])
         decoded = time.perf_counter()
         pixels = self.processor(list(frames), return_tensors="pt")["pixel_values"][0]
@@ -283,12 +329,14 @@ class Recipe:
     """The plain loop over both."""
 
     def __init__(self, root: Path, args: argparse.Namespace) -> None:
+        import transformers
         from transformers import VivitConfig, VivitForVideoClassification
 
+        transformers.utils.logging.set_verbosity_error()
         size, self.args = MODELS[args.model], args
         config = VivitConfig(
             image_size=IMAGE_SIZE,
-            num_frames=CLIP_FRAMES,
+            num_frames=size["num_frames"],
             tubelet_size=size["tubelet_size"],
             hidden_size=size["hidden_size"],
             num_hidden_layers=size["num_layers"],
@@ -298,7 +346,8 @@ class Recipe:
             attn_implementation="sdpa",
         )
         self.model = VivitForVideoClassification(config).to(args.device)
-        self.train_set, self.eval_set = TrainClips(root), EvalClips(root)
+        self.train_set = TrainClips(root, size["num_frames"])
+        self.eval_set = EvalClips(root, size["num_frames"])
         uses_bf16 = training.resolve_precision("auto", args.device) == "bf16-mixed"
         self.autocast = torch.autocast(args.device, torch.bfloat16, enabled=uses_bf16)
 
@@ -364,16 +413,14 @@ def read_rows(listing: Path) -> list[tuple[Path, int]]:
     return [(listing.parent / path, CLASSES.index(name)) for path, name in rows]
 
 
-def measure(
-    sides: dict[str, Ours | Recipe], epoch: str, args: argparse.Namespace
-) -> dict[str, Any]:
+def measure(sides: dict[str, OwnProcess], epoch: str, args: argparse.Namespace) -> dict[str, Any]:
     """One kind of epoch on both sides."""
     clips = args.clips if epoch == "training" else args.videos * TEMPORAL_VIEWS * SPATIAL_VIEWS
     rounds: dict[str, list[dict[str, float]]] = {who: [] for who in WHO}
     for round_ in range(args.repeats + 1):
         print(f"{epoch}: round {round_} of {args.repeats}", file=sys.stderr, flush=True)
         for who in WHO if round_ % 2 else reversed(WHO):
-            rounds[who].append(getattr(sides[who], epoch)())
+            rounds[who].append(sides[who].run(epoch))
     # Round 0 warms up: files come into memory, allocators and kernels find their sizes.
     counted = {who: rounds[who][1:] for who in WHO}
     ratios = [

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from vivit_train.launch import errors_in_one_line
+from vivit_train.launch import errors_in_one_line, leave_cores_to_workers
 
 VERBS = (
     "check",
@@ -22,6 +22,7 @@ VERBS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb; the verb's module imports what is heavy only when it runs."""
+    leave_cores_to_workers()
     parser = argparse.ArgumentParser(
         prog="vivit", description="Evaluate and use trained ViViT models; train.py trains them."
     )

@@ -1,36 +1,30 @@
 """The end-to-end benchmark runs and reports what it says; its times are nobody's business here."""
 
-import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import end_to_end as benchmark
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "end_to_end.py"
+TINY = [
+    "--model",
+    "tiny",
+    "--clips",
+    "4",
+    "--videos",
+    "2",
+    "--batch",
+    "2",
+    "--workers",
+    "1",
+    "--seconds",
+    "0.5",
+]
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("benchmarks_end_to_end", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        spec.loader.exec_module(module)
-        patch.setattr("loader.HEIGHT", 256)
-        patch.setattr("loader.WIDTH", 300)
-        module.CLIP_FRAMES, module.IMAGE_SIZE = 4, 224
-        tiny = {"tubelet_size": [4, 56, 56], "hidden_size": 16, "num_layers": 1}
-        module.MODELS["small"] = {**tiny, "num_heads": 2, "mlp_size": 32}
-        yield module
-
-
-TINY = ["--clips", "4", "--videos", "2", "--batch", "2", "--workers", "1", "--seconds", "0.5"]
-
-
-def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "results" / "end_to_end.json"
     report = benchmark.main([*TINY, "--repeats", "1", "--output", str(output)])
     assert json.loads(output.read_text()) == report
@@ -48,23 +42,23 @@ def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
     assert "milliseconds per clip" in capsys.readouterr().out
 
 
-def test_both_sides_see_the_same_pixels(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_both_sides_see_the_same_pixels(tmp_path: Path) -> None:
     root = benchmark.write_data(tmp_path, benchmark.parse(TINY))
     data = benchmark.Ours(root, benchmark.parse(TINY)).data
     sample = next(iter(data.test_dataloader())).frames[0]
     ours = data.processor(sample, benchmark.SPATIAL_VIEWS)  # [4 * 3, 3, T, h, w]
-    views = benchmark.EvalClips(root)
+    views = benchmark.EvalClips(root, benchmark.MODELS["tiny"]["num_frames"])
     theirs = torch.cat([views[view]["pixel_values"] for view in range(4)])  # [4 * 3, T, 3, h, w]
     torch.testing.assert_close(ours, theirs.transpose(1, 2), atol=1e-6, rtol=0)
 
 
-def test_batches_are_full(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batches_are_full(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.parse(["--clips", "7", "--batch", "2"])
     assert "--clips 7 must be a multiple of --batch 2" in capsys.readouterr().err
 
 
-def test_transformers_is_needed(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SystemExit, match=r"transformers, which is not installed: pip install"):
         benchmark.main([])
