@@ -105,7 +105,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--clips", type=int, default=96, help="of a training epoch")
-    parser.add_argument("--videos", type=int, default=8, help="of an evaluation, 4x3 views each")
+    parser.add_argument("--videos", type=int, default=16, help="of an evaluation, 4x3 views each")
     parser.add_argument("--batch", type=int, default=8, help="clips of a batch")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--seconds", type=float, default=10, help="length of a video")

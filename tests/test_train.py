@@ -162,6 +162,25 @@ def test_mistakes_are_answered_before_torch_is_imported(words, message, command)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("given", "spins"), [(None, "10000"), ("5", "5")])
+@pytest.mark.parametrize("program", ["train.py modle=x", "vivit_train/__main__.py --help"])
+def test_waiting_threads_leave_cores_to_workers(
+    program: str, given: str | None, spins: str, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    probe = (
+        "import os, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules  # which reads it when imported\n"
+        "print('spins', os.environ['GOMP_SPINCOUNT'])"
+    )
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    done = command("-c", probe, *program.split())
+    assert done.stdout.splitlines()[-1] == f"spins {spins}", done.stderr
+
+
 def test_an_error_is_one_message(small: tuple[str, ...], tmp_path: Path, command) -> None:
     done = command("train.py", "data=folder", f"data.root={tmp_path}/nowhere")
     assert done.returncode == 1
