@@ -37,7 +37,7 @@ CLASS_NAMES = tuple(_DIRECTIONS)
 _SPEED = (1.2, 2.4)
 _SHAPES = ("bar", "cross", "disc", "ellipse", "triangle")
 # Raised whenever the same arguments begin to give other clips.
-_VERSION = 2
+_VERSION = 3
 _SPLITS = ("train", "val")
 
 
@@ -87,26 +87,31 @@ def draw_on_path(path: np.ndarray, rng: np.random.Generator, height: int, width:
     Returns:
         uint8 [T, H, W, 3], RGB.
     """
+    # float32 throughout, and the axes apart for as long as they are: clips are written in seconds.
     x, y = path.T.astype(np.float32)[:, :, None, None]  # each [T, 1, 1]
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    dx = (columns - x + width / 2) % width - width / 2  # [T, H, W], the nearest way round
-    dy = (rows - y + height / 2) % height - height / 2
+    rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
+    dx = (columns - x + width / 2) % width - width / 2  # [T, 1, W], the nearest way round
+    dy = (rows[:, None] - y + height / 2) % height - height / 2  # [T, H, 1]
     angle = rng.uniform(0, 2 * math.pi)
     radius = rng.uniform(0.2, 0.36) * min(height, width)
-    u = (math.cos(angle) * dx + math.sin(angle) * dy) / radius  # in the object's own frame
-    v = (math.cos(angle) * dy - math.sin(angle) * dx) / radius
+    cosine, sine = math.cos(angle) / radius, math.sin(angle) / radius
+    u = cosine * dx + sine * dy  # [T, H, W], in the object's own frame
+    v = cosine * dy - sine * dx
     depth = _depth(str(rng.choice(_SHAPES)), u, v) * radius  # pixels inside the outline
     mask = np.clip(depth / 1.5 + 0.5, 0, 1)[..., None]  # [T, H, W, 1], soft at the edge
 
     brighter = rng.choice([-1, 1])  # the object, or the background
     wall = _texture(height, width, rng)[..., None] * rng.uniform(10, 30)
     background = 128 - brighter * rng.uniform(40, 80) + rng.uniform(-25, 25, 3) + wall
+    background = background.astype(np.float32)  # [H, W, 3]
     along = rng.uniform(0, 2 * math.pi)
     stripes = np.cos(rng.uniform(2, 4) * (math.cos(along) * u + math.sin(along) * v))[..., None]
     front = 128 + brighter * rng.uniform(40, 80) + rng.uniform(-25, 25, 3)
-    front = front + stripes * rng.uniform(10, 30)
-    frames = background + mask * (front - background)
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    frames = front.astype(np.float32) + stripes * np.float32(rng.uniform(10, 30))
+    frames -= background
+    frames *= mask
+    frames += background
+    return np.clip(np.rint(frames, out=frames), 0, 255, out=frames).astype(np.uint8)
 
 
 def _depth(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
