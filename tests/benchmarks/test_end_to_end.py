@@ -6,6 +6,7 @@ from pathlib import Path
 
 import end_to_end as benchmark
 import pytest
+import recipe
 import torch
 
 TINY = [
@@ -46,8 +47,8 @@ def test_both_sides_see_the_same_pixels(tmp_path: Path) -> None:
     root = benchmark.write_data(tmp_path, benchmark.parse(TINY))
     data = benchmark.Ours(root, benchmark.parse(TINY)).data
     sample = next(iter(data.test_dataloader())).frames[0]
-    ours = data.processor(sample, benchmark.SPATIAL_VIEWS)  # [4 * 3, 3, T, h, w]
-    views = benchmark.EvalClips(root, benchmark.MODELS["tiny"]["num_frames"])
+    ours = data.processor(sample, recipe.SPATIAL_VIEWS)  # [4 * 3, 3, T, h, w]
+    views = recipe.EvalClips(root, recipe.MODELS["tiny"]["num_frames"])
     theirs = torch.cat([views[view]["pixel_values"] for view in range(4)])  # [4 * 3, T, 3, h, w]
     torch.testing.assert_close(ours, theirs.transpose(1, 2), atol=1e-6, rtol=0)
 
