@@ -33,7 +33,7 @@ from typing import Any, Self
 import torch
 from lightning import Callback, LightningModule, Trainer
 from loader import write_videos
-from measure import head, write_report
+from measure import RESULTS, head, write_report
 from recipe import (
     CLASSES,
     EPOCHS,
@@ -101,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.clips % args.batch:
         parser.error(f"--clips {args.clips} must be a multiple of --batch {args.batch}")
     if args.output is None:
-        args.output = Path(__file__).parent / "results" / f"end_to_end_{args.device}.json"
+        args.output = RESULTS / f"end_to_end_{args.device}.json"
     return args
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import head, write_report
+from measure import RESULTS, head, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--overrides", nargs="*", default=[], help="of the runs that train")
-    default = Path(__file__).parent / "results" / "startup.json"
+    default = RESULTS / "startup.json"
     parser.add_argument("--output", type=Path, default=default, help="JSON")
     return parser.parse_args(argv)
 
