@@ -33,7 +33,7 @@ class Verdict:
             was none.
         mtime: Its time of change, in nanoseconds; of a shard its version (`Stat`).
         quick: Whether only the first, middle and last frames were decoded.
-        decoder: Who decoded: ``pyav`` or ``decord``.
+        decoder: Who decoded: ``pyav``, ``decord`` or ``torchcodec``.
     """
 
     video: str

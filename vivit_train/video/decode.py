@@ -77,12 +77,12 @@ class VideoReader:
         path: A video file, or with ``data`` only the video's name.
         segment: (start, end) in seconds from the video's beginning: the frames shown first in
             [start, end), or the one on display where none is. ``None``: all frames. In mp4, mov,
-            mkv and webm a segment is sought: nothing but the container's index and the segment
-            is read, however long the video is.
+            mkv and webm a segment is sought (not by decord): nothing but the container's index
+            and the segment is read, however long the video is.
         decoder: ``pyav``, ``decord``, ``torchcodec``, or ``auto``, which is PyAV: it opens all that
             decord does and AV1, is installed everywhere, and checks each frame's time. decord 0.6
-            seeks by assumptions that fail with open groups of pictures (x265's default), B-frames
-            in MPEG-4, and MPEG-TS: it then returns frames up to some tens away, without an error.
+            is read from the first frame on, as it seeks by assumptions that fail, and does not
+            read MPEG-TS; what is damaged it may leave out, so that later frames come too early.
             TorchCodec reads what records the time of each frame (mp4, mov, mkv, webm); it shows
             damaged frames as FFmpeg mends them, without an error.
         data: The content of a file that is not on disk.
