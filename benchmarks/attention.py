@@ -17,12 +17,11 @@ import itertools
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from measure import (
     PRECISIONS,
-    RESULTS,
+    Arguments,
     Machine,
     cell,
     head,
@@ -85,10 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "attention_{device}")
     parser.add_argument("--model", choices=SIZES, default="b")
     parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
     parser.add_argument("--steps", type=int, help="of training; default 3, on a GPU 100")
@@ -97,14 +93,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
-    parser.add_argument(
-        "--output", type=Path, help="JSON; default results/attention_DEVICE.json here"
-    )
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     steps, batches = REPEATS[args.device]
     args.steps, args.batches = args.steps or steps, args.batches or batches
-    if args.output is None:
-        args.output = RESULTS / f"attention_{args.device}.json"
     return args
 
 

@@ -33,7 +33,7 @@ from typing import Any, Self
 import torch
 from lightning import Callback, LightningModule, Trainer
 from loader import write_videos
-from measure import RESULTS, head, write_report
+from measure import Arguments, head, write_report
 from recipe import (
     CLASSES,
     EPOCHS,
@@ -85,10 +85,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "end_to_end_{device}")
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--clips", type=int, default=96, help="of a training epoch")
     parser.add_argument("--videos", type=int, default=16, help="of an evaluation, 4x3 views each")
@@ -96,12 +93,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--seconds", type=float, default=10, help="length of a video")
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
-    parser.add_argument("--output", type=Path, help="JSON; default results/end_to_end_DEVICE.json")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     if args.clips % args.batch:
         parser.error(f"--clips {args.clips} must be a multiple of --batch {args.batch}")
-    if args.output is None:
-        args.output = RESULTS / f"end_to_end_{args.device}.json"
     return args
 
 

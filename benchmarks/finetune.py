@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import Arguments, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -71,23 +72,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "results": results,
     }
     print_report(report)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
     return report
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments(__doc__, "finetune")
     parser.add_argument("--pretrained", required=True, help="a run of the demo, or its checkpoint")
     parser.add_argument("--clips-per-class", type=int, default=20, help="to train on")
     parser.add_argument("--val-clips-per-class", type=int, default=40, help="to score")
     parser.add_argument("--target", type=float, default=0.9, help="top-1 to reach")
-    parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of both runs")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def write_clips(root: Path, clips_per_class: dict[str, int], seed: int = 0) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import RESULTS, versions, write_report
+from measure import Arguments, versions, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -63,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments(__doc__, "loader")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes")
     parser.add_argument("--videos", type=Path, help="a folder of videos; default: generated ones")
     parser.add_argument("--seconds", type=float, default=10, help="length of a generated video")
@@ -74,9 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-frames", type=int, default=32)
     parser.add_argument("--frame-stride", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
-    default = RESULTS / "loader.json"
-    parser.add_argument("--output", type=Path, default=default, help="JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     for num_workers in args.workers:
         share = args.batch * max(1, num_workers)
         if args.clips % share:

@@ -1,5 +1,6 @@
 """What the benchmarks share: times taken in turns, the machine's own rates, memory, the report."""
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -7,12 +8,13 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -247,6 +249,33 @@ def machine_line(hardware: Mapping[str, Any], rates: Mapping[str, Mapping[str, f
     ]
     threads = f"{hardware['threads']} threads"
     return f"{hardware.get('gpu', hardware['cpu'])}, {threads}; matrix product {'; '.join(told)}"
+
+
+class Arguments(argparse.ArgumentParser):
+    """What the benchmarks are called with: their text as help, ``--device``, ``--output``.
+
+    Args:
+        description: The script's docstring.
+        result: Name of the JSON in ``results``, made of arguments as in ``parts_{device}``.
+            ``--device`` is taken by those that have it in the name.
+    """
+
+    def __init__(self, description: str | None, result: str) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.result = result
+        if "{device}" in result:
+            self.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        told = re.sub(r"{(\w+)}", lambda name: name[1].upper(), result)
+        self.add_argument("--output", type=Path, help=f"JSON; default results/{told}.json here")
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments, of the command line if ``None``, with the path of the JSON."""
+        args = self.parse_args(argv)
+        if args.output is None:
+            args.output = RESULTS / f"{self.result.format_map(vars(args))}.json"
+        return args
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

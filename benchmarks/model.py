@@ -19,13 +19,12 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from measure import (
     PRECISIONS,
-    RESULTS,
+    Arguments,
     Machine,
     cell,
     head,
@@ -109,10 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "model_{device}")
     parser.add_argument("--model", choices=SIZES, default="b")
     parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="clips")
@@ -127,11 +123,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=True,
         help="measure peak memory too: two more training steps and a prediction of every variant",
     )
-    parser.add_argument("--output", type=Path, help="JSON; default results/model_DEVICE.json here")
-    args = parser.parse_args(argv)
-    if args.output is None:
-        args.output = RESULTS / f"model_{args.device}.json"
-    return args
+    return parser.parse(argv)
 
 
 def measure(

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from measure import RESULTS, head, write_report
+from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -86,17 +86,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "overhead_{device}")
     parser.add_argument("--steps", type=int, default=40, help="that count")
-    parser.add_argument("--output", type=Path, help="JSON; default results/overhead_DEVICE.json")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the run")
-    args = parser.parse_args(argv)
-    if args.output is None:
-        args.output = RESULTS / f"overhead_{args.device}.json"
-    return args
+    return parser.parse(argv)
 
 
 class Watch:

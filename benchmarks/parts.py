@@ -11,12 +11,11 @@ differ is in the table. bf16 is autocast, but for the optimiser, whose weights a
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from measure import PRECISIONS, RESULTS, head, in_turns, write_report
+from measure import PRECISIONS, Arguments, head, in_turns, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -62,19 +61,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "parts_{device}")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--side", type=int, default=224, help="pixels of a frame")
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
-    parser.add_argument("--output", type=Path, help="JSON; default results/parts_DEVICE.json here")
-    args = parser.parse_args(argv)
-    if args.output is None:
-        args.output = RESULTS / f"parts_{args.device}.json"
-    return args
+    return parser.parse(argv)
 
 
 def tubelets(args: argparse.Namespace) -> Choice:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, versions, write_report
+from measure import Arguments, versions, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments(__doc__, "prepare")
     parser.add_argument("--videos", nargs="+", type=Path, metavar="FILE", help="originals")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1080p", "720p", "256p"])
     parser.add_argument("--seconds", type=float, default=10, help="of the videos that it makes")
@@ -67,8 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--keyframe-intervals", nargs="*", type=int, default=[4, 8, 32, 64], metavar="FRAMES",
         help="compared with the default",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=RESULTS / "prepare.json")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def make_videos(folder: Path, sizes: Sequence[str], seconds: float) -> list[Path]:

@@ -15,11 +15,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import RESULTS, versions, write_report
+from measure import Arguments, versions, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -54,19 +53,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "processor_{device}")
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT in pixels")
     parser.add_argument("--frames", type=int, default=32, help="of the clip")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7, help="rounds after the warm-up")
-    parser.add_argument("--output", type=Path, help="JSON; default results/processor_DEVICE.json")
-    args = parser.parse_args(argv)
-    if args.output is None:
-        args.output = RESULTS / f"processor_{args.device}.json"
-    return args
+    return parser.parse(argv)
 
 
 def measure(size: str, normalize: bool, args: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from measure import (
     PRECISIONS,
-    RESULTS,
+    Arguments,
     Machine,
     cell,
     head,
@@ -128,10 +128,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = Arguments(__doc__, "scaling_{phase}_{device}")
     parser.add_argument("--model", choices=SIZES, default="b")
     parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
     parser.add_argument("--phase", choices=PHASES, default="training")
@@ -149,17 +146,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="whose growth with frames and side",
     )  # fmt: skip
     parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
-    parser.add_argument(
-        "--output", type=Path, help="JSON; default results/scaling_PHASE_DEVICE.json here"
-    )
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     kinds = [k for k in KINDS if args.phase == "training" or k not in ONLY_TRAINING]
     try:
         args.points = dict(read_points(word, kinds, args.phase) for word in args.points or kinds)
     except ValueError as error:
         parser.error(str(error))
-    if args.output is None:
-        args.output = RESULTS / f"scaling_{args.phase}_{args.device}.json"
     return args
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import RESULTS, head, write_report
+from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -72,15 +72,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments(__doc__, "startup")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--overrides", nargs="*", default=[], help="of the runs that train")
-    default = RESULTS / "startup.json"
-    parser.add_argument("--output", type=Path, default=default, help="JSON")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 class Runs:

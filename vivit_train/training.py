@@ -140,11 +140,6 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
         run_dir / "checkpoints", callbacks["monitor"], callbacks["every_n_train_steps"]
     )
     arguments = dict(config["trainer"])
-    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={arguments['accelerator']}: no GPU that torch can use was found "
-            "on this machine; set trainer.accelerator=cpu (or auto)"
-        )
     if arguments["accumulate_grad_batches"] < 1:  # Lightning takes 0, and then divides by it
         raise UserError(
             "trainer.accumulate_grad_batches is the number of batches per optimiser step, 1 or "
@@ -208,17 +203,11 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
         def configure_optimizers(self) -> None:
             return None
 
-    accelerator = settings["accelerator"]
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={accelerator}: no GPU that torch can use was found on this "
-            "machine; set trainer.accelerator=cpu (or auto)"
-        )
     trainer = make_trainer(
         settings,
-        accelerator=accelerator,
+        accelerator=settings["accelerator"],
         devices=1,
-        precision=resolve_precision(settings["precision"], accelerator),
+        precision=resolve_precision(settings["precision"], settings["accelerator"]),
         max_epochs=1,
         limit_val_batches=0,
         logger=False,
@@ -276,8 +265,13 @@ def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
         **arguments: What the Trainer gets.
 
     Raises:
-        UserError: If it refuses them, in its words.
+        UserError: If there is no GPU to accelerate with, or it refuses them, in its words.
     """
+    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={arguments['accelerator']}: no GPU that torch can use was found "
+            "on this machine; set trainer.accelerator=cpu (or auto)"
+        )
     try:
         return Trainer(**arguments)
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:

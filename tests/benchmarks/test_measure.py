@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import measure
 import pytest
@@ -93,3 +94,13 @@ def test_what_was_not_measured() -> None:
     assert measure.ratio(3.0, 2.0) == 1.5
     assert measure.cell(None, "{:.1f}") == "-"
     assert measure.cell(1.25, "{:.2f}x") == "1.25x"
+
+
+def test_results_have_a_place_of_their_own() -> None:
+    parser = measure.Arguments("What it shows.", "parts_{phase}_{device}")
+    parser.add_argument("--phase", default="training")
+    assert parser.parse([]).output == measure.RESULTS / "parts_training_cpu.json"
+    assert parser.parse(["--device", "cuda"]).output.name == "parts_training_cuda.json"
+    assert parser.parse(["--output", "here.json"]).output == Path("here.json")
+    assert "results/parts_PHASE_DEVICE.json" in parser.format_help()
+    assert not hasattr(measure.Arguments("", "loader").parse([]), "device")

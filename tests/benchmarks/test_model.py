@@ -94,7 +94,3 @@ def test_transformers_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SystemExit, match=r"transformers, which is not installed: pip install"):
         model.main(["--model", "tiny"])
-
-
-def test_output_default() -> None:
-    assert model.parse(["--device", "cuda"]).output == model.RESULTS / "model_cuda.json"
