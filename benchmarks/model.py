@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for name in ("device", "model", "batch", "forms", "repeats", "tf32")
     } | {"layers": size["num_layers"]}
     report = head(settings, args.device, "torch", "transformers", "vivit-train") | {
-        "forward_gmacs_per_clip": flops(size, "inference", 1) / 2e9,
+        "forward_gmacs_per_clip": {o: flops(size, "inference", 1, o) / 2e9 for o in ORIGINS},
         "largest_relative_difference_of_logits": difference,
         "sdpa_backend": {p: sdpa_backend(size, p, args.device) for p in args.precision},
         "machine": rates,
@@ -157,12 +157,13 @@ def compare(
     """A line of the table; a speed ratio above 1 is faster, a memory ratio below 1 is less."""
     medians = {variant: statistics.median(times) for variant, times in seconds.items()}
     theirs = ours._replace(origin="huggingface")
-    work = flops(size, ours.phase, ours.batch) / rates[ours.precision]["matrix_tflops"] / 1e12
+    rate = 1e12 * rates[ours.precision]["matrix_tflops"]
     line: dict[str, Any] = {
         name: getattr(ours, name) for name in ("precision", "batch", "phase", "form")
     }
     for variant in (ours, theirs):
         peak = peaks.get(variant) or {}
+        work = flops(size, ours.phase, ours.batch, variant.origin) / rate
         line[variant.origin] = {
             "seconds": seconds.get(variant, []),
             "median_seconds": medians.get(variant),
@@ -196,12 +197,13 @@ def print_report(report: dict[str, Any], size: dict[str, Any]) -> None:
             *(cell(ratio(one["peak_bytes"], 1e6), "{:.0f}") for one in pair),
             cell(line["memory_ratio"], "{:.2f}"),
         )
+    gmacs = report["forward_gmacs_per_clip"].values()
     settings, difference = report["settings"], report["largest_relative_difference_of_logits"]
     backends = ", ".join(f"{p} {backend}" for p, backend in report["sdpa_backend"].items())
     console = Console(markup=False, highlight=False, width=120)
     console.print(
         f"ViViT-{settings['model'].upper()}, {describe(size)}, "
-        f"{report['forward_gmacs_per_clip']:.1f} GMACs forward of a clip, medians of "
+        f"{' / '.join(f'{g:.1f}' for g in gmacs)} GMACs forward of a clip, medians of "
         f"{settings['repeats']}\n"
         f"{machine_line(report['hardware'], report['machine'])}\n"
         f"fused attention: {backends}; logits differ by {difference:.1e}\n"

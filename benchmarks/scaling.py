@@ -41,6 +41,7 @@ from rich.table import Table
 from steps import (
     PHASES,
     SIZES,
+    build_ours,
     describe,
     flops,
     make_step,
@@ -74,7 +75,7 @@ class Point(NamedTuple):
     def build(self, device: str) -> ViViT:
         """The model, with random weights."""
         torch.manual_seed(0)
-        model = ViViT(**self.size).to(device)
+        model = build_ours(self.size).to(device)
         for encoder in model.encoders:
             encoder.activation_checkpointing = self.checkpointing
         return model

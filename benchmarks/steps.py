@@ -43,6 +43,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "mlp_size": 64,
     },
 }
+FULL_DEPTH = {size["hidden_size"]: size["num_layers"] for size in SIZES.values()}
 OPTIM = Path(__file__).parents[1] / "configs" / "optim" / "adamw.yaml"
 
 
@@ -78,6 +79,19 @@ def describe(size: dict[str, Any]) -> str:
     side, layers = size["image_size"], size["num_layers"]
     plural = "s" if layers > 1 else ""
     return f"{size['num_frames']}x{side}x{side}, {layers} layer{plural} of {size['hidden_size']}"
+
+
+def is_cut(size: dict[str, Any]) -> bool:
+    """Whether blocks are missing, for which those that are there stand."""
+    return size["num_layers"] < FULL_DEPTH[size["hidden_size"]]
+
+
+def build_ours(size: dict[str, Any]) -> ViViT:
+    """A ViViT. One that is cut computes its last block whole, which the full model need not."""
+    model = ViViT(**size)
+    if is_cut(size):
+        model.num_queries = None
+    return model
 
 
 def build_huggingface(size: dict[str, Any], attention: str) -> nn.Module:
@@ -119,7 +133,7 @@ def build_alike(
     for origin, attention in kinds:
         model: nn.Module
         if origin == "vivit_train":
-            model = ViViT(**weights.model | {"attention_implementation": attention})
+            model = build_ours(weights.model | {"attention_implementation": attention})
             load_weights(model, weights)
         else:
             model = build_huggingface(size, attention)
@@ -195,14 +209,15 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0, fused=True)
 
 
-def flops(size: dict[str, Any], phase: str, batch: int) -> float:
-    """Operations that a step needs; backward is two matrix products for each one of forward.
+def flops(size: dict[str, Any], phase: str, batch: int, origin: str = ORIGINS[0]) -> float:
+    """Operations of a step; backward is two matrix products for each one of forward.
 
     A training step's are those of the tokens that are left, where it leaves some out.
     """
     side = size["image_size"]
     model = build(size).train(phase == "training")
-    macs = count_macs(model, (size["num_frames"], side, side))[""]
+    whole = origin == "huggingface" or is_cut(size)
+    macs = count_macs(model, (size["num_frames"], side, side), whole)[""]
     return 2.0 * macs * batch * (3 if phase == "training" else 1)
 
 
@@ -221,7 +236,7 @@ def _memory(variant: Variant, size: dict[str, Any], device: str) -> dict[str, An
         if is_theirs:
             model = build_huggingface(size, variant.attention)
         else:
-            model = ViViT(**size, attention_implementation=variant.attention)
+            model = build_ours(size | {"attention_implementation": variant.attention})
         model = model.to(device)
         model = compiled(model) if variant.form == "compiled" else model
         clips = random_clips(variant.origin, size, variant.batch, device)

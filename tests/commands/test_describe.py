@@ -65,6 +65,16 @@ def test_lines_fit_a_terminal(describe: Callable[..., str]) -> None:
     assert max(map(len, table)) <= 80
 
 
+def test_what_is_computed(
+    describe: Callable[..., str], describe_json: Callable[..., dict[str, Any]]
+) -> None:
+    told = "G per view are computed: the last block makes only what the head reads"
+    assert f"419.8 {told}" in describe("model=vivit_b", "data=kinetics400")
+    found = describe_json("model=vivit_b", "data=kinetics400", "model.pooling=mean")
+    assert found["computed_macs"] == found["macs"]
+    assert told not in describe("model=vivit_b", "data=kinetics400", "model.pooling=mean")
+
+
 def test_no_line_of_the_paper_where_it_says_nothing(describe: Callable[..., str]) -> None:
     assert "paper" not in describe(*TINY)
 

@@ -26,9 +26,15 @@ def test_parts_add_up(attention: str, representation_size: int | None) -> None:
     assert description.model == real.config
     for part in description.parts:
         add_up(part)
-    with FlopCounterMode(display=False) as counter:
-        ViViT(**arguments, attention_implementation="eager")(torch.zeros(1, 3, *CLIP))
-    assert description.macs == counter.get_total_flops() // 2
+    for num_queries, macs in (
+        (real.num_queries, description.computed_macs),
+        (None, description.macs),
+    ):
+        model = ViViT(**arguments, attention_implementation="eager")
+        model.num_queries = num_queries
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, *CLIP))
+        assert macs == counter.get_total_flops() // 2
     assert description.macs_per_video == 12 * description.macs
 
 

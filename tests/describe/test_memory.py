@@ -58,7 +58,7 @@ def test_activations_grow_with_the_batch() -> None:
 
 def test_fused_attention_keeps_no_weights() -> None:
     """Nor with dropout, as on a GPU; the explicit formula does."""
-    arguments = small(num_frames=64, tubelet_size=[1, 8, 8])
+    arguments = small(num_frames=64, tubelet_size=[1, 8, 8], num_layers=3)
     clip = (64, 32, 32)
     tokens = 64 * 16 + 1
 
@@ -66,7 +66,7 @@ def test_fused_attention_keeps_no_weights() -> None:
         return describe({**arguments, **others}, clip).memory.activations
 
     fused = activations()
-    weights = 2 * 2 * tokens**2 * 4  # layers, heads, bytes
+    weights = 2 * 2 * tokens**2 * 4  # layers before the last, heads, bytes
     assert fused < weights
     assert activations(attention_dropout=0.1) == fused
     assert activations(attention_implementation="eager") > weights

@@ -46,6 +46,29 @@ def test_activation_checkpointing_changes_memory_only(arguments: dict, randomise
     assert saved_bytes() < kept / 2
 
 
+@pytest.mark.parametrize("pooling", ["cls", "first"])
+@pytest.mark.parametrize("temporal_layers", [None, 0, 2])
+def test_what_the_head_does_not_read_changes_nothing(
+    pooling: str, temporal_layers: int | None, randomise
+) -> None:
+    """Model 1 for ``None``, else Model 2: the last blocks compute one token, or all."""
+    arguments = {"pooling": pooling, "drop_path": 0.3}
+    if temporal_layers is not None:
+        arguments |= {"attention": "factorised_encoder", "temporal_layers": temporal_layers}
+    model = randomise(ViViT(**TINY | arguments)).double()
+    sizes = []
+    for encoder in model.encoders:
+        encoder.blocks[-1].register_forward_hook(lambda *call: sizes.append(call[2].shape[-2]))
+    clips = torch.randn(CLIPS, dtype=torch.float64)
+    loss, gradients = run(model, clips)
+    assert sizes == [1] * len(model.encoders)
+    model.num_queries = None
+    whole, expected = run(model, clips)
+    assert min(sizes[len(model.encoders) :]) > 1
+    torch.testing.assert_close(loss, whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_tokens_left_out_are_drawn_per_clip_and_keep_their_order() -> None:
     torch.manual_seed(0)
     drop = TokenDrop(0.4, num_prefix=1).train()

@@ -112,6 +112,11 @@ def print_model(description: "Description", console: "Console") -> None:
         f"{in_units(description.macs)} MACs per view, {in_units(description.macs_per_video)} per "
         f"video of {temporal} x {spatial} views"
     )
+    if description.computed_macs < description.macs:
+        console.print(
+            f"{in_units(description.computed_macs)} per view are computed: the last block makes "
+            "only what the head reads"
+        )
     paper, differences = description.paper, description.paper_differences()
     if paper is not None:
         theirs = ", ".join(

@@ -27,7 +27,8 @@ class Description:
         parts: In order.
         tokens: N, of one clip, without class tokens.
         parameters: Of the model.
-        macs: Multiply-accumulates per view.
+        macs: Multiply-accumulates per view, of all blocks whole, as the paper counts.
+        computed_macs: Those that a view takes, as the last blocks make only what the head reads.
         views: Temporal and spatial views per video.
         batch_size: Clips per training step.
         precision: Of training, as Lightning calls it.
@@ -42,6 +43,7 @@ class Description:
     tokens: int
     parameters: int
     macs: int
+    computed_macs: int
     views: tuple[int, int]
     batch_size: int
     precision: str
@@ -98,6 +100,7 @@ def describe(
         tokens=math.prod(found[0].outputs.grid),
         parameters=sum(part.parameters for part in found),
         macs=sum(part.macs for part in found),
+        computed_macs=count_macs(model, clip)[""],
         views=views,
         batch_size=batch_size,
         precision=precision,

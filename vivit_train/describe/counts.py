@@ -1,6 +1,7 @@
 """A model's parts, with their parameters and multiply-accumulates (MACs)."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,12 +76,12 @@ def parts(model: ViViT, clip: Grid) -> list[Part]:
             than the native one.
 
     Returns:
-        Parts whose parameters and MACs add up to the model's.
+        Parts whose parameters and MACs add up to the model's, every block counted whole.
 
     Raises:
         UserError: If the clip cannot be cut into tubelets.
     """
-    macs = count_macs(model, clip)
+    macs = count_macs(model, clip, whole=True)
     config = model.config
     width = config["hidden_size"]
     t, h, w = model.embed.grid(*clip)
@@ -137,16 +138,21 @@ def _branches(block: nn.Module) -> list[tuple[str, str, str]]:
     return [*(over[axis] for axis in block.attention_order.split("_")), mlp]
 
 
-def count_macs(model: ViViT, clip: Grid) -> dict[str, int]:
+def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
     """Multiply-accumulates of one clip's forward pass, by the module's name; "" is the model.
 
     Args:
         model: From ``build``.
         clip: Frames, height and width.
+        whole: Count all tokens of the last blocks, as the paper does, and not only those that
+            the head reads and that are computed.
 
     Raises:
         UserError: If the clip cannot be cut into tubelets.
     """
+    if whole:
+        model = copy(model)
+        model.num_queries = None
     clips = torch.empty(1, model.config["num_channels"], *clip, device="meta")
     # As two matrix products, which every version of torch counts; nothing is computed.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -48,13 +48,15 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(hidden_size, eps=config["layer_norm_eps"])
         self.activation_checkpointing = False
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, num_queries: int | None = None) -> Tensor:
         """Encodes tokens.
 
         Args:
             x: ``[B, N, D]`` for N = t*h*w; ``[B, t, s, D]`` if the blocks tell time from space, or
                 if each frame is encoded by itself (then the grid is (1, h, w)).
             grid: Tokens along (t, h, w); positions are interpolated if it is not the native one.
+            num_queries: How many of the first tokens are wanted, the class token among them: the
+                last block computes no others. ``None``: all. Not for blocks of Models 3 and 4.
 
         Returns:
             As ``x``, with the class token, if any, before the other tokens; in training without
@@ -67,9 +69,13 @@ class Encoder(nn.Module):
         x = self.token_drop(x + positions.reshape(-1, *x.shape[-2:]))
         x = self.pos_dropout(x)
         recomputes = self.activation_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            # Replays the random state too, so that dropout and drop path draw the same again.
-            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
+        for layer, block in enumerate(self.blocks, start=1):
+            queries = num_queries if layer == len(self.blocks) else None
+            if recomputes:
+                # Replays the random state too, so that dropout and drop path draw the same again.
+                x = checkpoint(block, x, queries, use_reentrant=False)
+            else:
+                x = block(x, queries)
         return self.norm(x)
 
 
@@ -88,9 +94,10 @@ class Block(nn.Module):
         self.mlp = mlp
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, ..., N, D]`` -> the same."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """``[B, ..., N, D]`` -> the same, or of the first ``num_queries`` tokens alone."""
+        attended = self.attn(self.norm1(x), num_queries)
+        x = x[..., :num_queries, :] + self.drop_path(attended)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -115,8 +122,9 @@ class FactorisedBlock(Block):
         self.temporal_attn = temporal_attn
         self.attention_order = attention_order
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """``[B, t, s, D]`` -> the same."""
+        assert num_queries is None, "a grid has no first tokens"
         for axis in self.attention_order.split("_"):
             x = x + self.drop_path(self.over_time(x) if axis == "time" else self.over_space(x))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -137,8 +145,9 @@ class FactorisedDotProductAttention(Attention):
     Paper: ViViT §3.3, eq. 9-11. The parameters are those of ``Attention``.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """``[B, t, s, D]`` -> the same."""
+        assert num_queries is None, "a grid has no first tokens"
         b, t, s, _ = x.shape
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, t, s, 3, A, d]
         time, space = qkv.chunk(2, dim=-2)  # [B, t, s, 3, A/2, d] each

@@ -43,13 +43,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., N, D]`` -> the same; all but the last two dimensions are a batch."""
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """``[..., N, D]`` -> the same; all but the last two dimensions are a batch.
+
+        With ``num_queries`` only so many of the first tokens attend, to all N, and are returned.
+        """
         # Folded into one batch dimension, which the fused kernels ask for.
         qkv = self.qkv(x.flatten(0, -3)).unflatten(-1, (3, self.num_heads, -1))  # [R, N, 3, A, d]
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x [R, A, N, d]
-        out = self.attend(q, k, v).transpose(1, 2)  # [R, N, A, d]
-        return self.dropout(self.proj(out.reshape(x.shape)))
+        out = self.attend(q[:, :, :num_queries], k, v).transpose(1, 2)  # [R, queries, A, d]
+        return self.dropout(self.proj(out.reshape(*x.shape[:-2], -1, x.shape[-1])))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries, keys and values ``[R, A, N, d]`` -> ``[R, A, N, d]``."""

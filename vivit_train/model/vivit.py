@@ -128,6 +128,8 @@ class ViViT(nn.Module):
         self.num_classes = num_classes
         self.attention = attention
         self.pooling = pooling
+        # What the head reads: the last blocks need not compute more.
+        self.num_queries = 1 if pooling in ("cls", "first") else None
         self.embed = TubeletEmbedding(num_channels, hidden_size, tubelet_size, sampled_frames)
         self.grid = self.embed.grid(num_frames, height, width)
 
@@ -165,7 +167,7 @@ class ViViT(nn.Module):
         Raises:
             UserError: If the clips' channels or size do not fit the tubelets.
         """
-        x = self.features(clips)
+        x = self._encode(clips, self.num_queries)
         averages_frames = self.attention == "factorised_encoder" and self.temporal_encoder is None
         x = x.mean(dim=1) if averages_frames else pool(x, self.pooling)  # [B, D]
         if self.pre_logits is not None:
@@ -183,15 +185,21 @@ class ViViT(nn.Module):
             other tokens in (t, h, w) order, w fastest. Model 2 has one token per frame, N = t.
             In training Model 1 lacks the tokens that ``token_drop`` left out.
         """
+        return self._encode(clips, num_queries=None)
+
+    def _encode(self, clips: Tensor, num_queries: int | None) -> Tensor:
+        """The features, or the first ``num_queries`` of them."""
         x = self.embed(clips)  # [B, N, D]
         t, h, w = grid = self.embed.grid(*clips.shape[2:])
         if self.attention == "spatio_temporal":
-            return self.encoder(x, grid)
+            return self.encoder(x, grid, num_queries)
         x = x.unflatten(1, (t, h * w))  # [B, t, s, D]
         if self.attention != "factorised_encoder":
             return self.encoder(x, grid).flatten(1, 2)  # [B, N, D]
-        x = pool(self.encoder(x, (1, h, w)), self.pooling)  # [B, t, D]
-        return self.temporal_encoder(x, (t, 1, 1)) if self.temporal_encoder is not None else x
+        x = pool(self.encoder(x, (1, h, w), self.num_queries), self.pooling)  # [B, t, D]
+        if self.temporal_encoder is None:
+            return x
+        return self.temporal_encoder(x, (t, 1, 1), num_queries)
 
     @torch.no_grad()
     def reset_parameters(self, initializer_range: float | None = None) -> None:
