@@ -167,9 +167,7 @@ def compiled(model: nn.Module) -> nn.Module:
     """Ours as ``model.compile=true`` does it, block by block; Hugging Face's as a whole."""
     if not isinstance(model, ViViT):
         return torch.compile(model)  # type: ignore[return-value]
-    for encoder in model.encoders:
-        for block in encoder.blocks:
-            block.compile()
+    model.compile_blocks()
     return model
 
 

@@ -150,7 +150,7 @@ def test_padding_for_a_compiled_model_is_not_seen() -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_compiled_blocks_compute_the_same() -> None:
     torch._dynamo.reset()
-    module, plain = module_of({"num_layers": 1}), module_of({"num_layers": 1})
+    module, plain = module_of({"num_layers": 2}), module_of({"num_layers": 2})
     for part in (module, plain):
         torch.manual_seed(0)
         part.model.reset_parameters(0.5)

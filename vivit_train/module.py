@@ -64,15 +64,9 @@ class VivitModule(LightningModule):
         self.train(self.training)
 
     def compile_blocks(self) -> None:
-        """Compiles the model block by block, at the first batch.
-
-        In place, which leaves the names of the weights as they are; and not as a whole, because
-        blocks of one kind share their code: a model of 24 takes as long to compile as one of 1.
-        """
+        """Compiles the model block by block, at the first batch; see `ViViT.compile_blocks`."""
         self.is_compiled = True
-        for encoder in self.model.encoders:
-            for block in encoder.blocks:
-                block.compile()
+        self.model.compile_blocks()
 
     def configure_model(self) -> None:
         """Shards the model, with its weights loaded and before it has an optimiser."""

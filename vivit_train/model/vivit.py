@@ -201,6 +201,18 @@ class ViViT(nn.Module):
             return x
         return self.temporal_encoder(x, (t, 1, 1), num_queries)
 
+    def compile_blocks(self) -> None:
+        """Compiles the model block by block, at the first batch.
+
+        In place, which leaves the names of the weights as they are; and not as a whole, because
+        blocks of one kind share their code: a model of 24 takes as long to compile as one of 2.
+        A last block that makes one token alone is none of that kind, and little work: it is left.
+        """
+        for encoder in self.encoders:
+            num_blocks = len(encoder.blocks) - (self.num_queries is not None)
+            for block in encoder.blocks[:num_blocks]:
+                block.compile()
+
     @torch.no_grad()
     def reset_parameters(self, initializer_range: float | None = None) -> None:
         """Initialises every weight; the head is always zero, so a new model predicts evenly.
