@@ -81,6 +81,10 @@ class ViViT(nn.Module):
             frames, evenly spaced, each as an image. Needs a tubelet of one frame. ``None``: off.
         attention_implementation: ``sdpa`` (fused kernels) or ``eager`` (the explicit formula).
 
+    Attributes:
+        num_queries: How many of the first tokens the pooling reads, and the last blocks therefore
+            compute; ``None``: all.
+
     Raises:
         UserError: If a value is outside what is said above, or given to a model without it.
     """
@@ -128,7 +132,6 @@ class ViViT(nn.Module):
         self.num_classes = num_classes
         self.attention = attention
         self.pooling = pooling
-        # What the head reads: the last blocks need not compute more.
         self.num_queries = 1 if pooling in ("cls", "first") else None
         self.embed = TubeletEmbedding(num_channels, hidden_size, tubelet_size, sampled_frames)
         self.grid = self.embed.grid(num_frames, height, width)
@@ -188,7 +191,7 @@ class ViViT(nn.Module):
         return self._encode(clips, num_queries=None)
 
     def _encode(self, clips: Tensor, num_queries: int | None) -> Tensor:
-        """The features, or the first ``num_queries`` of them."""
+        """The features, or the first ``num_queries`` of them: ``[B, num_queries, D]``."""
         x = self.embed(clips)  # [B, N, D]
         t, h, w = grid = self.embed.grid(*clips.shape[2:])
         if self.attention == "spatio_temporal":
