@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vivit_train import config as config_module
 from vivit_train.config import (
     check_keys,
     complete_config,
@@ -11,6 +10,7 @@ from vivit_train.config import (
     override_config,
     to_plain,
 )
+from vivit_train.config import compose as config_module
 from vivit_train.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Configuration without heavy imports: composing, and catching typos before torch is loaded."""
+"""Composing a configuration, changing a saved one, and catching typos."""
 
 import copy
 import difflib
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.errors import UserError
 
-CONFIG_DIR = Path(__file__).parents[1] / "configs"
+CONFIG_DIR = Path(__file__).parents[2] / "configs"
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
