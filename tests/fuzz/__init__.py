@@ -1,0 +1,1 @@
+"""Random command lines and damaged files, each met by a real process in its own folder."""

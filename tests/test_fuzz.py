@@ -1,0 +1,51 @@
+"""The fuzz of command lines and files: `python -m tests.fuzz`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.sandbox import Case, run
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["compare", "missing"], ""),
+        (["--exit"], "exit code 77"),
+        (["--traceback"], "traceback"),
+        (["--stranger"], "wrote outside: stranger.txt"),
+        (["--child"], "1 processes left running"),
+        (["--killed"], "died of SIGUSR2"),
+        (["--silent"], "failed without an error message"),
+    ],
+)
+def test_the_sandbox_sees_each_fault(
+    words: list[str], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import signal
+    import subprocess
+
+    from vivit_train import __main__ as program
+
+    def faulty() -> None:
+        if words == ["--exit"]:
+            raise SystemExit(77)
+        if words == ["--traceback"]:
+            raise KeyError("x")
+        if words == ["--stranger"]:
+            Path("../stranger.txt").write_text("x")
+        elif words == ["--child"]:
+            subprocess.Popen(["sleep", "30"])
+        elif words == ["--killed"]:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        elif words == ["--silent"]:
+            raise SystemExit(1)
+
+    if words[0].startswith("--"):
+        monkeypatch.setattr(program, "main", faulty)
+    (tmp_path / "sandbox").mkdir()
+    outcome = run(Case("vivit", words), tmp_path / "sandbox")
+    expected = (fault,) if fault else ()
+    assert [f for f in outcome.faults if f in expected] == list(expected)
+    assert bool(outcome.faults) == bool(expected)
