@@ -298,3 +298,30 @@ def test_a_store_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert shard.labels == ["a", "b"] * 5
     assert sum(fetched) < path.stat().st_size / 2
     assert len(fetched) <= 12
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}.lock"])
+def test_a_link_in_the_place_of_the_index_is_not_followed(name: str, tmp_path: Path) -> None:
+    """It would add a line to any file of the user's; member names may be shell code."""
+    root, victim = tmp_path / "from strangers", tmp_path / ".bashrc"
+    victim.write_text("alias ll='ls -l'\n")
+    write_tar(root / "0.tar", [("a0$(touch X).mp4", VIDEO), ("a0$(touch X).cls", "run")])
+    (root / name).symlink_to(victim)
+    with pytest.raises(UserError, match=rf"{name} is a link to .*bashrc: .* nothing is written"):
+        index(root)
+    assert victim.read_text() == "alias ll='ls -l'\n"
+    # Elsewhere, as the command lets its user choose, the index is written.
+    (tmp_path / "ours").mkdir()
+    assert index(root, folder=tmp_path / "ours")[0].members == ["a0$(touch X).mp4"]
+
+
+def test_an_index_that_names_bytes_outside_of_its_shard_is_not_used(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", samples(VIDEO, "ab"))
+    (whole,) = index(tmp_path)
+    good = json.loads((tmp_path / FILE_NAME).read_text())
+    for changes in (
+        {"starts": [-1, 0]}, {"sizes": [10**12, 1]}, {"starts": good["starts"][:1]},
+        {"members": ["a", 3]}, {"labels": None}, {"size": str(good["size"])},
+    ):  # fmt: skip
+        (tmp_path / FILE_NAME).write_text(json.dumps(good | changes))
+        assert index(tmp_path) == [whole]

@@ -71,3 +71,28 @@ def test_a_verdict_file_that_is_not_there(tmp_path: Path) -> None:
     assert Verdicts("auto", tmp_path, "auto").path is None
     with pytest.raises(UserError, match=r"data.verdicts=nowhere is not a file: expected auto"):
         Verdicts("nowhere", tmp_path, "auto")
+
+
+def test_a_link_in_the_place_of_the_verdicts_is_not_followed(tmp_path: Path) -> None:
+    """`vivit check` would add a line to any file of the user's."""
+    victim, root = tmp_path / ".bashrc", tmp_path / "from strangers"
+    victim.write_text("alias ll='ls -l'\n")
+    root.mkdir()
+    (root / FILE_NAME).symlink_to(victim)
+    with pytest.raises(UserError, match=r"is a link to .*bashrc: .* nothing is written to it"):
+        VerdictFile(root / FILE_NAME)
+    assert victim.read_text() == "alias ll='ls -l'\n"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"video": 1}, {"video": ["a"]}, {"verdict": "great"}, {"verdict": None}, {"frames": "x"},
+        {"promised": [1]}, {"size": 1.5}, {"quick": "yes"}, {"decoder": {}}, {"mtime": []},
+    ],
+)  # fmt: skip
+def test_verdicts_of_other_types_do_not_count(values: dict, tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    lines = [vars(Verdict("a.mp4", "ok")) | values, vars(Verdict("b.mp4", "ok"))]
+    path.write_text("[" * 10**5 + "\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    assert list(read_verdicts(path)) == ["b.mp4"]

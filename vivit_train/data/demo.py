@@ -1,12 +1,13 @@
 """The demo data set: clips that differ only in motion, written on first use."""
 
+from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from vivit_train.data.demo_clips import write_demo
 from vivit_train.data.folder import Folder
+from vivit_train.foreign import own_lock
 
 
 class Demo(Folder):
@@ -30,7 +31,7 @@ class Demo(Folder):
         """Writes the clips if they are not there yet, then reads them."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may start at once: one writes, the others wait and find it done.
-        with FileLock(f"{self.root}.lock"):
+        with own_lock(Path(f"{self.root}.lock")):
             if not self.root.exists():
                 count = 8 * (self.train_per_class + self.val_per_class)
                 rank_zero_info(f"Writing {count} demo clips to {self.root}, once")

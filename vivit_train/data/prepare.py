@@ -14,6 +14,7 @@ from vivit_train.data.check import TOLERANCE
 from vivit_train.data.records import Records, is_video, size_and_mtime
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
+from vivit_train.foreign import open_own
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
 from vivit_train.video.guard import CAN_GUARD, Failure, Tell
 from vivit_train.video.pool import guarded_map
@@ -313,7 +314,7 @@ class Manifest:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            self._file = open_own(path, begins=b'{"settings": ')
         except OSError as error:
             raise cannot_write(path.parent, error) from error
         self._path = path

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock
-
 from vivit_train.class_names import shorten
 from vivit_train.data.records import is_video
 from vivit_train.data.shards import THREADS, Stat, is_remote, join, open_shard
 from vivit_train.errors import UserError
+from vivit_train.foreign import from_json, open_own, own_lock
 
 FILE_NAME = "vivit_index.jsonl"
 SIDECARS = ("json", "cls", "txt")
@@ -62,6 +61,14 @@ class Shard:
     sources: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
 
+    def is_consistent(self) -> bool:
+        """Whether there is one of everything for each video, and all videos lie in the shard."""
+        counts = {len(column) for column in (self.members, self.starts, self.sizes, self.labels)}
+        return len(counts) == 1 and all(
+            start >= 0 and 0 <= size <= self.size - start
+            for start, size in zip(self.starts, self.sizes)
+        )
+
 
 def index_shards(
     root: str, shards: Mapping[str, Stat], label_key: str | None, folder: Path
@@ -89,7 +96,7 @@ def index_shards(
     known, _ = _known(files, shards, label_key)
     if len(known) < len(shards):
         try:
-            with FileLock(f"{file}.lock"):
+            with own_lock(Path(f"{file}.lock")):
                 known = _complete(root, files, shards, label_key)
         except OSError as error:
             raise UserError(
@@ -135,12 +142,11 @@ def _known(
 def _lines(file: Path) -> Iterator[Shard]:
     if not file.is_file():
         return
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for line in lines:
-            try:
-                yield Shard(**json.loads(line))
-            except (ValueError, TypeError):  # empty, cut off, or of another version
-                continue
+            shard = from_json(Shard, line)  # None: empty, cut off, or of another version
+            if shard is not None and shard.is_consistent():
+                yield shard
 
 
 def _build(
@@ -156,7 +162,7 @@ def _build(
             pool.submit(index_shard, root, name, stat, label_key): name
             for name, stat in shards.items()
         }
-        with file.open("a", encoding="utf-8") as lines:
+        with open_own(file, begins=b'{"name": ') as lines:
             for done, task in enumerate(as_completed(tasks), start=1):
                 try:
                     shard = task.result()
@@ -164,7 +170,7 @@ def _build(
                     faults.append(f"{tasks[task]}: {fault}")
                     continue
                 # A line that an earlier process left unfinished is ended first.
-                lines.write(f"\n{json.dumps(asdict(shard))}\n")
+                lines.write(f"\n{json.dumps(asdict(shard))}\n".encode())
                 lines.flush()
                 videos += len(shard.members)
                 if time.monotonic() - told > LINE_SECONDS:

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.foreign import from_json, open_own
 from vivit_train.video.decode import Source
 
 FILE_NAME = "vivit_check.jsonl"
@@ -76,16 +77,9 @@ def video_name(records: Records, row: int, root: Path) -> str:
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """Video -> its last verdict; lines that are none, such as one cut off, do not count."""
-    names = {field.name for field in fields(Verdict)}
-    verdicts = {}
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            try:
-                verdict = Verdict(**{k: v for k, v in json.loads(line).items() if k in names})
-            except (ValueError, TypeError, AttributeError):
-                continue
-            verdicts[verdict.video] = verdict
-    return verdicts
+        found = [from_json(Verdict, line) for line in lines]
+    return {v.video: v for v in found if v is not None and v.verdict in VERDICTS}
 
 
 class VerdictFile:
@@ -98,13 +92,13 @@ class VerdictFile:
         verdicts: Video -> its last verdict.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: If it cannot be written, or something else is there.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = path.open("a+b")
+            self._file = open_own(path, begins=b'{"video": ')
         except OSError as error:
             raise UserError(
                 f"the verdicts cannot be written to {path} ({error.strerror}): name another file "
