@@ -50,7 +50,8 @@ from steps import (
     size_of,
 )
 
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.arguments import ATTENTIONS
+from vivit_train.model.vivit import ViViT
 
 KINDS: dict[str, list[Any]] = {
     "models": list(ATTENTIONS),

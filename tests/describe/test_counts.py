@@ -5,7 +5,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.describe.models import CLIP, small
 from vivit_train.describe import describe
 from vivit_train.describe.counts import Part
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.arguments import ATTENTIONS
+from vivit_train.model.vivit import ViViT
 
 
 def add_up(part: Part) -> None:

@@ -9,7 +9,8 @@ from tests.describe.models import CLIP, small
 from vivit_train.describe import describe
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.arguments import ATTENTIONS
+from vivit_train.model.vivit import ViViT
 
 
 def memory(arguments: dict[str, Any], precision: str = "32-true", **others: Any) -> Any:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from vivit_train.errors import UserError
+from vivit_train.model.arguments import ATTENTIONS
 from vivit_train.model.layers import DropPath
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
 
 TINY = {

@@ -7,27 +7,14 @@ per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vivit_train.errors import UserError
+from vivit_train.model.arguments import check_ranges, check_types, settled
 from vivit_train.model.embedding import TubeletEmbedding
 from vivit_train.model.encoder import Encoder, build_blocks
-from vivit_train.model.layers import ACTIVATIONS, Attention, Mlp
-
-# Models 1 to 4 of the paper.
-ATTENTIONS = (
-    "spatio_temporal",
-    "factorised_encoder",
-    "factorised_self_attention",
-    "factorised_dot_product",
-)
-ATTENTION_ORDERS = ("time_space", "space_time")
-POOLINGS = ("cls", "mean", "max", "sum", "first")
-DROP_PATH_STYLES = ("scenic", "timm")
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+from vivit_train.model.layers import Attention, Mlp
 
 
 class ViViT(nn.Module):
@@ -123,7 +110,8 @@ class ViViT(nn.Module):
         # Plain values only, so that a checkpoint can carry them: ViViT(**model.config) rebuilds.
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        _check(config)
+        check_types(config, ViViT.__init__.__annotations__)
+        check_ranges(config)
         config = settled(config)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         config["tubelet_size"] = list(tubelet_size)
@@ -271,92 +259,6 @@ def pool(x: Tensor, pooling: str) -> Tensor:
     return x[..., 0, :]  # the class token, or the first
 
 
-def _check(config: dict[str, Any]) -> None:
-    """Refuses values that no model takes, and those that this one has no use for."""
-    for name, choices in {
-        "attention": ATTENTIONS,
-        "pooling": POOLINGS,
-        "activation": tuple(ACTIVATIONS),
-        "drop_path_style": DROP_PATH_STYLES,
-        "attention_implementation": ATTENTION_IMPLEMENTATIONS,
-    }.items():
-        _require_choice(name, config[name], choices)
-    for name in ("num_classes", "num_layers", "num_heads", "hidden_size", "mlp_size"):
-        _require(config[name] >= 1, f"model.{name} must be 1 or more, got {config[name]}")
-    for name in ("dropout", "attention_dropout", "drop_path", "token_drop"):
-        value = config[name]
-        _require(0 <= value < 1, f"model.{name} is a probability in [0, 1), got {value}")
-
-    attention, hidden_size = config["attention"], config["hidden_size"]
-    owners = {
-        "attention_order": "factorised_self_attention",
-        "temporal_layers": "factorised_encoder",
-        "temporal_heads": "factorised_encoder",
-        "temporal_mlp_size": "factorised_encoder",
-    }
-    for name, owner in owners.items():
-        value = config[name]
-        _require(
-            value is None or attention == owner,
-            f"model.{name}={value} is for model.attention={owner}; with {attention} it must be "
-            "null",
-        )
-        least = 0 if name == "temporal_layers" else 1
-        _require(
-            not isinstance(value, int) or value >= least,
-            f"model.{name} must be {least} or more, got {value}",
-        )
-    if config["attention_order"] is not None:
-        _require_choice("attention_order", config["attention_order"], ATTENTION_ORDERS)
-    if attention in ("factorised_self_attention", "factorised_dot_product"):
-        _require(
-            config["pooling"] in ("mean", "max", "sum"),
-            f"model.pooling={config['pooling']}: model.attention={attention} has no class token, "
-            "which would have no place in time and space; use mean, max or sum",
-        )
-    if config["token_drop"]:
-        _require(
-            attention in ("spatio_temporal", "factorised_encoder"),
-            f"model.token_drop={config['token_drop']}: the blocks of model.attention={attention} "
-            "need every token of the grid; use 0, or spatio_temporal or factorised_encoder",
-        )
-        _require(
-            config["pooling"] in ("cls", "mean", "max"),
-            f"model.token_drop={config['token_drop']}: model.pooling={config['pooling']} reads "
-            "something else when tokens are missing; use cls, mean or max",
-        )
-    for name in ("num_heads", "temporal_heads"):
-        heads = config[name] or 1
-        _require(
-            hidden_size % heads == 0,
-            f"model.hidden_size={hidden_size} is not a multiple of model.{name}={heads}",
-        )
-    _require(
-        attention != "factorised_dot_product" or config["num_heads"] % 2 == 0,
-        f"model.num_heads={config['num_heads']} must be even with model.attention={attention}: "
-        "half of the heads attend over time, half over space",
-    )
-
-
-def settled(arguments: dict[str, Any]) -> dict[str, Any]:
-    """ViViT's arguments with each ``None`` replaced by what it stands for in this model.
-
-    Args:
-        arguments: Of ViViT, all of them.
-    """
-    settled = dict(arguments)
-    if arguments["attention"] == "factorised_self_attention":
-        settled["attention_order"] = arguments["attention_order"] or "time_space"
-    if arguments["attention"] == "factorised_encoder":
-        defaults = {
-            "temporal_layers": 4,
-            "temporal_heads": arguments["num_heads"],
-            "temporal_mlp_size": arguments["mlp_size"],
-        }
-        settled |= {name: value for name, value in defaults.items() if arguments[name] is None}
-    return settled
-
-
 def _lecun_std(fan_in: int) -> float:
     # 0.8796 is the standard deviation of a unit normal truncated at two.
     return math.sqrt(1 / fan_in) / 0.87962566103423978
@@ -364,12 +266,3 @@ def _lecun_std(fan_in: int) -> float:
 
 def _truncated_normal(weight: Tensor, std: float) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    _require(value in choices, f"model.{name}={value!r} is not one of {', '.join(choices)}")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vivit_train import load
 from vivit_train.errors import UserError
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.arguments import ATTENTIONS
+from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage, load_weights, read_weights
 
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 64}

@@ -13,7 +13,8 @@ import torch
 from tests.golden_files import GOLDEN, read, tensors, vivit_arguments
 from vivit_train import load
 from vivit_train.errors import UserError
-from vivit_train.model.vivit import ATTENTIONS, ViViT
+from vivit_train.model.arguments import ATTENTIONS
+from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage, load_weights, read_weights
 from vivit_train.model.weights.scenic import convert
 

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.model.vivit import ViViT, settled
+from vivit_train.model.arguments import settled
+from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights.files import Weights, read_json, read_tensors
 
 # The attribute of the LightningModule that is the ViViT.
