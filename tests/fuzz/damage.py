@@ -171,7 +171,7 @@ FORMATS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], Any]]] = {
         lambda path, content: path.write_text(yaml.safe_dump(content)),
     ),
     ".jsonl": (
-        lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+        lambda path: [json.loads(line) for line in path.read_text().split("\n") if line],
         lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows)),
     ),
 }
