@@ -24,10 +24,13 @@ def main(config: DictConfig) -> None:
     with errors_in_one_line():
         if config.ckpt_path == "auto":
             begun_or_new(config)
-        elif config.ckpt_path is not None:
-            config = resumed(config)
-        check_slurm_tasks(config.trainer)
-        run_dir = train(config)
+        run(config)
+
+
+def run(config: DictConfig) -> None:
+    """Trains, and prints the run's folder."""
+    check_slurm_tasks(config.trainer)
+    run_dir = train(config)
     if is_rank_zero():
         print(run_dir)
 
@@ -81,12 +84,18 @@ def train(config: DictConfig) -> Path:
 if __name__ == "__main__":
     leave_cores_to_workers()
     words = sys.argv[1:]
-    # A resumed run has keys of its own: they are checked against its own configuration.
-    resumes = any(word.startswith("ckpt_path=") and word != "ckpt_path=auto" for word in words)
+    # A resumed run has a configuration of its own: Hydra composes none.
+    resumes = any(
+        word.startswith("ckpt_path=") and word not in ("ckpt_path=auto", "ckpt_path=null")
+        for word in words
+    )
     has_flags = any(word.startswith("-") and word not in ("-m", "--multirun") for word in words)
     with errors_in_one_line():
         if not has_flags and is_sweep(words):
             sys.exit(sweep(words))
-        if not resumes and not has_flags:
+        if resumes and not has_flags:
+            run(resumed(words))
+            sys.exit()
+        if not has_flags:
             check_keys([word for word in words if not word.startswith("-")])
     main()

@@ -1,3 +1,4 @@
+import csv
 import os
 import shutil
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from train import train
 from vivit_train import resume
 from vivit_train.config import complete_config, compose_config, override_config, to_plain
 from vivit_train.errors import UserError
+from vivit_train.module import VivitModule
+from vivit_train.optim import warmup_cosine
 from vivit_train.resume import (
     begun_or_new,
     check_whole,
     damage,
-    differences,
     find_last,
     newest_whole,
     remove_stale_temporaries,
@@ -117,27 +119,34 @@ class TestOfAnotherVersion:
         config["augment"]["blur"] = 0.5
         OmegaConf.save(config, run / "config.yaml")
 
-    def test_it_is_completed(self, run: Path, command_line, capsys) -> None:
+    def test_it_is_completed(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         last = run / "checkpoints" / "last.ckpt"
-        config = resumed(command_line(f"ckpt_path={last}", "trainer.max_epochs=9"))
+        config = resumed([f"ckpt_path={last}", "trainer.max_epochs=9"])
         expected = compose_config(
             [f"run_dir={run}", "optim.lr=0.5", "seed=3", "trainer.max_epochs=9"]
         )
         assert to_plain(config) == to_plain(expected) | {"ckpt_path": str(last)}
-        assert "without meaning in this one: augment.blur=0.5" in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert "without meaning in this one: augment.blur=0.5" in told.err
+        assert told.out == "changed from here on: trainer.max_epochs: 5 -> 9\n"
 
     def test_only_what_was_changed_counts_as_other(self, run: Path, command_line, capsys) -> None:
-        words = [f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.25", "data.eval_views=[1,3]"]
-        config = command_line(*words, "model.token_drop=0.5", "optim=adamw")
+        words = [f"run_dir={run}", "ckpt_path=auto", "seed=3", "data.eval_views=[1,3]"]
+        config = command_line(*words, "optim.lr=0.25", "model.token_drop=0.5", "optim=adamw")
         begun_or_new(config)
         assert config.ckpt_path == str(run / "checkpoints" / "last.ckpt")
         told = capsys.readouterr()
         changes = (
             "model.token_drop: 0.0 -> 0.5; optim.lr: 0.5 -> 0.25; data.eval_views: [2, 1] -> "
-            "[1, 3]; seed: 3 -> 0\n"
+            "[1, 3]\n"
         )
         assert told.err.endswith(f"warning: {run} was started with other values: {changes}")
         assert told.out == ""
+
+    def test_what_cannot_change_is_refused(self, run: Path, command_line) -> None:
+        config = command_line(f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.5", "optim=sgd")
+        with pytest.raises(UserError, match=r"optim\.name: adamw -> sgd \(.*; seed: 3 -> 0 \("):
+            begun_or_new(config)
 
     def test_the_same_command_is_told_nothing(self, run: Path, command_line, capsys) -> None:
         begun_or_new(command_line(f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.5", "seed=3"))
@@ -158,6 +167,108 @@ def test_a_run_of_another_version_trains_on(finished_run: Path, tmp_path: Path) 
     assert last["global_step"] == 24
 
 
+class TestOverrides:
+    """Of a resumed run: looked up in its own configuration, and refused before it is touched."""
+
+    @pytest.fixture(autouse=True)
+    def begun(self, run: Path) -> None:
+        config = to_plain(compose_config([f"run_dir={run}", "optim=sgd"]))
+        OmegaConf.save(config, run / "config.yaml")
+
+    @pytest.fixture
+    def words(self, run: Path) -> list[str]:
+        return [f"run_dir={run}", "ckpt_path=last"]
+
+    def test_a_key_that_the_default_configuration_does_not_have(
+        self, words: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = resumed([*words, "optim.momentum=0.5", "+optim.lr=0.25"])
+        assert (config.optim.momentum, config.optim.lr) == (0.5, 0.25)
+        assert capsys.readouterr().out == (
+            "changed from here on: optim.lr: 0.001 -> 0.25; optim.momentum: 0.9 -> 0.5\n"
+        )
+
+    def test_a_key_that_it_does_not_have(self, words: list[str]) -> None:
+        with pytest.raises(UserError, match=r"there is no key 'optim\.betas'"):
+            resumed([*words, "optim.betas=[0.5,0.9]"])
+
+    def test_the_runs_own_values_are_no_change(self, words: list[str], capsys) -> None:
+        resumed([*words, "optim.name=sgd", "model.hidden_size=128", "seed=0"])
+        assert capsys.readouterr().out == ""
+
+    def test_refused_with_every_reason(self, run: Path, words: list[str]) -> None:
+        before = (run / "config.yaml").read_bytes()
+        with pytest.raises(UserError) as caught:
+            resumed([*words, "optim=adamw", "optim.lr=0.1", "model.num_layers=2", "seed=1"])
+        message = str(caught.value)
+        assert message.startswith(
+            f"the run {run} cannot be resumed with model.num_layers: 4 -> 2 ("
+        )
+        assert "optim.name: sgd -> adamw (the checkpoint holds the optimiser's state" in message
+        assert "seed: 0 -> 1 (the order of the videos" in message
+        assert "optim.lr" not in message
+        assert (run / "config.yaml").read_bytes() == before
+
+    def test_last_needs_the_runs_folder(self) -> None:
+        with pytest.raises(UserError, match="ckpt_path=last means the newest checkpoint in"):
+            resumed(["ckpt_path=last"])
+
+
+def rates(run: Path) -> list[float]:
+    """The learning rate at each step."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
+
+
+def test_hyper_parameters_take_effect(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    train(
+        resumed(
+            [
+                f"run_dir={run}", "ckpt_path=last", "trainer.max_epochs=3", "optim.lr=0.01",
+                "optim.weight_decay=0.5", "optim.betas=[0.5,0.75]", "optim.eps=1e-6",
+            ]
+        )
+    )  # fmt: skip
+    # Of 24 steps with 4 of warm-up, 16 were done by the schedule of a run of 16.
+    expected = [0.01 * warmup_cosine(step, 24, 4) for step in range(16, 24)]
+    assert rates(run)[:16] == rates(finished_run)
+    assert rates(run)[16:] == pytest.approx(expected)
+    said = f"learning rate 0 -> {expected[0]:.4g} at step 16: the schedule is now that"
+    assert said in capsys.readouterr().out
+
+    groups = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = groups["optimizer_states"][0]["param_groups"]
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.optim.lr == max(group["initial_lr"] for group in groups) == 0.01
+    # Layer by layer, first what decays: the rate falls by layer_decay, biases do not decay.
+    assert min(group["initial_lr"] for group in groups) == pytest.approx(0.01 * 0.8**3)
+    assert {group["weight_decay"] for group in groups} == {0.5, 0.0}
+    assert {(tuple(group["betas"]), group["eps"]) for group in groups} == {((0.5, 0.75), 1e-6)}
+
+
+def test_what_is_advised_after_a_nan(
+    small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    step = VivitModule.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            VivitModule,
+            "training_step",
+            lambda self, batch, index: (
+                step(self, batch, index) * (torch.nan if self.global_step == 12 else 1)
+            ),
+        )
+        with pytest.raises(UserError, match=r"lower optim\.lr.* go on with ckpt_path=last"):
+            train(compose_config([*small, f"run_dir={run}"]))
+    train(resumed([f"run_dir={run}", "ckpt_path=last", "optim.lr=1e-5"]))
+    assert len(rates(run)) == 16
+    assert rates(run)[8:] == pytest.approx([1e-5 * warmup_cosine(s, 16, 4) for s in range(8, 16)])
+
+
 def test_temporaries_of_dead_processes_go(run: Path) -> None:
     pid = os.fork()
     if pid == 0:
@@ -173,9 +284,3 @@ def test_temporaries_of_dead_processes_go(run: Path) -> None:
 def test_a_command_can_be_typed() -> None:
     command = resume_command(Path("/a run/checkpoints/last.ckpt"))
     assert command == "python train.py ckpt_path='/a run/checkpoints/last.ckpt'"
-
-
-def test_differences() -> None:
-    before = {"optim": {"lr": 0.1, "name": "sgd"}, "seed": 0, "gone": 1}
-    now = {"optim": {"lr": 0.2, "name": "sgd"}, "seed": 0, "new": None}
-    assert differences(before, now) == ["optim.lr: 0.1 -> 0.2", "gone: 1 -> None"]

@@ -110,21 +110,24 @@ def launched_from(run_dir: Path) -> Iterator[None]:
 
     children: list[subprocess.Popen] = []
 
-    def command(local_rank: int) -> tuple[list[str], str]:
+    def command() -> list[str]:
         words = [sys.executable, os.path.abspath(sys.argv[0])]
         words += ["--config-path", str(run_dir.resolve()), "--config-name", "config"]
-        return [*words, *QUIET_HYDRA], os.getcwd()
+        return [*words, *QUIET_HYDRA]
 
     def observe(child_processes: list[subprocess.Popen]) -> None:
         children.extend(child_processes)
         # For where this process waits in a collective for a child that is gone.
         threading.Thread(target=_end_with_children, args=(children,), daemon=True).start()
 
-    stock = subprocess_script._hydra_subprocess_cmd, subprocess_script._launch_process_observer
+    names = ("_basic_subprocess_cmd", "_hydra_subprocess_cmd", "_launch_process_observer")
+    stock = {name: getattr(subprocess_script, name) for name in names}
     parent = _parent()
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, _PARENT)}
     end_with_parent()
-    subprocess_script._hydra_subprocess_cmd = command
+    # The first where Hydra has not composed the configuration, as in a resumed run.
+    subprocess_script._basic_subprocess_cmd = command
+    subprocess_script._hydra_subprocess_cmd = lambda local_rank: (command(), os.getcwd())
     subprocess_script._launch_process_observer = observe
     os.environ[_PARENT] = str(os.getpid())
     grace = 0.0
@@ -141,7 +144,8 @@ def launched_from(run_dir: Path) -> Iterator[None]:
         raise
     finally:
         _end(children, grace)
-        subprocess_script._hydra_subprocess_cmd, subprocess_script._launch_process_observer = stock
+        for name, function in stock.items():
+            setattr(subprocess_script, name, function)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         for name, value in before.items():

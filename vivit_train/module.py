@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -16,7 +18,14 @@ from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
-from vivit_train.optim import build_optimizer, freeze, scaled_lr, warmup_cosine
+from vivit_train.optim import (
+    build_optimizer,
+    freeze,
+    hyper_parameters,
+    scaled_lr,
+    set_hyper_parameters,
+    warmup_cosine,
+)
 from vivit_train.sharding import Sharded
 
 
@@ -56,6 +65,8 @@ class VivitModule(LightningModule):
         self.accuracy: VideoAccuracy | None = None
         self.is_compiled = False
         self._frozen: list[nn.Module] = []
+        self._hyper_parameters: list[dict[str, Any]] = []
+        self._total_steps = 0
         self._chunk_size = 0
 
     def freeze_parts(self, what: str | Sequence[str] | None) -> None:
@@ -98,20 +109,38 @@ class VivitModule(LightningModule):
         top1 = top1.float().mean()
         self.log("train/loss", loss.detach(), batch_size=len(logits))
         self.log("train/top1", top1, batch_size=len(logits))
-        # Of the head, where layers differ.
-        lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-        self.log("train/lr", lr)
+        self.log("train/lr", highest_lr(self.trainer.optimizers[0]))
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""
         optimizer = build_optimizer(self.model, self.optim | {"lr": self.learning_rate()})
         total, warmup = self.schedule_steps()
+        self._total_steps = total
         floor = self.optim["min_lr_fraction"]
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, total, warmup, floor)
-        )
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, warmup, floor))
+        self._hyper_parameters = hyper_parameters(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Trains with this run's hyper-parameters, whatever a checkpoint has restored.
+
+        The schedule of a run that is resumed with another length or rate is the one that it would
+        have had from the start; the learning rate may jump, which is printed.
+        """
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        before = highest_lr(schedule.optimizer)
+        set_hyper_parameters(schedule, self._hyper_parameters)
+        now = highest_lr(schedule.optimizer)
+        if now != before and self.trainer.is_global_zero:
+            step, peak = self.trainer.global_step, max(schedule.base_lrs)
+            print(
+                f"learning rate {before:.4g} -> {now:.4g} at step {step}: the schedule is now that "
+                f"of a run of {self._total_steps} steps with a highest rate of {peak:.4g}. A lower "
+                "optim.lr lowers all of it; model.pretrained starts a new run, with its own "
+                "warm-up, from a checkpoint's weights"
+            )
 
     def learning_rate(self) -> float:
         """``optim.lr``, scaled to this run's clips per step if ``optim.lr_batch_size`` asks so."""
@@ -220,6 +249,11 @@ class VivitModule(LightningModule):
         scores = self.accuracy.compute()
         if not self.trainer.sanity_checking:
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})
+
+
+def highest_lr(optimizer: Optimizer) -> float:
+    """The learning rate of the head; those of the layers below it may be lower."""
+    return max(group["lr"] for group in optimizer.param_groups)
 
 
 def best_classes(scores: Tensor, heads: Sequence[int]) -> Tensor:

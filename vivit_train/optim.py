@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
@@ -195,6 +196,28 @@ def scaled_lr(lr: float, lr_batch_size: int, clips_per_step: int) -> float:
             f"for, 1 or more, or null; got {lr_batch_size}"
         )
     return lr * clips_per_step / lr_batch_size
+
+
+def hyper_parameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What each parameter group says apart from its parameters: rates, decay, momentum."""
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def set_hyper_parameters(schedule: LambdaLR, given: Sequence[dict[str, Any]]) -> None:
+    """Sets the hyper-parameters of an optimiser anew, where a checkpoint has replaced them.
+
+    The learning rate becomes that of the schedule at the step where it stands.
+
+    Args:
+        schedule: The optimiser's, which is set to the new base rates as well.
+        given: As `hyper_parameters` gave them for the new optimiser.
+    """
+    schedule.base_lrs = [values["initial_lr"] for values in given]
+    for group, values, factor in zip(schedule.optimizer.param_groups, given, schedule.lr_lambdas):
+        group.update(values, lr=values["initial_lr"] * factor(schedule.last_epoch))
 
 
 def warmup_cosine(

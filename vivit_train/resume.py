@@ -4,14 +4,14 @@ import os
 import shlex
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vivit_train.config import complete_config, override_config, to_plain
+from vivit_train.changes import check_changes, differences
+from vivit_train.config import complete_config, override_config, parse_overrides, to_plain
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 
@@ -100,69 +100,80 @@ def find_last(run_dir: Path) -> Path:
     )
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run that a checkpoint belongs to, with this call's overrides."""
-    words = HydraConfig.get().overrides.task
-    overrides = [word for word in words if not word.startswith("ckpt_path=")]
-    if config.ckpt_path == "last":
-        check_run_dir_is_given(config)
-        overrides = [word for word in overrides if not word.startswith("run_dir=")]
-        checkpoint = find_last(Path(config.run_dir).expanduser()).resolve()
+def resumed(words: Sequence[str]) -> DictConfig:
+    """The configuration of the run that a checkpoint belongs to, with this call's overrides.
+
+    The overrides are looked up in the run's own configuration, which may have other keys than
+    the default one. What they change is printed.
+
+    Args:
+        words: ``key=value`` words of the command line, with ``ckpt_path``.
+
+    Raises:
+        UserError: If there is no such run, or it cannot be resumed with these overrides.
+    """
+    given = {o.key_or_group: o for o in parse_overrides(words)}
+    ckpt_path = str(given["ckpt_path"].value())
+    overrides = [o.input_line or "" for key, o in given.items() if key != "ckpt_path"]
+    if ckpt_path == "last":
+        if "run_dir" not in given:
+            raise _needs_run_dir(ckpt_path)
+        overrides.remove(given["run_dir"].input_line or "")
+        run_dir = Path(str(given["run_dir"].value())).expanduser()
+        checkpoint = find_last(run_dir).resolve()
     else:
-        checkpoint = Path(config.ckpt_path).expanduser().resolve()
+        checkpoint = Path(ckpt_path).expanduser().resolve()
     saved = checkpoint.parent.parent / "config.yaml"
     if not checkpoint.is_file() or not saved.is_file():
         raise UserError(
-            f"ckpt_path={config.ckpt_path}: expected RUN/checkpoints/last.ckpt of a run, with "
+            f"ckpt_path={ckpt_path}: expected RUN/checkpoints/last.ckpt of a run, with "
             f"RUN/config.yaml beside; {'no such file' if not checkpoint.is_file() else saved}"
         )
-    if config.ckpt_path != "last" and is_rank_zero():
+    if ckpt_path != "last" and is_rank_zero():
         check_whole(checkpoint)
     base = OmegaConf.load(saved)
     assert isinstance(base, DictConfig)
-    base.run_dir = str(checkpoint.parent.parent)
+    base.run_dir = str(saved.parent)
     base.ckpt_path = str(checkpoint)
-    return override_config(complete_config(base), overrides)
+    base = complete_config(base)
+    config = override_config(base, overrides)
+    changes = differences(to_plain(base), to_plain(config))
+    check_changes(changes, f"the run {saved.parent}")
+    if changes and is_rank_zero():
+        print(f"changed from here on: {'; '.join(changes.values())}")
+    return config
 
 
 def begun_or_new(config: DictConfig) -> None:
-    """``ckpt_path=auto``: the command that starts a run is also the one that goes on with it."""
-    check_run_dir_is_given(config)
+    """``ckpt_path=auto``: the command that starts a run is also the one that goes on with it.
+
+    Raises:
+        UserError: If there is a run that cannot be resumed with these values.
+    """
+    if not any(word.startswith("run_dir=") for word in HydraConfig.get().overrides.task):
+        raise _needs_run_dir("auto")
     run_dir = Path(config.run_dir).expanduser()
     checkpoint = newest_whole(run_dir)
     config.ckpt_path = None if checkpoint is None else str(checkpoint.resolve())
     saved = run_dir / "config.yaml"
-    if checkpoint is not None and saved.is_file() and is_rank_zero():
+    if checkpoint is not None and saved.is_file():
         before = OmegaConf.load(saved)
         assert isinstance(before, DictConfig)
         changes = differences(to_plain(complete_config(before)), to_plain(config))
-        changes = [c for c in changes if not c.startswith(("ckpt_path:", "run_dir:"))]
-        if changes:
+        check_changes(changes, f"the run {run_dir}")
+        if changes and is_rank_zero():
             print(
-                f"warning: {run_dir} was started with other values: {'; '.join(changes)}",
+                f"warning: {run_dir} was started with other values: {'; '.join(changes.values())}",
                 file=sys.stderr,
             )
 
 
-def check_run_dir_is_given(config: DictConfig) -> None:
-    """Refuses to look for a checkpoint in a folder that is named after the present moment."""
-    if not any(word.startswith("run_dir=") for word in HydraConfig.get().overrides.task):
-        raise UserError(
-            f"ckpt_path={config.ckpt_path} means the newest checkpoint in run_dir, and without "
-            "run_dir=FOLDER every call has a new one: give the run's folder"
-        )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configurations, e.g. ``optim.lr: 0.1 -> 0.2``."""
-    found = []
-    for name in [*before, *(name for name in now if name not in before)]:
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(f"{prefix}{name}: {old} -> {new}")
-    return found
+def _needs_run_dir(ckpt_path: str) -> UserError:
+    """Of a search for a checkpoint in a folder that is named after the present moment."""
+    return UserError(
+        f"ckpt_path={ckpt_path} means the newest checkpoint in run_dir, and without "
+        "run_dir=FOLDER every call has a new one: give the run's folder"
+    )
 
 
 def remove_stale_temporaries(run_dir: Path) -> None:
