@@ -261,3 +261,18 @@ def test_a_crop_that_fits_no_frame_ends_the_run(large: Records) -> None:
     augment = Augment(Processor(size=(32, 20), crop_size=28))
     with pytest.raises(UserError, match="does not fit"):
         TrainDataset(large, SAMPLING, 0, augment)[Key(row=0, epoch=0)]
+
+
+def test_a_segment_is_within_its_video(root: Path) -> None:
+    """Written at 30 frames a second: 24 frames last 0.8 s."""
+    segments = [(0.2, 0.5), (0.4, 1.0), (0.4, 2.0)]
+    parts = Records(root, ["0.mp4"] * 3, [0] * 3, segments)
+    sampling = Sampling(clip_frames=2, frame_stride=1)
+    train = TrainDataset(parts, sampling, seed=0)
+    shows = [shown(train[Key(0, epoch)].frames)[0] for epoch in range(20)]
+    assert 6 <= min(shows) < max(shows) <= 13
+    evaluation = EvalDataset(parts, sampling, 1, 0)
+    assert evaluation[1].decoded  # more than half of it is there
+    sample = evaluation[2]
+    assert not sample.decoded
+    assert "from 0.4 to 2 s ends after the video: 12 of 48 frames" in str(sample.broken[0])

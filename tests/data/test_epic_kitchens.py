@@ -226,8 +226,8 @@ def test_no_videos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("P01_01_1,P01,P01_01", r"line 6: expected participant_id, .*P01_01_1,P01,P01_01,None"),
-        (ROWS[0].replace("00:00:00.14", "8"), r"line 6: expected .* in P01_01_0,P01,P01_01,"),
+        ("P01_01_1,P01,P01_01", r"line 6: 3 fields, but the header has 15"),
+        (ROWS[0].replace("00:00:00.14", "eight"), r"line 6: expected .* in P01_01_0,P01,P01_01,"),
         (row("P01_01", 2, 1, 0, 0), r"line 6: a segment must .* from 00:00:02.00 to 00:00:01.00"),
         (row("P01_01", 1, 1, 0, 0), r"line 6: a segment must .* end after it starts"),
         (row("P01_01", 1, 2, 6, 0), r"line 6: noun_class 6 is not one of the 6 of EPIC_100_noun_"),

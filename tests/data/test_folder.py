@@ -90,6 +90,51 @@ def test_one_list_without_splits(tmp_path: Path, clip: bytes) -> None:
         assert {name for _, name in listed(data, role)} == {"jump", "run"}
 
 
+def test_one_list_of_numbers_takes_names_from_a_class_file(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "1.mp4", "2.mp4")
+    (tmp_path / "classes.txt").write_text("0,run\n1,jump\n")
+    (tmp_path / "videos.csv").write_text("1.mp4,1,train\n2.mp4,0,val\n")
+    data = build(tmp_path)
+    data.setup()
+    assert data.class_names == ["run", "jump"]
+    assert listed(data, "train") == [("1.mp4", "jump")]
+
+
+def test_a_split_that_the_one_list_has_not(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "1.mp4")
+    (tmp_path / "videos.csv").write_text("1.mp4,run,train\n2.mp4,run,valid\n")
+    with pytest.raises(UserError, match="no row of the split 'val', only of train, valid: set dat"):
+        build(tmp_path).setup()
+
+
+def test_segments_of_one_video_stay_on_one_side(tmp_path: Path, clip: bytes) -> None:
+    rows = [f"{i // 5}.mp4,{i % 5},{i % 5 + 1},run" for i in range(100)]
+    (tmp_path / "videos.csv").write_text("\n".join(["path,start,end,label", *rows]))
+    data = build(tmp_path)
+    train, val = parts(data)
+    assert len(train | val) == 20
+    assert not train & val
+    assert sum(len(data.records[role]) for role in ("train", "val")) == 100
+
+
+def test_what_was_understood_is_said(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    fill(tmp_path, clip, "1.mp4")
+    (tmp_path / "train.csv").write_text("file_name,label,author\n1.mp4,run,x\n2.mp4,jump,y\n")
+    (tmp_path / "val.csv").write_text("1.mp4,run\n")
+    data = build(tmp_path)
+    data.setup()
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/train.csv: 2 rows, columns path (file_name), label; ignored: author; "
+        "2 classes",
+        f"{tmp_path}/val.csv: 1 rows, path, label without a header; 1 classes",
+        "mine: train 2, val 1, test 1 (split val) videos; 2 classes: jump, run",
+    ]
+    data.setup("fit")
+    assert capsys.readouterr().err == ""
+
+
 def test_folders_per_split(tmp_path: Path, clip: bytes) -> None:
     fill(tmp_path, clip, "train/a/1.mp4", "train/b/2.webm", "val/b/3.mp4", "val/a/4.mp4")
     data = build(tmp_path)

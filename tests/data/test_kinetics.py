@@ -192,11 +192,20 @@ def test_a_list_of_which_nothing_is_there(tmp_path: Path) -> None:
         rows(tmp_path)
 
 
-@pytest.mark.parametrize("row", ["testifying,---QUuC4vJs,,94,train,0", "testifying,---QUuC4vJs"])
-def test_a_damaged_row_is_named(tmp_path: Path, row: str) -> None:
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("testifying,---QUuC4vJs,,94,train,0", "line 6: expected label,.*got testifying,---"),
+        (",---QUuC4vJs,84,94,train,0", "line 6: expected label,.*got ,---QUuC4vJs"),
+        ("testifying,---QUuC4vJs,84,1e999,train,0", "line 6: expected label,"),
+        ("testifying,---QUuC4vJs", "line 6: 2 fields, but the header has 6"),
+        ("passing (in game), slow,---QUuC4vJs,84,94,train,0", "line 6: 7 fields, but the header"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     write(tmp_path, "annotations/train.csv", f"{OFFICIAL}{row}\n")
     touch(tmp_path, f"train/{STEMS[0]}.mp4")
-    with pytest.raises(UserError, match=r"train\.csv, row 5: expected label,.*got testifying,---"):
+    with pytest.raises(UserError, match=rf"train\.csv, {message}"):
         rows(tmp_path)
 
 
@@ -204,11 +213,17 @@ def test_is_official(tmp_path: Path) -> None:
     for text, expected in [
         (OFFICIAL, True),
         ("path,label\n", False),
-        ("youtube_id,time_start,time_end,split\n", False),
         ("", False),
     ]:
         write(tmp_path, "a.csv", text)
         assert is_official(tmp_path / "a.csv") is expected
+
+
+def test_the_official_list_of_the_test_split_has_no_labels(tmp_path: Path) -> None:
+    write(tmp_path, "annotations/test.csv", "youtube_id,time_start,time_end,split\nA,1,11,test\n")
+    message = r"annotations/test\.csv has no label column \(youtube_id, time_start, .*test_split"
+    with pytest.raises(UserError, match=message):
+        rows(tmp_path, "test")
 
 
 def test_stem() -> None:

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.data.records import (
-    Records,
-    list_videos,
-    read_list,
-    records_from_list,
-    scan_class_folders,
-)
+from vivit_train.data.records import Records, list_videos, scan_class_folders
 from vivit_train.errors import UserError
 
 NAMES = ["b/ü 1.mp4", "a/2.mp4", "a/long name with spaces.webm"]
@@ -107,84 +101,6 @@ def test_class_folder_without_video(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/notes.txt")
     with pytest.raises(UserError, match=r"no video file in .*/b: add videos \(.*\.mp4"):
         scan_class_folders(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "path,label\na 1.mp4,b\nc.mp4,d\n",
-        "a 1.mp4\tb\nc.mp4\td\n",
-        "a 1.mp4 b\nc.mp4 d\n",
-        "\ufeffa 1.mp4, b\r\n\r\nc.mp4, d\r\n",
-        '"a 1.mp4",b\nc.mp4,d\n',
-        "label,path\nb,a 1.mp4\nd,c.mp4\n",
-        ",video_path,duration,Class\n0,a 1.mp4,3.1,b\n1,c.mp4,2,d\n",
-    ],
-)
-def test_lists_in_every_separator(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "train.csv"
-    path.write_text(text, encoding="utf-8")
-    assert read_list(path) == [["a 1.mp4", "b"], ["c.mp4", "d"]]
-
-
-def test_a_header_names_the_split(tmp_path: Path) -> None:
-    path = tmp_path / "videos.csv"
-    path.write_text("split,label,path\ntrain,b,1.mp4\nval,c,2.mp4\n")
-    assert read_list(path) == [["1.mp4", "b", "train"], ["2.mp4", "c", "val"]]
-    path.write_text("path,who,when\n1.mp4,b,train\n")  # says nothing of the label
-    assert read_list(path) == [["1.mp4", "b", "train"]]
-    path.write_text("label,path\nb\n")
-    with pytest.raises(UserError, match="row 1: expected `path label`"):
-        read_list(path)
-
-
-@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("a.mp4\nb.mp4\n", "row 1")])
-def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "train.txt"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_list(path)
-
-
-def test_list_with_names(tmp_path: Path) -> None:
-    touch(tmp_path, "x/1.mp4")
-    path = tmp_path / "train.txt"
-    path.write_text("x/1.mp4 running\nx/2.mp4 archery\n")
-    records, names = records_from_list(path, (tmp_path / "elsewhere", tmp_path))
-    assert names == ["archery", "running"]
-    assert records.labels.tolist() == [1, 0]
-    assert records.root == tmp_path
-
-
-def test_list_with_numbers_takes_names_from_a_class_file(tmp_path: Path) -> None:
-    touch(tmp_path, "1.mp4")
-    (tmp_path / "train.txt").write_text("1.mp4 1\n2.mp4 0\n")
-    (tmp_path / "classes.txt").write_text("zebra\napple\n")
-    records, names = records_from_list(tmp_path / "train.txt", (tmp_path,))
-    assert names == ["zebra", "apple"]  # the file's order, not the alphabet's
-    assert records.labels.tolist() == [1, 0]
-
-
-def test_list_with_numbers_takes_names_from_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "run/1.mp4")
-    (tmp_path / "train.txt").write_text("run/1.mp4 0\narch/2.mp4 1\nrun/3.mp4 0\n")
-    assert records_from_list(tmp_path / "train.txt", (tmp_path,))[1] == ["run", "arch"]
-
-
-def test_numbers_without_names(tmp_path: Path) -> None:
-    touch(tmp_path, "1.mp4")
-    (tmp_path / "train.txt").write_text("1.mp4 0\n2.mp4 1\n")
-    with pytest.raises(UserError, match="labels videos by number.*classes.txt"):
-        records_from_list(tmp_path / "train.txt", (tmp_path,))
-    (tmp_path / "classes.txt").write_text("only one\n")
-    with pytest.raises(UserError, match="label 1 but .* names only 1 classes"):
-        records_from_list(tmp_path / "train.txt", (tmp_path,))
-
-
-def test_list_whose_videos_are_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("1.mp4 a\n")
-    with pytest.raises(UserError, match=r"none of the first videos.*'1\.mp4'.*data\.root"):
-        records_from_list(tmp_path / "train.txt", (tmp_path,))
 
 
 def test_a_subset_keeps_paths_labels_and_segments(tmp_path: Path) -> None:

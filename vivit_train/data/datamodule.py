@@ -4,6 +4,7 @@ The journey of one clip: a sampler names a row, a worker decodes frames, `collat
 of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the model sees.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +14,11 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vivit_train.class_names import find_classes
+from vivit_train.class_names import find_classes, shorten
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.labels import (
@@ -33,6 +34,7 @@ from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
 from vivit_train.data.verdicts import Verdicts
 from vivit_train.errors import UserError
+from vivit_train.terminal import say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
@@ -170,9 +172,28 @@ class VideoDataModule(LightningDataModule, ABC):
                 "data.root=...; data/README.md says what it should hold"
             )
         roles = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for role in roles.get(stage or "", ("train", "val", "test")):
-            if role not in self.records:
-                self._read(role)
+        wanted = roles.get(stage or "", ("train", "val", "test"))
+        if not self.records.keys() >= set(wanted):
+            for role in wanted:
+                if role not in self.records:
+                    self._read(role)
+            self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        counts = ", ".join(
+            f"{role} {len(records)}"
+            + ("" if role == self.splits[role] else f" (split {self.splits[role]})")
+            for role, records in self.records.items()
+        )
+        self.tell(
+            f"{self.name}: {counts} videos; {len(self.class_names)} classes: "
+            f"{shorten(self.class_names, 5)}"
+        )
+
+    @rank_zero_only
+    def tell(self, line: str) -> None:
+        """Says how the data set was understood."""
+        say(line, file=sys.stderr)
 
     def _read(self, role: str) -> None:
         split = self.splits[role]

@@ -143,10 +143,22 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _open(records: Records, index: int, decoder: str) -> VideoReader:
+    """The video or segment of a row.
+
+    Raises:
+        DecodeError: If it cannot be opened, or less than half of the segment is in the video: it
+            then is that of another video, or its times are no seconds.
+    """
     (path, segment), span = records.source(index), records.span(index)
-    if span is None:
-        return VideoReader(path, decoder, segment)
-    return VideoReader(path, decoder, segment, data=span.read(path))
+    video = VideoReader(path, decoder, segment, data=None if span is None else span.read(path))
+    if segment and 2 * video.num_frames < video.promised:
+        video.close()
+        raise DecodeError(
+            path,
+            f"the segment from {segment[0]:g} to {segment[1]:g} s ends after the video: "
+            f"{video.num_frames} of {video.promised} frames are there",
+        )
+    return video
 
 
 class TrainDataset(Dataset[Sample]):

@@ -1,11 +1,11 @@
 """EPIC-Kitchens-100: segments of long videos, each with a noun and a verb."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
+from vivit_train.data.tables import read_table, seconds
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = (
@@ -82,16 +82,14 @@ def read_classes(path: Path) -> list[str]:
         UserError: If it has other columns, or the ids are not 0, 1, 2, ...
     """
     order: dict[int, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            try:
-                order[int(row["id"])] = row["key"]
-            except (KeyError, TypeError, ValueError):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: expected the columns id and key, got "
-                    f"{','.join(map(str, row.values()))}"
-                ) from None
+    for line, row in read_table(path):
+        try:
+            order[int(row["id"])] = row["key"]
+        except (KeyError, ValueError):
+            raise UserError(
+                f"{path}, line {line}: expected the columns id and key, got "
+                f"{','.join(row.values())}"
+            ) from None
     if not order or sorted(order) != list(range(len(order))):
         raise UserError(
             f"{path}: expected each id from 0 on once, got "
@@ -111,42 +109,33 @@ def read_segments(path: Path, heads: dict[str, int]) -> list[Segment]:
         UserError: If a row lacks a column, its times are none, or a class is out of range.
     """
     segments = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            place = f"{path}, line {reader.line_num}"
-            try:
-                segment = Segment(
-                    row["participant_id"],
-                    row["video_id"],
-                    seconds(row["start_timestamp"]),
-                    seconds(row["stop_timestamp"]),
-                    int(row["noun_class"]),
-                    int(row["verb_class"]),
-                )
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+    for line, row in read_table(path):
+        place = f"{path}, line {line}"
+        try:
+            segment = Segment(
+                row["participant_id"],
+                row["video_id"],
+                seconds(row["start_timestamp"]),
+                seconds(row["stop_timestamp"]),
+                int(row["noun_class"]),
+                int(row["verb_class"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{place}: expected participant_id, video_id, start_timestamp and "
+                "stop_timestamp (hours:minutes:seconds), noun_class and verb_class (numbers); "
+                f"{error!r} in {','.join(row.values())}"
+            ) from None
+        if not segment.video or not 0 <= segment.start < segment.end:
+            raise UserError(
+                f"{place}: a segment must have a video_id and end after it starts, got "
+                f"{segment.video!r} from {row['start_timestamp']} to {row['stop_timestamp']}"
+            )
+        for head, label in (("noun", segment.noun), ("verb", segment.verb)):
+            if not 0 <= label < heads[head]:
                 raise UserError(
-                    f"{place}: expected participant_id, video_id, start_timestamp and "
-                    "stop_timestamp (hours:minutes:seconds), noun_class and verb_class (numbers); "
-                    f"{error!r} in {','.join(map(str, row.values()))}"
-                ) from None
-            if not segment.video or not 0 <= segment.start < segment.end:
-                raise UserError(
-                    f"{place}: a segment must have a video_id and end after it starts, got "
-                    f"{segment.video!r} from {row['start_timestamp']} to {row['stop_timestamp']}"
+                    f"{place}: {head}_class {label} is not one of the {heads[head]} of "
+                    f"EPIC_100_{head}_classes.csv; take both files from the same release"
                 )
-            for head, label in (("noun", segment.noun), ("verb", segment.verb)):
-                if not 0 <= label < heads[head]:
-                    raise UserError(
-                        f"{place}: {head}_class {label} is not one of the {heads[head]} of "
-                        f"EPIC_100_{head}_classes.csv; take both files from the same release"
-                    )
-            segments.append(segment)
+        segments.append(segment)
     return segments
-
-
-def seconds(timestamp: str) -> float:
-    """``00:01:02.50`` as 62.5."""
-    hours, minutes, rest = timestamp.split(":")
-    # To the timestamps' precision: 62.5, not 62.50000000000001.
-    return round(3600 * int(hours) + 60 * int(minutes) + float(rest), 6)

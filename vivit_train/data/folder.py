@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import (
-    Records,
-    read_list,
-    records_from_list,
-    scan_class_folders,
-)
+from vivit_train.data.list_records import check_first, number_labels, records_from_list
+from vivit_train.data.lists import read_list
+from vivit_train.data.records import Records, scan_class_folders
 from vivit_train.errors import UserError
 from vivit_train.seeds import derive_seed
 from vivit_train.video.decode import DecodeError, VideoReader
@@ -46,7 +44,8 @@ class Folder(VideoDataModule):
         """See `VideoDataModule.read_split`."""
         listing = find_list(self.root, split)
         if listing:
-            return records_from_list(listing, (self.root, listing.parent, self.root / split))
+            roots = (self.root, listing.parent, self.root / split)
+            return records_from_list(listing, roots, self._lists(), self.tell)
         if (self.root / "videos.csv").is_file():
             return self._from_one_list(self.root / "videos.csv", split)
         has_splits = (self.root / self.splits["train"]).is_dir()
@@ -63,16 +62,35 @@ class Folder(VideoDataModule):
             videos = {name: self._part(paths, split) for name, paths in videos.items()}
         return from_class_folders(self.root, folder, videos)
 
-    def _from_one_list(self, listing: Path, split: str) -> tuple[Records, list[str]]:
-        rows = read_list(listing)
-        names = sorted({row[1] for row in rows})
-        if all(len(row) > 2 for row in rows):
-            chosen = [(row[0], row[1]) for row in rows if row[2] == split]
-        else:
-            by_class = {name: [row[0] for row in rows if row[1] == name] for name in names}
-            chosen = [(p, name) for name in names for p in self._part(by_class[name], split)]
-        labels = [names.index(name) for _, name in chosen]
-        return Records(self.root, [path for path, _ in chosen], labels), names
+    def _lists(self) -> list[Path]:
+        """The list files of all splits."""
+        return [file for split in self.splits.values() if (file := find_list(self.root, split))]
+
+    def _from_one_list(self, file: Path, split: str) -> tuple[Records, list[str]]:
+        listing = read_list(file)
+        check_first(listing, self.root)
+        labels, names = number_labels(listing, [file])
+        self.tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
+        paths, splits = listing.columns["path"], listing.columns.get("split")
+        if splits is not None:
+            rows = [row for row, its_split in enumerate(splits) if its_split == split]
+            if not rows:
+                raise UserError(
+                    f"{file} has no row of the split {split!r}, only of "
+                    f"{shorten(sorted(set(splits)))}: set data.train_split, data.val_split and "
+                    "data.test_split"
+                )
+        else:  # rows of one path, its segments, stay together
+            by_class: list[dict[str, list[int]]] = [{} for _ in names]
+            for row, label in enumerate(labels):
+                by_class[label].setdefault(paths[row], []).append(row)
+            rows = [
+                row
+                for rows_of in by_class
+                for path in self._part(list(rows_of), split)
+                for row in rows_of[path]
+            ]
+        return Records(self.root, paths, labels, listing.segments()).subset(rows), names
 
     def _part(self, paths: Sequence[str], split: str) -> list[str]:
         """The training or validation part of a class; at least one video in each if it has two."""
@@ -86,22 +104,30 @@ class ListFiles(VideoDataModule):
     """Videos in list files, one per split, wherever the files and the videos lie.
 
     A split's name is its list file, relative to the root or absolute; without its suffix
-    ``<split>.csv``, ``.txt`` or ``.list``. Rows are ``path label``, separated by commas, tabs or
-    spaces, or columns that a header names; labels are names, or numbers beside a ``classes.txt``.
-    Paths are relative to the root, to the list's folder or absolute.
+    ``<split>.csv``, ``.txt`` or ``.list``. Rows are as `read_list` reads them; labels are names, or
+    numbers beside a class file (`read_classes`). Paths are relative to the root, to the list's
+    folder or absolute.
     """
 
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
-        listing = self.root / Path(split).expanduser()
-        found = listing if listing.is_file() else find_list(listing.parent, listing.name)
+        found = self._find(split)
         if found is None:
             raise UserError(
-                f"the list {listing} does not exist: name a file with rows `path label`, relative "
-                "to data.root or absolute, with data.train_split, data.val_split and "
-                "data.test_split"
+                f"the list {self.root / split} does not exist: name a file with rows `path "
+                "label`, relative to data.root or absolute, with data.train_split, data.val_split "
+                "and data.test_split"
             )
-        return records_from_list(found, (self.root, found.parent))
+        return records_from_list(found, (self.root, found.parent), self._lists(), self.tell)
+
+    def _lists(self) -> list[Path]:
+        """The list files of all splits."""
+        return [file for split in self.splits.values() if (file := self._find(split))]
+
+    def _find(self, split: str) -> Path | None:
+        """The list file of a split."""
+        listing = self.root / Path(split).expanduser()
+        return listing if listing.is_file() else find_list(listing.parent, listing.name)
 
 
 def _place(path: str) -> float:

@@ -1,6 +1,5 @@
 """Kinetics in the layouts that people have it in."""
 
-import csv
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +7,9 @@ from sys import intern
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.folder import find_list, from_class_folders
-from vivit_train.data.records import Records, is_video, records_from_list, scan_class_folders
+from vivit_train.data.list_records import records_from_list
+from vivit_train.data.records import Records, is_video, scan_class_folders
+from vivit_train.data.tables import check_width, read_rows, read_text
 from vivit_train.errors import UserError
 
 REPLACEMENTS = ("replacement", "k400/replacement", "replacement/replacement_for_corrupted_k400")
@@ -33,12 +34,13 @@ class Kinetics(VideoDataModule):
 
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
-        for folder in (self.root / "annotations", self.root):
-            listing = find_list(folder, split)
-            if listing and is_official(listing):
-                return self._from_annotations(listing, split)
-            if listing:
-                return records_from_list(listing, (self.root, self.root / split, folder))
+        listing = self._list(split)
+        if listing and is_official(listing):
+            return self._from_annotations(listing, split)
+        if listing:
+            lists = [file for name in self.splits.values() if (file := self._list(name))]
+            roots = (self.root, self.root / split, listing.parent)
+            return records_from_list(listing, roots, lists, self.tell)
         if (self.root / split).is_dir():
             return from_class_folders(
                 self.root, self.root / split, scan_class_folders(self.root / split)
@@ -48,6 +50,11 @@ class Kinetics(VideoDataModule):
             f"annotations/{split}.csv, {split}.csv or {split}/<class name>/<video>; "
             "data/README.md shows the layouts"
         )
+
+    def _list(self, split: str) -> Path | None:
+        """The annotations or list file of a split."""
+        folders = (self.root / "annotations", self.root)
+        return next(filter(None, (find_list(folder, split) for folder in folders)), None)
 
     def _from_annotations(self, listing: Path, split: str) -> tuple[Records, list[str]]:
         rows = read_annotations(listing)
@@ -93,9 +100,19 @@ class Kinetics(VideoDataModule):
 
 
 def is_official(listing: Path) -> bool:
-    """Whether a csv has the columns of the official annotations."""
-    with listing.open(newline="", encoding="utf-8-sig") as file:
-        return set(next(csv.reader(file, skipinitialspace=True), ())) >= set(OFFICIAL_COLUMNS)
+    """Whether a csv has the columns of the official annotations.
+
+    Raises:
+        UserError: If it has them but for the label, as the official list of the test split.
+    """
+    _, header = next(read_rows(read_text(listing), str(listing)), (0, []))
+    if "youtube_id" in header and "label" not in header:
+        raise UserError(
+            f"{listing} has no label column ({', '.join(header)}), as Kinetics' own list of its "
+            "test split: put one with labels in its place, or choose another split with "
+            "data.train_split, data.val_split and data.test_split"
+        )
+    return set(header) >= set(OFFICIAL_COLUMNS)
 
 
 def read_annotations(listing: Path) -> list[tuple[str, str]]:
@@ -104,20 +121,23 @@ def read_annotations(listing: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: If a row has no label, id or times.
     """
-    rows = []
-    with listing.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        header = next(reader)
-        label, youtube_id, start, end = (header.index(name) for name in OFFICIAL_COLUMNS)
-        for number, row in enumerate(filter(None, reader), start=1):
-            try:
-                rows.append((intern(row[label]), clip_stem(row[youtube_id], row[start], row[end])))
-            except (IndexError, ValueError):  # fewer columns, or times that are no numbers
-                raise UserError(
-                    f"{listing}, row {number}: expected label,youtube_id,time_start,time_end, "
-                    f"got {','.join(row)}"
-                ) from None
-    return rows
+    found = []
+    rows = read_rows(read_text(listing), str(listing))
+    _, header = next(rows)
+    label, youtube_id, start, end = (header.index(name) for name in OFFICIAL_COLUMNS)
+    for line, row in rows:
+        check_width(row, header, f"{listing}, line {line}")
+        try:
+            stem = clip_stem(row[youtube_id], row[start], row[end])
+        except (ValueError, OverflowError):  # times that are no numbers
+            stem = ""
+        if not stem or not row[label] or not row[youtube_id]:
+            raise UserError(
+                f"{listing}, line {line}: expected label,youtube_id,time_start,time_end, "
+                f"got {','.join(row)}"
+            )
+        found.append((intern(row[label]), stem))
+    return found
 
 
 def clip_stem(youtube_id: str, time_start: str, time_end: str) -> str:

@@ -1,10 +1,11 @@
 """Moments in Time as it is distributed."""
 
-import csv
+import re
 from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
+from vivit_train.data.tables import read_rows, read_text
 from vivit_train.errors import UserError
 
 CATEGORIES = "moments_categories.txt"
@@ -52,12 +53,11 @@ def read_categories(path: Path) -> list[str]:
         UserError: If a row is not of that form, or the indices are not 0, 1, 2, ...
     """
     order: dict[int, str] = {}
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         name, _, index = line.rpartition(",")
         if not line.strip():
             continue
-        if not name or not index.strip().isdecimal() or int(index) in order:
+        if not name or not re.fullmatch("[0-9]{1,6}", index.strip()) or int(index) in order:
             raise UserError(
                 f"{path}, line {number}: expected class,index, each index once, got {line!r}"
             )
@@ -81,20 +81,14 @@ def read_split_list(path: Path, index: dict[str, int]) -> tuple[list[str], list[
         UserError: If a row is not of that form or its class not in the index.
     """
     paths, labels = [], []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        for row in reader:
-            if not row:
-                continue
-            if len(row) < 2 or not row[0]:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: expected path,class,..., got {','.join(row)}"
-                )
-            if row[1] not in index:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: the class {row[1]!r} is not one of the "
-                    f"{len(index)} of {CATEGORIES}; take both files from the same version"
-                )
-            paths.append(row[0])
-            labels.append(index[row[1]])
+    for line, row in read_rows(read_text(path), str(path)):
+        if len(row) < 2 or not row[0]:
+            raise UserError(f"{path}, line {line}: expected path,class,..., got {','.join(row)}")
+        if row[1] not in index:
+            raise UserError(
+                f"{path}, line {line}: the class {row[1]!r} is not one of the {len(index)} of "
+                f"{CATEGORIES}; take both files from the same version"
+            )
+        paths.append(row[0])
+        labels.append(index[row[1]])
     return paths, labels

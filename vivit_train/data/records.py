@@ -1,7 +1,6 @@
 """The rows of a data set: which video has which class, in flat arrays that workers share."""
 
 import copy
-import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,11 +35,6 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-# Files that hold class names, one a line, beside list files with numbers for labels.
-CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "label_map.txt")
-# What a header of a list file calls its columns.
-PATH_COLUMNS = ("path", "video_path", "video", "file", "filename")
-LABEL_COLUMNS = ("label", "class", "class_name")
 
 
 class Records:
@@ -201,118 +195,3 @@ def scan_class_folders(folder: Path) -> dict[str, list[str]]:
             f"({', '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder"
         )
     return videos
-
-
-def read_list(path: Path) -> list[list[str]]:
-    """Rows of a list file whose fields are separated by commas, tabs or spaces.
-
-    ``path label`` with a space is cut at the last space, because paths may hold spaces; quoted
-    commas are understood. A header is a first line with a field ``path``, ``video_path``,
-    ``video``, ``file`` or ``filename``; where it also has ``label`` or ``class``, it says which
-    columns to take, and ``split`` makes a third.
-
-    Returns:
-        ``[path, label]`` or ``[path, label, ...]`` for each row.
-
-    Raises:
-        UserError: If the file is empty or a row has no label.
-    """
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{path} is empty; expected a line `path label` per video")
-    delimiter = next((mark for mark in ("\t", ",") if mark in lines[0]), None)
-    if delimiter:
-        rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter)]
-    else:
-        rows = [line.strip().rsplit(None, 1) for line in lines]
-    columns = _columns(rows[0])
-    if columns is not None:
-        rows = [[row[i] for i in columns if i < len(row)] if columns else row for row in rows[1:]]
-    for number, row in enumerate(rows, start=1):
-        if len(row) < 2 or not row[0] or not row[1]:
-            raise UserError(f"{path}, row {number}: expected `path label`, got {row}")
-    return rows
-
-
-def _columns(row: Sequence[str]) -> list[int] | None:
-    """What a header says of the columns: where path, label and split are.
-
-    Empty if it is one that does not name the label: columns are then as they stand. ``None`` if
-    the row is no header.
-    """
-    place = {name.lower(): i for i, name in reversed(list(enumerate(row)))}
-    path = next((place[name] for name in PATH_COLUMNS if name in place), None)
-    label = next((place[name] for name in LABEL_COLUMNS if name in place), None)
-    if path is None or (label is None and path > 0):
-        return None
-    if label is None:
-        return []
-    return [path, label, *([place["split"]] if "split" in place else [])]
-
-
-def records_from_list(path: Path, roots: Sequence[Path]) -> tuple[Records, list[str]]:
-    """Records of a list file ``path label``, labels being class names or numbers.
-
-    Args:
-        path: The list file.
-        roots: Folders to try, in order, for the listed paths to be relative to.
-
-    Returns:
-        The records and their class names in the order of the labels: sorted names or, where
-        labels are numbers, the lines of a class file beside the list or the names of the folders.
-
-    Raises:
-        UserError: If numbers cannot be turned into names.
-    """
-    rows = read_list(path)
-    paths = [row[0] for row in rows]
-    labels = [row[1] for row in rows]
-    root = _root_of(paths, roots, path)
-    if all(label.isdigit() for label in labels):
-        numbers = [int(label) for label in labels]
-        return Records(root, paths, numbers), _names_of_numbers(path, paths, numbers)
-    names = sorted(set(labels))
-    index = {name: i for i, name in enumerate(names)}
-    return Records(root, paths, [index[label] for label in labels]), names
-
-
-def _root_of(paths: Sequence[str], roots: Sequence[Path], listing: Path) -> Path:
-    """The first folder under which one of the first few listed files exists."""
-    for root in roots:
-        if any((root / path).exists() for path in paths[:20]):
-            return root
-    raise UserError(
-        f"none of the first videos that {listing} lists exists, e.g. {paths[0]!r}; looked under "
-        f"{shorten([str(root) for root in roots])}. Set data.root to the folder that the listed "
-        "paths are relative to"
-    )
-
-
-def class_lines(text: str) -> list[str]:
-    """The class names of a class file, one a line."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _names_of_numbers(path: Path, paths: Sequence[str], numbers: Sequence[int]) -> list[str]:
-    """Class names for a list file that labels by number: from a class file, or the folders."""
-    for folder in (path.parent, path.parent.parent):
-        for name in CLASS_FILES:
-            if (folder / name).is_file():
-                names = class_lines((folder / name).read_text(encoding="utf-8-sig"))
-                if max(numbers) >= len(names):
-                    raise UserError(
-                        f"{path} has label {max(numbers)} but {folder / name} names only "
-                        f"{len(names)} classes"
-                    )
-                return names
-    folders: dict[int, set[str]] = {}
-    for video, number in zip(paths, numbers):
-        folders.setdefault(number, set()).add(os.path.basename(os.path.dirname(video)))
-    one_each = all(len(names) == 1 and "" not in names for names in folders.values())
-    distinct = len(set().union(*folders.values())) == len(folders)
-    if one_each and distinct and sorted(folders) == list(range(len(folders))):
-        return [folders[number].pop() for number in range(len(folders))]
-    raise UserError(
-        f"{path} labels videos by number and nothing names the classes: put a file "
-        f"{CLASS_FILES[0]} beside it, one class name per line in the order of the numbers"
-    )

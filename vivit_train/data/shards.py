@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
+from vivit_train.data.tables import to_text
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, Source
 
@@ -275,11 +276,12 @@ def read_text(url: str) -> str | None:
     """The text of a small file; ``None`` if there is none."""
     files, path = connect(url)
     try:
-        return files.cat_file(path).decode("utf-8-sig")
+        content = files.cat_file(path)
     except FileNotFoundError:
         return None
     except Exception as error:
         raise UserError(f"{url} cannot be read: {_reason(error)}") from error
+    return to_text(content, url)
 
 
 def read_range(

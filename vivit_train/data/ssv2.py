@@ -6,6 +6,7 @@ from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
+from vivit_train.data.tables import read_text
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -79,7 +80,7 @@ def read_classes(path: Path) -> list[str]:
     content = _read_json(path)
     try:
         order = {int(index): name for name, index in content.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise UserError(f'{path}: expected an object like {{"Closing something": "0"}}') from None
     if sorted(order) != list(range(len(content))):
         raise UserError(
@@ -126,16 +127,19 @@ def read_answers(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     answers = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         video, separator, label = line.partition(";")  # labels hold commas
-        if line.strip() and not separator:
+        if not separator:
             raise UserError(f"{path}, line {number}: expected id;label, got {line!r}")
         answers[video.strip()] = label.strip().strip('"')
     return answers
 
 
 def _read_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): download it again") from None

@@ -11,8 +11,9 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.class_names import shorten
+from vivit_train.data.class_files import CLASS_FILES, as_numbers, number_names, read_classes
 from vivit_train.data.folder import Folder
-from vivit_train.data.records import CLASS_FILES, Records, class_lines
+from vivit_train.data.records import Records
 from vivit_train.data.shard_index import Shard, index_shards
 from vivit_train.data.shards import ShardRecords, Stat, find_shards, is_remote, join, read_text
 from vivit_train.errors import UserError
@@ -165,32 +166,23 @@ class WebDataset(Folder):
     def _number_labels(self, shards: Sequence[Shard]) -> tuple[list[int], list[str]]:
         """A number for each label, and the names of the numbers."""
         labels = [label for shard in shards for label in shard.labels if label is not None]
-        if labels and all(re.fullmatch(r"-?[0-9]+", label) for label in set(labels)):
-            numbers = list(map(int, labels))
-            if min(numbers) < 0:
-                raise UserError(
-                    f"{self.name}: {sum(n < 0 for n in numbers)} labels are below 0, e.g. "
-                    f"{min(numbers)}: expected numbers of classes from 0 on, or names"
-                )
-            return numbers, self._names(max(numbers), os.path.dirname(shards[0].name))
+        members = [f"{shard.name}/{member}" for shard in shards for member in shard.members]
+        numbers = as_numbers(labels, lambda i: f"{self.name}: {members[i]}")
+        if numbers is not None:
+            return self._name_numbers(numbers, os.path.dirname(shards[0].name))
         names = sorted(set(labels))
         index = {name: i for i, name in enumerate(names)}
         return [index[label] for label in labels], names
 
-    def _names(self, highest: int, folder: str) -> list[str]:
-        """Names for labels that are numbers, from a class file beside the shards or in the root."""
+    def _name_numbers(self, numbers: Sequence[int], folder: str) -> tuple[list[int], list[str]]:
+        """Class index of each number, named by a class file beside the shards or in the root."""
         places = [join(folder, name) if folder else name for name in CLASS_FILES]
         for place in dict.fromkeys([*places, *CLASS_FILES]):
             text = read_text(join(self.url, place))
             if text is None:
                 continue
-            names = class_lines(text)
-            if highest >= len(names):
-                raise UserError(
-                    f"{self.name}: there is a label {highest} but {join(self.url, place)} names "
-                    f"only {len(names)} classes"
-                )
-            return names
+            classes = read_classes(text, join(self.url, place))
+            return number_names(numbers, classes, self.name, lambda: ()), classes.names
         raise UserError(
             f"{self.name}: labels are numbers and nothing names the classes: put a file "
             f"{CLASS_FILES[0]} into {self.url}, one class name per line in the order of the "

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import pytest
+
+from vivit_train.data.list_records import records_from_list
+from vivit_train.data.records import Records
+from vivit_train.errors import UserError
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
+
+
+def read(
+    root: Path, text: str, roots: tuple[Path, ...] = (), **others: str
+) -> tuple[Records, list[str]]:
+    """The records of a list of that text, beside other lists of the data set."""
+    lists = [root / "train.txt"]
+    for name, content in others.items():
+        lists.append(root / f"{name}.txt")
+        lists[-1].write_text(content)
+    lists[0].write_text(text)
+    return records_from_list(lists[0], roots or (root,), lists, lambda line: None)
+
+
+def test_names(tmp_path: Path) -> None:
+    touch(tmp_path, "x/1.mp4")
+    roots = (tmp_path / "elsewhere", tmp_path)
+    records, names = read(tmp_path, "x/1.mp4 running\nx/2.mp4 archery\n", roots)
+    assert names == ["archery", "running"]
+    assert records.labels.tolist() == [1, 0]
+    assert records.root == tmp_path
+
+
+def test_it_is_told_what_was_understood(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "a.csv").write_text("video,class,score\n1.mp4,x,3\n2.mp4,y,4\n")
+    told: list[str] = []
+    records_from_list(tmp_path / "a.csv", (tmp_path,), [], told.append)
+    assert told == [
+        f"{tmp_path}/a.csv: 2 rows, columns path (video), label (class); ignored: score; 2 classes"
+    ]
+
+
+def test_segments(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    records, names = read(tmp_path, "path,label,start,end\n1.mp4,a,0,0:05\n1.mp4,b,5,7.5\n")
+    assert [records.name(row) for row in range(2)] == ["1.mp4#t=0,5", "1.mp4#t=5,7.5"]
+    assert (names, records.labels.tolist()) == (["a", "b"], [0, 1])
+
+
+def test_numbers_take_names_from_a_class_file(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "classes.txt").write_text("zebra\napple\n")
+    records, names = read(tmp_path, "1.mp4 1\n2.mp4 0\n")
+    assert names == ["zebra", "apple"]  # the file's order, not the alphabet's
+    assert records.labels.tolist() == [1, 0]
+
+
+def test_numbers_from_1_are_told_apart_by_all_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    text = "1.mp4 1\n2.mp4 2\n"
+    assert read(tmp_path, text, val="3.mp4 0\n")[0].labels.tolist() == [1, 2]
+    assert read(tmp_path, text, val="3.mp4 3\n")[0].labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"train\.txt: labels begin at 1, and .*classes\.txt does"):
+        read(tmp_path, text, val="3.mp4 1\n")
+
+
+def test_numbers_take_names_from_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "run/1.mp4")
+    records, names = read(tmp_path, "run/1.mp4 1\narch/2.mp4 2\nrun/3.mp4 1\n")
+    assert (names, records.labels.tolist()) == (["run", "arch"], [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "text", ["1.mp4 0\n2.mp4 1\n", "a/1.mp4 0\nb/2.mp4 0\n", "a/1.mp4 0\na/2.mp4 1\n"]
+)
+def test_numbers_without_names(tmp_path: Path, text: str) -> None:
+    touch(tmp_path, text.split()[0])
+    with pytest.raises(UserError, match="labels videos by number.*classes.txt"):
+        read(tmp_path, text)
+
+
+def test_too_few_names(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "classes.txt").write_text("only one\n")
+    with pytest.raises(UserError, match="label 1 but .* names only 1 classes, 0 to 0"):
+        read(tmp_path, "1.mp4 0\n2.mp4 1\n")
+
+
+def test_the_lists_of_ucf101(tmp_path: Path) -> None:
+    touch(tmp_path, "Archery/v_Archery_g01_c01.avi")
+    (tmp_path / "classInd.txt").write_bytes(b"1 Archery\r\n2 Biking\r\n")
+    train = "Archery/v_Archery_g01_c01.avi 1\r\nBiking/v_Biking_g08_c01.avi 2\r\n"
+    records, names = read(tmp_path, train)
+    assert (names, records.labels.tolist()) == (["Archery", "Biking"], [0, 1])
+    test = "Biking/v_Biking_g01_c01.avi\r\nArchery/v_Archery_g01_c01.avi\r\n"
+    records, names = read(tmp_path, test)
+    assert (names, records.labels.tolist()) == (["Archery", "Biking"], [1, 0])
+    with pytest.raises(UserError, match=r"line 2: no label, and the folder 'Boxing' is not one of"):
+        read(tmp_path, "Archery/v_Archery_g01_c01.avi\nBoxing/x.avi\n")
+    with pytest.raises(UserError, match=r"line 2: 1 fields, but line 1 has 2"):
+        read(tmp_path, f"{train.splitlines()[0]}\nBiking/x.avi\n")
+
+
+def test_paths_alone_without_a_class_file(tmp_path: Path) -> None:
+    touch(tmp_path, "run/1.mp4")
+    with pytest.raises(UserError, match=r"line 1: expected `path label`, got 'run/1.mp4' without"):
+        read(tmp_path, "run/1.mp4\nwalk/2.mp4\n")
+
+
+def test_a_list_of_hmdb51_is_no_list_of_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "a.avi")
+    path = tmp_path / "brush_hair_test_split1.txt"
+    path.write_text("a.avi 1 \nb.avi 0 \nc.avi 2 \n")
+    with pytest.raises(UserError, match="is HMDB51's list of one class.*to two lists"):
+        records_from_list(path, (tmp_path,), [path], lambda line: None)
+
+
+def test_several_splits_in_the_list_of_one(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    with pytest.raises(UserError, match=r"rows of the splits train, val, .* name it videos\.csv"):
+        read(tmp_path, "1.mp4,a,train\n2.mp4,b,val\n")
+    assert len(read(tmp_path, "1.mp4,a,train\n2.mp4,b,train\n")[0]) == 2
+
+
+def test_videos_that_are_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of the first videos.*'1\.mp4'.*data\.root"):
+        read(tmp_path, "1.mp4 a\n")
+
+
+@pytest.mark.parametrize("header", ["foo,bar", "what is it,kind", "source,scene"])
+def test_an_unknown_header_is_no_video(tmp_path: Path, header: str) -> None:
+    touch(tmp_path, "1.mp4", "without_suffix")
+    for row in ("1.mp4,a", "without_suffix,a"):
+        with pytest.raises(UserError, match=r"line 1: '.*' is no video. If the line names the col"):
+            read(tmp_path, f"{header}\n{row}\n")
+    assert len(read(tmp_path, "without_suffix,a\n")[0]) == 1

@@ -1,0 +1,158 @@
+"""Records of list files: which number each label is, and where the videos lie."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vivit_train.class_names import shorten
+from vivit_train.data.class_files import (
+    CLASS_FILES,
+    Classes,
+    as_numbers,
+    number_names,
+    read_classes,
+)
+from vivit_train.data.lists import COLUMNS, Listing, is_number, read_list
+from vivit_train.data.records import Records, is_video
+from vivit_train.data.tables import cut, read_text
+from vivit_train.errors import UserError
+
+
+def records_from_list(
+    file: Path, roots: Sequence[Path], lists: Sequence[Path], tell: Callable[[str], None]
+) -> tuple[Records, list[str]]:
+    """Records of a list file of one split.
+
+    Args:
+        file: The list file.
+        roots: Folders to try, in order, for the listed paths to be relative to.
+        lists: The lists of all splits, whose numbers count alike.
+        tell: Is told how the list was understood.
+
+    Returns:
+        The records and their class names in the order of the labels: sorted names or, where
+        labels are numbers, as a class file beside the list or the names of the folders say.
+
+    Raises:
+        UserError: If a row is not as expected, or numbers cannot be turned into names.
+    """
+    listing = read_list(file)
+    splits = sorted(set(listing.columns.get("split", ())))
+    if len(splits) > 1:
+        raise UserError(
+            f"{file} has rows of the splits {', '.join(splits)}, where a list of one split is due: "
+            "name it videos.csv and set data=folder, which takes the rows of each split"
+        )
+    root = _root_of(listing, roots)
+    labels, names = number_labels(listing, lists)
+    tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
+    return Records(root, listing.columns["path"], labels, listing.segments()), names
+
+
+def _root_of(listing: Listing, roots: Sequence[Path]) -> Path:
+    """The first folder under which one of the first few listed files exists."""
+    paths = listing.columns["path"]
+    for root in roots:
+        if any((root / path).exists() for path in paths[:20]):
+            check_first(listing, root)
+            return root
+    check_first(listing, roots[0])
+    raise UserError(
+        f"none of the first videos that {listing.file} lists exists, e.g. {cut(paths[0])!r}; "
+        f"looked under {shorten([str(root) for root in roots])}. Set data.root to the folder that "
+        "the listed paths are relative to"
+    )
+
+
+def check_first(listing: Listing, root: Path) -> None:
+    """Refuses a first row that names no video: a header of unknown columns would be one.
+
+    Raises:
+        UserError: If its path is neither a file's nor has the suffix of a video.
+    """
+    path = listing.columns["path"][0]
+    if not is_video(path) and not (root / path).exists():
+        raise UserError(
+            f"{listing.place(0)}: {cut(path)!r} is no video. If the line names the columns, one "
+            f"must be the path ({', '.join(COLUMNS['path'])}) and one the label "
+            f"({', '.join(COLUMNS['label'])})"
+        )
+
+
+def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], list[str]]:
+    """Class index of each row, and the class names.
+
+    Args:
+        listing: The rows.
+        lists: The lists of all splits, whose numbers count alike.
+
+    Raises:
+        UserError: If there are numbers, or no labels, and nothing names the classes.
+    """
+    paths = listing.columns["path"]
+    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
+    if "label" not in listing.columns:
+        return _folders_as_labels(listing, folders)
+    labels = listing.columns["label"]
+    numbers = as_numbers(labels, listing.place)
+    if numbers is None:
+        names = sorted(set(labels))
+        index = {name: i for i, name in enumerate(names)}
+        return [index[label] for label in labels], names
+    if re.fullmatch(r".*_test_split[0-9]+", listing.file.stem) and set(numbers) <= {0, 1, 2}:
+        raise UserError(
+            f"{listing.file} is HMDB51's list of one class, where 1, 2 and 0 mean training, test "
+            "and unused: write the rows marked 1 and 2 of each class, with the class, to two lists"
+        )
+    classes = _find_classes(listing.file)
+    if classes:
+
+        def others() -> list[int]:
+            columns = [read_list(file).columns.get("label", []) for file in lists]
+            return [int(label) for column in columns for label in column if is_number(label)]
+
+        return number_names(numbers, classes, str(listing.file), others), classes.names
+    names_of: dict[int, set[str]] = {}
+    for number, folder in zip(numbers, folders):
+        names_of.setdefault(number, set()).add(folder)
+    found = set().union(*names_of.values())
+    if (
+        "" in found
+        or any(len(names) > 1 for names in names_of.values())
+        or (len(found) < len(names_of))
+    ):
+        raise UserError(
+            f"{listing.file} labels videos by number and nothing names the classes: put a file "
+            f"{CLASS_FILES[0]} beside it, a class name per line in the order of the numbers"
+        )
+    index_of = {number: i for i, number in enumerate(sorted(names_of))}
+    return [index_of[n] for n in numbers], [names_of[number].pop() for number in index_of]
+
+
+def _folders_as_labels(listing: Listing, folders: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Class index of each row of a list without labels, such as UCF101's of a test."""
+    classes = _find_classes(listing.file)
+    if classes is None:
+        raise UserError(
+            f"{listing.place(0)}: expected `path label`, got {cut(listing.columns['path'][0])!r} "
+            "without a label. Paths alone are read beside a class file, such as UCF101's "
+            "classInd.txt, that names their folders"
+        )
+    index = {name: i for i, name in enumerate(classes.names)}
+    odd = next((row for row, folder in enumerate(folders) if folder not in index), None)
+    if odd is not None:
+        raise UserError(
+            f"{listing.place(odd)}: no label, and the folder {folders[odd]!r} is not one of the "
+            f"{len(index)} classes of {classes.file}"
+        )
+    return [index[folder] for folder in folders], classes.names
+
+
+def _find_classes(listing: Path) -> Classes | None:
+    """The class file beside a list, or in the folder above."""
+    for folder in (listing.parent, listing.parent.parent):
+        for name in CLASS_FILES:
+            if (folder / name).is_file():
+                return read_classes(read_text(folder / name), str(folder / name))
+    return None
