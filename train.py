@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vivit_train.config import check_keys, to_plain
+from vivit_train.folders import run_folder
 from vivit_train.launch import (
     check_slurm_tasks,
     errors_in_one_line,
@@ -14,7 +15,7 @@ from vivit_train.launch import (
     launched_from,
     leave_cores_to_workers,
 )
-from vivit_train.resume import begun_or_new, remove_stale_temporaries, resumed
+from vivit_train.resume import begun_or_new, resumed
 from vivit_train.sweep import is_sweep, sweep
 
 
@@ -22,15 +23,22 @@ from vivit_train.sweep import is_sweep, sweep
 def main(config: DictConfig) -> None:
     """Composes the configuration, trains, and says where the run's folder is."""
     with errors_in_one_line():
-        if config.ckpt_path == "auto":
+        starts_again = config.ckpt_path == "auto"
+        if starts_again:
             begun_or_new(config)
-        run(config)
+        run(config, starts_again)
 
 
-def run(config: DictConfig) -> None:
-    """Trains, and prints the run's folder."""
+def run(config: DictConfig, starts_again: bool = False) -> None:
+    """Trains, and prints the run's folder.
+
+    Args:
+        config: Of the run.
+        starts_again: Whether the folder may hold a run that has no checkpoint yet.
+    """
     check_slurm_tasks(config.trainer)
-    run_dir = train(config)
+    with run_folder(config, starts_again):
+        run_dir = train(config)
     if is_rank_zero():
         print(run_dir)
 
@@ -59,7 +67,6 @@ def train(config: DictConfig) -> Path:
     if is_rank_zero():
         for line in advice(plain, data, trainer.world_size):
             print(f"advice: {line}", file=sys.stderr)
-        remove_stale_temporaries(run_dir)
         write_config(run_dir, plain)
     if plain["ckpt_path"] is not None:
         training.check_resumable(plain["ckpt_path"], data.class_names)

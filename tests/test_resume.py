@@ -1,5 +1,4 @@
 import csv
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from vivit_train.resume import (
     damage,
     find_last,
     newest_whole,
-    remove_stale_temporaries,
     resume_command,
     resumed,
 )
@@ -267,18 +265,6 @@ def test_what_is_advised_after_a_nan(
     train(resumed([f"run_dir={run}", "ckpt_path=last", "optim.lr=1e-5"]))
     assert len(rates(run)) == 16
     assert rates(run)[8:] == pytest.approx([1e-5 * warmup_cosine(s, 16, 4) for s in range(8, 16)])
-
-
-def test_temporaries_of_dead_processes_go(run: Path) -> None:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    ours = run / f"config.yaml.tmp-{os.getpid()}"
-    for path in (ours, run / f"config.yaml.tmp-{pid}", run / f"checkpoints/last.ckpt.tmp-{pid}"):
-        path.touch()
-    remove_stale_temporaries(run)
-    assert [path.name for path in run.rglob("*.tmp-*")] == [ours.name]
 
 
 def test_a_command_can_be_typed() -> None:

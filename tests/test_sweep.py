@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
+from vivit_train import folders
 from vivit_train.errors import UserError
 from vivit_train.sweep import compose_hydra, is_sweep, trials_of
 
@@ -76,6 +77,13 @@ class TestGrid:
         # Another value of what does not vary makes other trials.
         assert run("seed=2", "optim.lr=0.25") == 0
         assert [trial.varied for trial in trials_of(home)][3:] == [[]]
+
+    def test_a_folder_is_of_one_sweep_at_a_time(self, run, home: Path, monkeypatch) -> None:
+        monkeypatch.setattr(folders, "HEARTBEAT_SECONDS", 0.1)
+        with folders.owned(home, "hydra.sweep.dir"):
+            with pytest.raises(UserError, match=f"hydra.sweep.dir={home} is in use by process"):
+                run("seed=1", "optim.lr=0.5")
+            assert trials_of(home) == []
 
     def test_stopped_by_a_signal_it_goes_on_when_repeated(self, run, home: Path, capfd) -> None:
         signal_once_begun(home, signal.SIGTERM)

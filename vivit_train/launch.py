@@ -58,7 +58,7 @@ def leave_cores_to_workers() -> None:
 
 def is_rank_zero() -> bool:
     """Whether this process is the first of its run; known before anything heavy is imported."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "GROUP_RANK", "NODE_RANK")
     return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
 
 
@@ -261,6 +261,8 @@ def errors_in_one_line() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(NO_ROOM_LEFT)
+        if isinstance(error, OSError) and error.filename is not None:
+            sys.exit(f"error: {error.filename}: {error.strerror}")
         # Lightning's own word for a wrong option; matched by name, as its import takes seconds.
         if type(error).__name__ == "MisconfigurationException":
             sys.exit(f"error: {error}")

@@ -1,6 +1,5 @@
 """The checkpoint that a run goes on from: found and looked over before torch is imported."""
 
-import os
 import shlex
 import sys
 import zipfile
@@ -174,21 +173,3 @@ def _needs_run_dir(ckpt_path: str) -> UserError:
         f"ckpt_path={ckpt_path} means the newest checkpoint in run_dir, and without "
         "run_dir=FOLDER every call has a new one: give the run's folder"
     )
-
-
-def remove_stale_temporaries(run_dir: Path) -> None:
-    """Removes what processes that were killed while writing have left (``*.tmp-PID``)."""
-    for path in [*run_dir.glob("*.tmp-*"), *run_dir.glob("checkpoints/*.tmp-*")]:
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

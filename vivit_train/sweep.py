@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides
 from vivit_train.errors import UserError
+from vivit_train.folders import names_the_moment, owned
 
 POLL_SECONDS = 0.2
 _FLAGS = ("-m", "--multirun")
@@ -313,10 +314,11 @@ def sweep(arguments: Sequence[str]) -> int:
     # The last word for a key counts, as without a sweep.
     overrides = list({o.key_or_group: o for o in parse_overrides(words)}.values())
     check(overrides)
-    home = Path(settings.sweep.dir)
-    running = Sweep(build_search(home, overrides, settings), build_launcher(settings))
-    failed = running.run()
-    return report(home, failed, running.received)
+    is_new = names_the_moment(settings.sweep, "dir")
+    with owned(Path(str(settings.sweep.dir)), "hydra.sweep.dir", is_new) as home:
+        running = Sweep(build_search(home, overrides, settings), build_launcher(settings))
+        failed = running.run()
+        return report(home, failed, running.received)
 
 
 def check(overrides: Sequence[Override]) -> None:

@@ -253,6 +253,23 @@ class TestWhereResultsGo:
         (run_dir / "config.yaml").touch()
         assert evaluate.default_output(checkpoint).parent == run_dir / "evaluations"
         assert evaluate.default_output(Path("owner/name")).parent == Path("runs/evaluations")
+        # Two that start in the same second.
+        with evaluate.output_folder(None, checkpoint) as first:
+            (first / "results.json").touch()
+        monkeypatch.setattr(evaluate, "default_output", lambda _: first)
+        with evaluate.output_folder(None, checkpoint) as second:
+            assert second == first.with_name(f"{first.name}_2")
+
+    def test_a_runs_own_results_are_not_written_over(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").touch()
+        with pytest.raises(UserError, match=f"--output={tmp_path} is the folder of a run"):  # noqa: SIM117
+            with evaluate.output_folder(tmp_path, tmp_path / "checkpoints" / "best.ckpt"):
+                pass
+
+    def test_a_run_that_cannot_be_written_to(self) -> None:
+        with pytest.raises(UserError, match="^--output=/proc/evaluations/x cannot be written to: "):  # noqa: SIM117
+            with evaluate.output_folder(Path("/proc/evaluations/x"), Path("last.ckpt")):
+                pass
 
 
 @pytest.mark.parametrize(

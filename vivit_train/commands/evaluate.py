@@ -12,11 +12,14 @@ the model's by name.
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
+from vivit_train.folders import owned
 from vivit_train.launch import is_rank_zero
 
 
@@ -78,31 +81,55 @@ def run(arguments: argparse.Namespace) -> int:
         plain["data"]["frame_stride"] = classifier.frame_stride
     plain["logger"] = {"wandb": None, "tensorboard": None}
 
-    output = arguments.output or default_output(source)
-    data = training.build_data(plain, classifier.class_names)
-    data.setup("test")
-    module = VivitModule(
-        model=classifier.model.config,
-        class_names=classifier.class_names,
-        processor=classifier.processor.settings(),
-        sampling={},
-        optim=plain["optim"],
-        config=plain,
-        heads=classifier.heads,
-    )
-    module.model.load_state_dict(classifier.model.state_dict())
-    trainer, _ = training.build_trainer(plain, output)
-    trainer.loggers = []
-    trainer.test(module, datamodule=data, verbose=False)
-    assert module.accuracy is not None
-    results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
-    write_results(output, results)
-    write_report(output, module.accuracy, data)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    if is_rank_zero():
-        print_results(results, output)
+    with output_folder(arguments.output, source) as output:
+        data = training.build_data(plain, classifier.class_names)
+        data.setup("test")
+        module = VivitModule(
+            model=classifier.model.config,
+            class_names=classifier.class_names,
+            processor=classifier.processor.settings(),
+            sampling={},
+            optim=plain["optim"],
+            config=plain,
+            heads=classifier.heads,
+        )
+        module.model.load_state_dict(classifier.model.state_dict())
+        trainer, _ = training.build_trainer(plain, output)
+        trainer.loggers = []
+        trainer.test(module, datamodule=data, verbose=False)
+        assert module.accuracy is not None
+        results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
+        write_results(output, results)
+        write_report(output, module.accuracy, data)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if is_rank_zero():
+            print_results(results, output)
     return 0
+
+
+@contextmanager
+def output_folder(output: Path | None, source: Path) -> Iterator[Path]:
+    """Keeps the folder of the results for this evaluation while it is within.
+
+    Args:
+        output: Given by the user; ``None``: a new folder with the default name.
+        source: The checkpoint.
+
+    Raises:
+        UserError: If the folder cannot be written to, is in use, or is the folder of a run.
+    """
+    folder = output or default_output(source)
+    if not is_rank_zero():
+        yield folder
+        return
+    with owned(folder, "--output", is_new=output is None) as folder:
+        if (folder / "config.yaml").exists():
+            raise UserError(
+                f"--output={folder} is the folder of a run, whose results.json would be lost: "
+                "give another"
+            )
+        yield folder
 
 
 def default_output(source: Path) -> Path:
