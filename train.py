@@ -6,7 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from vivit_train.config import check_keys, to_plain
+from vivit_train.config import command_line, compose_config, parse_overrides, to_plain
+from vivit_train.errors import UserError
 from vivit_train.folders import run_folder
 from vivit_train.launch import (
     check_slurm_tasks,
@@ -45,7 +46,8 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
 
 def train(config: DictConfig) -> Path:
     """Compose -> build -> fit -> test. Returns the run's folder."""
-    # Heavy imports wait until here: a typo is answered before torch is loaded.
+    plain = to_plain(config)
+    # Heavy imports wait until here: a mistake is answered before torch is loaded.
     import json
 
     import lightning
@@ -56,7 +58,6 @@ def train(config: DictConfig) -> Path:
     from vivit_train.run_dir import MetricsCsv, write_config, write_results
 
     training.hush_lightning()
-    plain = to_plain(config)
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
 
@@ -90,19 +91,21 @@ def train(config: DictConfig) -> Path:
 
 if __name__ == "__main__":
     leave_cores_to_workers()
-    words = sys.argv[1:]
-    # A resumed run has a configuration of its own: Hydra composes none.
-    resumes = any(
-        word.startswith("ckpt_path=") and word not in ("ckpt_path=auto", "ckpt_path=null")
-        for word in words
-    )
-    has_flags = any(word.startswith("-") and word not in ("-m", "--multirun") for word in words)
     with errors_in_one_line():
-        if not has_flags and is_sweep(words):
-            sys.exit(sweep(words))
-        if resumes and not has_flags:
-            run(resumed(words))
+        call = command_line(sys.argv[1:])
+        if call.is_sweep and is_sweep([*call.flags, *call.words]):
+            sys.exit(sweep([*call.flags, *call.words]))
+        given = {o.key_or_group: o.value() for o in parse_overrides(call.words, call.is_sweep)}
+        # A resumed run has a configuration of its own: Hydra composes none.
+        if given.get("ckpt_path") not in (None, "auto"):
+            if call.flags:
+                raise UserError(
+                    f"{' '.join(call.flags)} is about new runs; the configuration of the run that "
+                    "ckpt_path names is config.yaml in its folder"
+                )
+            run(resumed(call.words))
             sys.exit()
-        if not has_flags:
-            check_keys([word for word in words if not word.startswith("-")])
+        if call.composes:
+            to_plain(compose_config(call.words, call.is_sweep))
+        sys.argv[1:] = [*call.flags, *call.words]
     main()

@@ -98,7 +98,7 @@ class Runs:
             "trainer.limit_val_batches=1",
             "trainer.limit_test_batches=1",
         )
-        finish(self._train(f"data.root={self.demo}", *short))
+        finish(self._train("data=demo", f"data.root={self.demo}", *short))
 
     def run_import(self) -> float:
         """The package alone."""
@@ -118,13 +118,13 @@ class Runs:
 
     def run_step(self) -> float:
         """A run on clips that are there."""
-        return self._first_step(self._train(f"data.root={self.demo}", new=True), 0)
+        return self._first_step(self._train("data=demo", f"data.root={self.demo}", new=True), 0)
 
     def run_write(self) -> float:
         """A run that writes its clips."""
         root = self.folder / "new_demo"
         shutil.rmtree(root, ignore_errors=True)
-        return self._first_step(self._train(f"data.root={root}", new=True), 0)
+        return self._first_step(self._train("data=demo", f"data.root={root}", new=True), 0)
 
     def run_resume(self) -> float:
         """A run from its checkpoint: the step after those that it has done."""
@@ -137,7 +137,7 @@ class Runs:
     def imports(self) -> dict[str, float]:
         """Seconds of each top-level package's own modules, the longest first."""
         log = self.folder / "imports.txt"
-        words = ["-X", "importtime", *self._train(f"data.root={self.demo}", new=True)]
+        words = ["-X", "importtime", *self._train("data=demo", f"data.root={self.demo}", new=True)]
         self._first_step(words, 0, stderr=log)
         return own_seconds(log)
 

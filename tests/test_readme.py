@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import REPOSITORY
 from vivit_train.__main__ import main
-from vivit_train.config import check_keys
+from vivit_train.config import check_keys, command_line, compose_config, to_plain
 
 PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *REPOSITORY.glob("docs/*.md")]
@@ -31,8 +31,8 @@ def commands(program: str) -> list[str]:
 @pytest.mark.parametrize("line", commands("train.py"))
 def test_training_commands_compose(line: str) -> None:
     words = shlex.split(line)
-    words = words[words.index("train.py") + 1 :]
-    check_keys([word for word in words if not word.startswith("-")])
+    call = command_line(words[words.index("train.py") + 1 :])
+    to_plain(compose_config(call.words, call.is_sweep))
 
 
 @pytest.mark.parametrize("line", commands("vivit"))

@@ -70,7 +70,9 @@ def test_prunes_what_lags_behind(run, home: Path) -> None:
     from vivit_train.search import OptunaSearch
 
     settings = dict(n_trials=6, metric="top1", direction="maximize", sampler="tpe", seed=0)
-    parsed = parse_overrides(["optim.lr=interval(0.4,0.6)", "seed=1,2", "optim.weight_decay=0.2"])
+    parsed = parse_overrides(
+        ["optim.lr=interval(0.4,0.6)", "seed=1,2", "optim.weight_decay=0.2"], sweeps=True
+    )
     search = OptunaSearch(home, parsed, prune=True, **settings)
     trial = search.next()
     trial.folder.mkdir()
@@ -99,15 +101,15 @@ def test_prunes_what_lags_behind(run, home: Path) -> None:
 def test_hydras_syntax(word: str, expected: str) -> None:
     from vivit_train.search import distribution
 
-    assert str(distribution(parse_overrides([word])[0])).startswith(expected)
+    assert str(distribution(parse_overrides([word], sweeps=True)[0])).startswith(expected)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["seed=1"], "nothing to search; give an interval or choices"),
-        ([OPTUNA[1], "hydra.sweeper.direction=up"], "direction=up is not one of maximize, min"),
-        ([OPTUNA[1], "hydra.sweeper.sampler=grid"], "sampler=grid is not one of tpe, random"),
+        ([OPTUNA[1], "hydra.sweeper.direction=up"], "direction=up: expected maximize or minimize"),
+        ([OPTUNA[1], "hydra.sweeper.sampler=grid"], "sampler=grid: expected tpe or random"),
         (["optim.lr=interval(1.0,0.5)"], "from a number to a larger one"),
         (["optim.lr=tag(log,interval(0.0,0.5))"], "both are above 0"),
         (

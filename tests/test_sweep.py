@@ -107,7 +107,7 @@ class TestGrid:
         (["optim.lr=interval(0,1)"], "a grid needs a list of values, e.g. optim.lr=0.1,0.2"),
         (["hydra/sweeper=best"], "Could not find 'hydra/sweeper/best'"),
         (["hydra.launcher.jobs=2"], "hydra.launcher.jobs"),
-        (["hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs must be 1 or more, got 0"),
+        (["hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: expected a whole number, 1"),
     ],
 )
 def test_mistakes_end_before_anything_runs(words, message, run, home: Path) -> None:

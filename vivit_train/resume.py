@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vivit_train.changes import check_changes, differences
-from vivit_train.config import complete_config, override_config, parse_overrides, to_plain
+from vivit_train.config import complete_config, override_config, parse_overrides, to_plain, word_of
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 
@@ -19,7 +19,8 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 def resume_command(checkpoint: Path) -> str:
     """The command that goes on from a checkpoint."""
-    return f"python train.py ckpt_path={shlex.quote(str(checkpoint))}"
+    key, _, value = word_of("ckpt_path", str(checkpoint)).partition("=")
+    return f"python train.py {key}={shlex.quote(value)}"
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -16,10 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides
+from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides, word_of
+from vivit_train.config.keys import in_words, misfits
+from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
 from vivit_train.folders import names_the_moment, owned
 
@@ -60,9 +62,8 @@ class Trial:
 
     def command(self) -> list[str]:
         """The command that starts it, or goes on with it where it has a checkpoint."""
-        path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
         words = [sys.executable, "-u", os.path.abspath(sys.argv[0]), *self.overrides]
-        return [*words, f"run_dir='{path}'", "ckpt_path=auto"]
+        return [*words, word_of("run_dir", str(self.folder)), "ckpt_path=auto"]
 
     def save(self) -> None:
         """Writes ``trial.json``."""
@@ -286,13 +287,17 @@ def is_sweep(words: Sequence[str]) -> bool:
 
 def compose_hydra(words: Sequence[str]) -> DictConfig:
     """Hydra's own part of the configuration: ``sweep``, ``sweeper`` and ``launcher``."""
-    own = [word for word in words if word.lstrip("+").startswith("hydra")]
+    own = as_written([word for word in words if word.lstrip("+").startswith("hydra")])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", own, return_hydra_config=True).hydra
+            hydra = compose("train", own, return_hydra_config=True).hydra
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error).strip()) from None
+        raise UserError(" ".join(str(error).split())) from None
+    parts = {name: OmegaConf.to_container(hydra[name]) for name in ("launcher", "sweeper")}
+    for key, value, told in misfits({"hydra": parts}):
+        raise UserError(f"{key}={in_words(value)}: {told}")
+    return hydra
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -312,10 +317,10 @@ def sweep(arguments: Sequence[str]) -> int:
     words = [f"{key}={value}" for key, value in settings.sweeper.params.items()]
     words += [word for word in arguments if not word.lstrip("+").startswith("hydra")]
     # The last word for a key counts, as without a sweep.
-    overrides = list({o.key_or_group: o for o in parse_overrides(words)}.values())
+    overrides = list({o.key_or_group: o for o in parse_overrides(words, sweeps=True)}.values())
     check(overrides)
     is_new = names_the_moment(settings.sweep, "dir")
-    with owned(Path(str(settings.sweep.dir)), "hydra.sweep.dir", is_new) as home:
+    with owned(Path(str(settings.sweep.dir)).expanduser(), "hydra.sweep.dir", is_new) as home:
         running = Sweep(build_search(home, overrides, settings), build_launcher(settings))
         failed = running.run()
         return report(home, failed, running.received)
@@ -326,10 +331,10 @@ def check(overrides: Sequence[Override]) -> None:
     for override in overrides:
         if override.key_or_group in _OF_THE_SWEEP:
             raise UserError(
-                f"{override.input_line}: each trial of a sweep has a numbered folder in the "
-                "sweep's, hydra.sweep.dir=FOLDER, and goes on from its own checkpoint"
+                f"{override.key_or_group}={override.value()}: each trial of a sweep has a numbered "
+                "folder in the sweep's, hydra.sweep.dir=FOLDER, and goes on from its own checkpoint"
             )
-    check_keys([override.input_line or "" for override in overrides])
+    check_keys([override.input_line or "" for override in overrides], sweeps=True)
     if any(name in os.environ for name in _LAUNCHED):
         raise UserError(
             "a sweep starts the processes of its trials itself: run python train.py -m without "

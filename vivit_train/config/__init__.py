@@ -1,4 +1,4 @@
-"""The configuration of a run: words of the command line, composing, and what keys may hold.
+"""The configuration of a run: words of the command line, composing, and what each key takes.
 
 Nothing here imports torch: a mistake is answered before anything heavy is loaded.
 """
@@ -8,19 +8,19 @@ from vivit_train.config.compose import (
     check_keys,
     complete_config,
     compose_config,
-    is_group,
     override_config,
-    parse_overrides,
     to_plain,
 )
+from vivit_train.config.words import command_line, parse_overrides, word_of
 
 __all__ = [
     "CONFIG_DIR",
     "check_keys",
+    "command_line",
     "complete_config",
     "compose_config",
-    "is_group",
     "override_config",
     "parse_overrides",
     "to_plain",
+    "word_of",
 ]

@@ -1,79 +1,64 @@
-"""Composing a configuration, changing a saved one, and catching typos."""
+"""Composing a configuration, changing a saved one, and refusing what does not fit."""
 
 import copy
 import difflib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vivit_train.config.keys import KEYS, in_words, misfits, refusal
+from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs"
+_DEMO = "vivit_train.data.demo.Demo"
 
 
-def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's overrides, parsed.
-
-    Raises:
-        UserError: If one is not of the form key=value.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from None
-    for override in parsed:
-        if override.is_delete():
-            raise UserError(f"{override.input_line}: keys can be set, not removed")
-    return parsed
-
-
-def compose_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig:
     """The configuration that ``train.py`` would run with these overrides, unresolved.
 
-    Raises:
-        UserError: If a group, option or key does not exist.
-    """
-    check_keys(overrides)
-    return _compose(list(overrides))
-
-
-def check_keys(overrides: Sequence[str]) -> None:
-    """Refuses overrides of keys that do not exist, and values of the wrong kind.
-
-    Hydra accepts any key behind a ``+`` and any kind of value; here every key that means
-    anything is in the configuration already, so a new one is a typo.
+    Hydra accepts any key behind a ``+`` and any value; here every key that means anything is in
+    the configuration already, so a new one is a typo.
 
     Args:
-        overrides: ``key=value`` words of a command line, sweeps included.
+        overrides: ``key=value`` words of a command line.
+        sweeps: Whether they may have several values, as behind ``-m``. All of them are checked,
+            and the first is in the result.
 
     Raises:
-        UserError: Naming the key and the nearest that exist.
+        UserError: Naming the key that does not exist and the nearest that do, or the value that
+            its key does not take.
     """
-    parsed = parse_overrides(overrides)
-    groups = [o for o in parsed if is_group(o)]
-    base = _compose([o.input_line or "" for o in groups if not o.is_sweep_override()])
-    for override in parsed:
-        key = override.key_or_group
-        if is_group(override) or key.split(".")[0] == "hydra":
-            continue
-        if not _has(base, key):
-            known = list(_keys(base))
-            # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-            near += [k for k in known if k.endswith("." + key) and k not in near]
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"there is no key {key!r} in the configuration{hint}")
-        if not override.is_sweep_override():
-            _check_kind(override, OmegaConf.select(base, key))
+    parsed = parse_overrides(overrides, sweeps)
+    groups = [override for override in parsed if is_group(override)]
+    for group in groups:
+        _check_option(group)
+    config = _compose([first_word(group) for group in groups])
+    defaults = copy.deepcopy(config)
+    ours = [o for o in parsed if not is_group(o) and not o.key_or_group.startswith("hydra.")]
+    for override in ours:
+        _check_key(config, override)
+        first, *others = values_of(override)
+        for value in others:
+            _check_value(override.key_or_group, value, defaults)
+        _set(config, override.key_or_group, first)
+    _check_demo(config, defaults, parsed)
+    _check_values(config, defaults)
+    return config
+
+
+def check_keys(overrides: Sequence[str], sweeps: bool = False) -> None:
+    """Refuses keys that do not exist and values that they do not take: see `compose_config`."""
+    compose_config(overrides, sweeps)
 
 
 def is_group(override: Override) -> bool:
@@ -147,6 +132,9 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: If a key does not exist.
     """
     parsed = parse_overrides(overrides)
+    for override in parsed:
+        if is_group(override):
+            _check_option(override)
     groups = {o.key_or_group: o.input_line or "" for o in parsed if is_group(o)}
     config = copy.deepcopy(config)
     if groups:
@@ -159,31 +147,74 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             # Against the saved model and the like, not against the defaults.
             part = OmegaConf.to_container(composed[group], resolve=False)
             config[group] = OmegaConf.create({**config, group: part})[group]
+    saved = copy.deepcopy(config)
     for override in parsed:
-        key = override.key_or_group
-        if is_group(override):
-            continue
-        if not _has(config, key):
-            near = difflib.get_close_matches(key, list(_keys(config)), n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"there is no key {key!r} in the configuration{hint}")
-        _check_kind(override, OmegaConf.select(config, key))
-        OmegaConf.update(config, key, override.value(), force_add=False)
+        if not is_group(override):
+            _check_key(config, override)
+            _set(config, override.key_or_group, override.value())
+    _check_demo(config, saved, parsed)
+    _check_values(config, saved)
     return config
 
 
-def to_plain(config: DictConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
     """A resolved configuration of plain dicts, lists, strings and numbers.
 
+    A leading ``~`` of a path becomes the home directory.
+
+    Args:
+        config: Composed, or saved by a run.
+        needs_weights: Whether to refuse a recipe that starts from pretrained weights where none
+            are named; otherwise ``model.pretrained`` is then ``None``.
+
     Raises:
-        UserError: If a value refers to something that does not exist.
+        UserError: If a value is missing, refers to something that does not exist, or is not one
+            that its key takes.
     """
+    plain = _resolve(config)
+    model = plain.get("model", {})
+    if model.get("pretrained") == "???":
+        if needs_weights:
+            raise UserError(
+                "model.pretrained is not set, and this recipe starts from pretrained weights: give "
+                "a file, a folder or a hub id (the head of its file in configs/experiment/ says of "
+                "which model), or model.pretrained=none to start from scratch"
+            )
+        model["pretrained"] = None
+    for key, value, told in misfits(plain):
+        raise UserError(f"{key}={in_words(value)}: {told}")
+    return _with_home(plain)
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain values, references resolved; ``model.pretrained`` may be missing (``???``)."""
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        missing = OmegaConf.missing_keys(config) - {"model.pretrained"}
+        if "data._target_" in missing:
+            raise UserError(
+                "data=video is what all data sets have in common, and none of them: name one, e.g. "
+                "data=folder"
+            )
+        if missing:
+            raise UserError(f"{min(missing)} is not set: give it a value")
+        plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"the configuration cannot be resolved: {error}") from None
+        raise UserError(f"the configuration cannot be resolved: {_line(error)}") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _with_home(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with ``~`` expanded in paths."""
+    expanded = {}
+    for name, value in part.items():
+        kind = KEYS.get(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            value = _with_home(value, f"{prefix}{name}.")
+        elif kind is not None and kind.is_path and isinstance(value, str):
+            value = os.path.expanduser(value)
+        expanded[name] = value
+    return expanded
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -194,7 +225,7 @@ def _compose(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error).strip()) from None
+        raise UserError(_line(error)) from None
 
 
 def _has(config: DictConfig, key: str) -> bool:
@@ -215,19 +246,86 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _check_kind(override: Override, current: Any) -> None:
-    """A number stays a number and a switch a switch; null and references are always allowed."""
-    value = override.value()
-    refers = isinstance(value, str) and "${" in value
-    if value is None or refers or current is None or isinstance(current, str | DictConfig):
-        return
-    if isinstance(current, bool):
-        fits, kind = isinstance(value, bool), "true or false"
-    elif isinstance(current, int | float):
-        # Some numbers may be lists (an image size) or words of Lightning's (devices: auto).
-        fits = not isinstance(value, bool | str)
-        kind = "a number"
-    else:
-        fits, kind = not isinstance(value, str | bool), "a list, e.g. [2,16,16]"
-    if not fits:
-        raise UserError(f"{override.input_line}: expected {kind}; without it, it is {current}")
+def _line(error: Exception) -> str:
+    """An error of Hydra's or OmegaConf's in one line."""
+    return " ".join(str(error).split())
+
+
+def first_word(override: Override) -> str:
+    """The word of an override, of a sweep with its first value."""
+    if not override.is_sweep_override():
+        return override.input_line or ""
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _check_option(group: Override) -> None:
+    """Refuses an option that a group does not have."""
+    folder = CONFIG_DIR / group.key_or_group
+    options = sorted(path.stem for path in folder.glob("*.yaml"))
+    for value in values_of(group) if options else ():  # others are of a plugin of Hydra's
+        for name in value if isinstance(value, list) else [value]:
+            if name is None and group.key_or_group == "experiment":
+                continue
+            if name not in options:
+                near = difflib.get_close_matches(str(name), options, n=3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else "."
+                raise UserError(
+                    f"{group.key_or_group}={in_words(name)}: there is no such option{hint} There "
+                    f"are {', '.join(options)}"
+                )
+
+
+def _check_key(config: DictConfig, override: Override) -> None:
+    """Refuses a key that does not exist, naming the nearest that do, and a + before one."""
+    key = override.key_or_group
+    if not _has(config, key):
+        known = list(_keys(config))
+        # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+        near += [k for k in known if k.endswith("." + key) and k not in near]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"there is no key {key!r} in the configuration{hint}")
+    if override.is_add():
+        raise UserError(f"{override.input_line}: the key is there already, write it without the +")
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(config, key, value, force_add=False)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}={in_words(value)}: {_line(error)}") from None
+
+
+def _check_values(config: DictConfig, defaults: DictConfig) -> None:
+    """Refuses values that their keys do not take, also where they are another key's."""
+    for key, value, _ in misfits(_resolve(config)):
+        _check_value(key, value, defaults)
+
+
+def _check_value(key: str, value: Any, defaults: DictConfig) -> None:
+    told = None if isinstance(value, str) and "${" in value else refusal(key, value)
+    if told:
+        default = OmegaConf.select(defaults, key, throw_on_missing=False)
+        without = "" if default is None else f"; without it, it is {in_words(_plain(default))}"
+        raise UserError(f"{key}={in_words(value)}: {told}{without}")
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _check_demo(config: DictConfig, before: DictConfig, overrides: Sequence[Override]) -> None:
+    """Refuses ``data.root`` alone, which would have the demo write its clips to a user's folder."""
+    named = {override.key_or_group for override in overrides}
+    root = OmegaConf.select(config, "data.root")
+    if (
+        config.data._target_ == _DEMO
+        and not named & {"data", "experiment"}
+        and root not in (None, OmegaConf.select(before, "data.root"))
+        and not (Path(str(root)).expanduser() / "demo.json").is_file()
+    ):
+        raise UserError(
+            f"data.root={root}: no data set is named, and the demo, which is the default, writes "
+            "clips of its own there. To use the videos in that folder add data=folder (or csv, "
+            "kinetics400, ...); to have the demo written there add data=demo"
+        )
