@@ -65,7 +65,7 @@ def test_nothing_is_removed(word: str) -> None:
     [
         ("optim.lr=fast", "a number"),
         ("optim.lr=true", "a number"),
-        ("trainer.max_epochs=ten", "a whole number, 1 or more, or -1"),
+        ("trainer.max_epochs=ten", "a whole number, 1 or more, or -1 for no limit"),
         ("seed=false", "a whole number"),
         ("augment.random_crop=1", "true or false"),
         ("augment.random_crop=yes", "true or false"),

@@ -46,11 +46,14 @@ def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig
     defaults = copy.deepcopy(config)
     ours = [o for o in parsed if not is_group(o) and not o.key_or_group.startswith("hydra.")]
     for override in ours:
-        _check_key(config, override)
+        key = override.key_or_group
+        _check_key(config, key)
+        if override.is_add():  # which Hydra refuses
+            raise UserError(f"{override.input_line}: the key exists, write it without the +")
         first, *others = values_of(override)
         for value in others:
-            _check_value(override.key_or_group, value, defaults)
-        _set(config, override.key_or_group, first)
+            _check_value(key, value, defaults)
+        _set(config, key, first)
     _check_demo(config, defaults, parsed)
     _check_values(config, defaults)
     return config
@@ -150,7 +153,7 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     saved = copy.deepcopy(config)
     for override in parsed:
         if not is_group(override):
-            _check_key(config, override)
+            _check_key(config, override.key_or_group)
             _set(config, override.key_or_group, override.value())
     _check_demo(config, saved, parsed)
     _check_values(config, saved)
@@ -275,9 +278,8 @@ def _check_option(group: Override) -> None:
                 )
 
 
-def _check_key(config: DictConfig, override: Override) -> None:
-    """Refuses a key that does not exist, naming the nearest that do, and a + before one."""
-    key = override.key_or_group
+def _check_key(config: DictConfig, key: str) -> None:
+    """Refuses a key that does not exist, naming the nearest that do."""
     if not _has(config, key):
         known = list(_keys(config))
         # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
@@ -285,8 +287,6 @@ def _check_key(config: DictConfig, override: Override) -> None:
         near += [k for k in known if k.endswith("." + key) and k not in near]
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"there is no key {key!r} in the configuration{hint}")
-    if override.is_add():
-        raise UserError(f"{override.input_line}: the key is there already, write it without the +")
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from vivit_train.config.kinds import (
     interval,
     list_of,
     mapping_of,
+    no_limit,
     null,
     number,
     path,
@@ -149,8 +150,8 @@ KEYS: Mapping[str, Kind] = {
         "auto", "bf16-mixed", "16-mixed", "32-true", "64-true", "bf16-true", "16-true", "bf16",
         "transformer-engine", "transformer-engine-float16", "32", "64", "16", 32, 64, 16,
     ),
-    "trainer.max_epochs": whole(1) | choice(-1),
-    "trainer.max_steps": whole(1) | choice(-1),
+    "trainer.max_epochs": whole(1) | no_limit,  # null is 1000 epochs to Lightning
+    "trainer.max_steps": whole(1) | no_limit,
     "trainer.max_time": duration | null,
     "trainer.limit_train_batches": whole(1) | number(above=0, most=1) | null,
     "trainer.limit_val_batches": whole(0) | share | null,

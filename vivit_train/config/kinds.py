@@ -124,6 +124,7 @@ def mapping_of(kind: Kind, example: str) -> Kind:
     )
 
 
+no_limit = Kind("-1 for no limit", lambda value: choice(-1).fits(value))
 null = Kind("null", lambda value: value is None)
 switch = Kind("true or false", lambda value: isinstance(value, bool))
 share = number(least=0, most=1)
