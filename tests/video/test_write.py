@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.torture import rotated
+from tests.data.torture import noise, rotated
+from tests.video.decoders.test_pyav import with_matrix
 from vivit_train.errors import UserError
 from vivit_train.video import write
 from vivit_train.video.decode import DecodeError, VideoReader
@@ -304,3 +305,89 @@ def test_a_full_disk(tmp_path, monkeypatch):
         reencode_video(source, tmp_path / "b.mp4", ENCODING)
     assert pickle.loads(pickle.dumps(caught.value)).errno == errno.ENOSPC
     assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+# a, b, c, d of the display matrix: turned, mirrored, both.
+MATRICES = [
+    (0, 1, -1, 0),
+    (-1, 0, 0, -1),
+    (0, -1, 1, 0),
+    (-1, 0, 0, 1),
+    (1, 0, 0, -1),
+    (0, 1, 1, 0),
+    (0, -1, -1, 0),
+]
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("short_edge", [64, 32])
+def test_a_copy_is_upright_and_unmirrored(tmp_path, matrix, short_edge):
+    corner = ramp(4)
+    corner[:, :20, :20] = 255  # no turn leaves it where it is
+    write_video(tmp_path / "a.mp4", corner, options={"crf": "5"})
+    content = with_matrix((tmp_path / "a.mp4").read_bytes(), matrix)
+    (tmp_path / "m.mp4").write_bytes(content)
+    reencode_video(tmp_path / "m.mp4", tmp_path / "b.mp4", ENCODING._replace(short_edge=short_edge))
+    copy = frames_of(tmp_path / "b.mp4")
+    height, width = scaled_size(*frames_of(tmp_path / "m.mp4").shape[1:3], short_edge)
+    expected = [
+        np.asarray(Image.fromarray(frame.astype(np.uint8)).resize((width, height)), int)
+        for frame in frames_of(tmp_path / "m.mp4")
+    ]
+    assert np.abs(copy - np.stack(expected)).mean() < 3  # any other orientation: over 20
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda f: f[:, ::-1], lambda f: f[::-1], lambda f: f[..., ::-1], lambda f: 255 - f]
+)
+def test_a_copy_with_another_content_is_refused(tmp_path, monkeypatch, wrong):
+    """Its frames are as many, and shown at the same times."""
+    source = clip(tmp_path / "a.mkv")
+    small = write._small
+
+    def changed(frame, *args):
+        rgb = small(frame, *args).to_ndarray(format="rgb24")
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(wrong(rgb)), format="rgb24")
+
+    monkeypatch.setattr(write, "_small", changed)
+    with pytest.raises(ValueError, match=r"frame \d+ of the copy looks different .* grey levels"):
+        reencode_video(source, tmp_path / "b.mkv", ENCODING._replace(short_edge=64))
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+def test_the_strongest_compression_is_no_other_content(tmp_path):
+    write_video(tmp_path / "a.mp4", noise(8, 96, 128))
+    assert reencode_video(tmp_path / "a.mp4", tmp_path / "b.mp4", Encoding(64, 16, 51)) == 8
+
+
+def fields(top, bottom, height=48, width=64):
+    """A frame of two fields, lines in turn, each of one colour: also the colour has two fields."""
+    halves = []
+    for colour in (top, bottom):
+        flat = np.full((height, width, 3), colour, np.uint8)
+        layout = av.VideoFrame.from_ndarray(flat, format="rgb24").to_ndarray(format="yuv420p")
+        halves.append(layout.reshape(-1, width // 2))  # Y has two rows to a line, U and V one
+    lines = halves[0].copy()
+    luma = 2 * height
+    lines[:luma].reshape(height, width)[1::2] = halves[1][:luma].reshape(height, width)[1::2]
+    lines[luma + 1 :: 2] = halves[1][luma + 1 :: 2]
+    return av.VideoFrame.from_ndarray(lines.reshape(-1, width), format="yuv420p")
+
+
+def test_fields_of_an_interlaced_source_keep_their_colours(tmp_path):
+    """The copy is progressive: colours of one field must not be read as those of both."""
+    top, bottom = (150, 90, 90), (90, 90, 150)
+    options = {"flags": "+ilme+ildct", "qmin": "1", "qmax": "2"}
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(fields(top, bottom)))
+        container.mux(stream.encode())
+    source = frames_of(tmp_path / "a.avi")
+    assert np.abs(source[:, ::2] - top).max() < 6
+    assert np.abs(source[:, 1::2] - bottom).max() < 6
+    reencode_video(tmp_path / "a.avi", tmp_path / "b.avi", ENCODING._replace(short_edge=64))
+    # Half of the colour's lines are lost, but not its mean, and nothing is shifted by a line.
+    pairs = frames_of(tmp_path / "b.avi").reshape(3, 24, 2, 64, 3).mean(2)
+    assert np.abs(pairs[:, 2:-2] - np.mean([top, bottom], 0)).max() < 5

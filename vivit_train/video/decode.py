@@ -79,12 +79,13 @@ class VideoReader:
             [start, end), or the one on display where none is. ``None``: all frames. In mp4, mov,
             mkv and webm a segment is sought (not by decord): nothing but the container's index
             and the segment is read, however long the video is.
-        decoder: ``pyav``, ``decord``, ``torchcodec``, or ``auto``, which is PyAV: it opens all that
-            decord does and AV1, is installed everywhere, and checks each frame's time. decord 0.6
-            is read from the first frame on, as it seeks by assumptions that fail, and does not
-            read MPEG-TS; what is damaged it may leave out, so that later frames come too early.
-            TorchCodec reads what records the time of each frame (mp4, mov, mkv, webm); it shows
-            damaged frames as FFmpeg mends them, without an error.
+        decoder: ``pyav``, ``decord``, ``torchcodec``, or ``auto``, which is PyAV: it reads most
+            containers and codecs, is installed everywhere, and checks each frame's time. The
+            others give the same pixels or refuse the video (see `decoders.listing`). decord 0.6
+            is read from the first frame on, as it seeks by assumptions that fail; what is damaged
+            it may leave out, so that later frames come too early. TorchCodec reads what records
+            the time of each frame (mp4, mov, mkv, webm); it shows damaged frames as FFmpeg mends
+            them, without an error.
         data: The content of a file that is not on disk.
 
     Attributes:
@@ -92,12 +93,13 @@ class VideoReader:
         fps: Average frames per second; 0 where the container does not say.
         decoder: Who reads; never ``auto``.
         promised: Frames that there should be by what the container says of their number or its
-            duration, or by the segment's duration; 0 where nothing is said (or decord reads). A
-            file that was cut off has fewer.
+            duration, or by the segment's duration; 0 where nothing is said. A file that was cut
+            off has fewer.
 
     Raises:
         UserError: If ``decoder`` is not one of the above, or does not load.
-        DecodeError: If the file cannot be opened, holds no frame, or ends before the segment.
+        DecodeError: If the file cannot be opened, is not a container that holds its own frames,
+            holds no frame, or ends before the segment.
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class VideoReader:
             raise DecodeError(self.path, reason)
         self.decoder = "pyav" if decoder == "auto" else decoder
         try:
-            self._backend = _backend(self.decoder)(self.path, segment, data)
+            backend = _backend(self.decoder)
         except ImportError as error:
             raise UserError(
                 f"decoder={decoder} cannot be imported ({error}); install it or choose another"
             ) from error
+        try:
+            self._backend = backend(self.path, segment, data)
         except Exception as error:
             raise DecodeError(self.path, _reason(error)) from error
         self.num_frames: int = self._backend.num_frames
@@ -141,8 +145,8 @@ class VideoReader:
                 decoded, so that large frames are never held together. ``None``: they stay.
 
         Returns:
-            uint8 [len(indices), H, W, 3], RGB, upright: the file's rotation is applied; or of the
-            size that ``resize`` gives.
+            uint8 [len(indices), H, W, 3], RGB, upright (see `picture`); or of the size that
+            ``resize`` gives.
 
         Raises:
             DecodeError: If an index is outside the video or one of the frames does not decode.

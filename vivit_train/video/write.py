@@ -9,17 +9,18 @@ from typing import Any, NamedTuple, cast
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from PIL import Image
 
 from vivit_train.errors import UserError
+from vivit_train.video.container import ONE_THREAD, is_timed, local, open_video
 from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.picture import display_matrix, to_rgb, upright
 
-# Containers whose frames have times; in the others frames can be told apart by counting alone.
-TIMED = ("mov", "matroska")
-# PyAV's converter starts a thread per core unless told otherwise, which it can be from 18 on.
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that the file does not name
 # The coarsest tick of a container in which a copy is written, Matroska's: 1 ms.
 HALF_TICK = Fraction(1, 2000)
+# Grey levels by which thumbnails of any contrast may differ, in the mean.
+MIN_DIFFERENCE = 8
 
 
 def write_video(
@@ -84,7 +85,7 @@ def _encode(
     container_format: str | None = None,
 ) -> None:
     """Encode pairs of a time, in ticks, and a frame; ``tick`` is in seconds."""
-    with av.open(str(path), "w", format=container_format) as container:
+    with av.open(local(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, av.VideoStream)
         stream.thread_count = 1
@@ -154,23 +155,29 @@ def reencode_video(
     target = Path(target)
     partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
     container_format = {".mkv": "matroska", ".mov": "mov"}.get(target.suffix.lower(), "mp4")
-    times: list[int] = []
-
-    def told(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
-        for time, frame in frames:
-            times.append(time)
-            tell(len(times))
-            yield time, frame
-
     with VideoReader(source, "pyav") as reader:
         num_frames = reader.num_frames
-    container, stream = _open(str(source))
+    samples = sorted({0, (num_frames - 1) // 2, num_frames - 1})
+    times: list[int] = []
+    thumbnails: list[np.ndarray] = []
+    to_small, to_picture = VideoReformatter(), VideoReformatter()
+
+    def small(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+        for index, (time, frame) in enumerate(frames):
+            if index in samples:
+                thumbnails.append(_thumbnail(to_rgb(frame, to_picture)))
+            times.append(time)
+            tell(len(times))
+            yield time, _small(frame, to_small, encoding.short_edge)
+
+    container, stream = open_video(source)
     try:
         with container:
             tick, fps = _clock(container, stream)
-            frames = told(_frames(container, stream, num_frames, encoding.short_edge))
+            frames = small(_frames(str(source), container, stream, num_frames))
             _encode(partial, frames, tick, fps, "libx264", encoding.options(), container_format)
         _check_copy(partial, [time * tick for time in times], tell)
+        _check_content(partial, samples, np.stack(thumbnails))
         os.replace(partial, target)
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
@@ -189,43 +196,25 @@ def scaled_size(height: int, width: int, short_edge: int) -> tuple[int, int]:
     return new_height, new_width
 
 
-def _open(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """The stream that `VideoReader` reads, which has found it to be there."""
-    container = av.open(path)
-    stream = container.streams.best("video")
-    assert isinstance(stream, av.VideoStream)
-    stream.codec_context.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return container, stream
-
-
-def _is_timed(container: av.container.InputContainer) -> bool:
-    return container.format.name.startswith(TIMED)
-
-
 def _clock(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> tuple[Fraction, Fraction]:
     """Seconds per tick of the times that `_frames` gives, and frames per second."""
     fps = Fraction(stream.average_rate or stream.base_rate or 25)
-    tick = stream.time_base if _is_timed(container) else None
+    tick = stream.time_base if is_timed(container) else None
     return tick or 1 / fps, fps
 
 
 def _frames(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    num_frames: int,
-    short_edge: int,
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, num_frames: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """All frames in order, upright and small, with their times in ticks from the video's start.
+    """All frames in order, with their times in ticks from the video's start.
 
     Raises:
         DecodeError: If one of them does not decode.
         ValueError: If they are not as many as listed, or their times do not increase.
     """
-    path, is_timed = container.name, _is_timed(container)
-    reformatter = VideoReformatter()
+    has_times = is_timed(container)
     size, last = None, None
     frames = container.decode(stream)
     for index in range(num_frames):
@@ -238,37 +227,42 @@ def _frames(
         if size not in (None, (frame.height, frame.width)):
             raise DecodeError(path, f"frame {index} differs in size from those before it")
         size, time = (frame.height, frame.width), index
-        if is_timed:
+        if has_times:
             if frame.pts is None or (last is not None and frame.pts <= last):
                 raise ValueError(f"frame {index} has no time after that of the one before it")
             last, time = frame.pts, frame.pts - (stream.start_time or 0)
-        yield time, _upright(frame, reformatter, short_edge)
+        yield time, frame
     if next(frames, None) is not None:
         raise ValueError(f"more frames decode than the {num_frames} that are listed")
 
 
-def _upright(frame: av.VideoFrame, reformatter: VideoReformatter, short_edge: int) -> av.VideoFrame:
-    """A frame as the copy holds it: ``yuv420p``, in the colour space of the source."""
+def _small(frame: av.VideoFrame, reformatter: VideoReformatter, short_edge: int) -> av.VideoFrame:
+    """A frame as the copy holds it: upright ``yuv420p``, in the colour space of the source."""
     height, width = scaled_size(frame.height, frame.width, short_edge)
     if not (height and width):
         raise ValueError(f"{frame.height}x{frame.width} pixels are too few for H.264")
-    rotation = frame.rotation
+    matrix = display_matrix(frame)
+    if frame.interlaced_frame:
+        # The copy is progressive: kept as they are, the colours of a field would be read as those
+        # of both. RGB has them at every line.
+        frame = av.VideoFrame.from_ndarray(
+            reformatter.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray(), format="rgb24"
+        )
     size = {"height": height, "width": width} if short_edge < min(frame.height, frame.width) else {}
     frame = reformatter.reformat(
         frame, format="yuv420p", interpolation="BICUBIC", **size, **ONE_THREAD
     )
-    # The file says how far the frame is to be turned; the copy is turned, and says nothing.
     planes = []
     for plane, halved in zip(frame.planes, (1, 2, 2)):  # colour has half the lines
         lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)
         # Of a frame that keeps its size, an odd line goes.
         lines = lines[: height // halved, : width // halved]
-        planes.append(np.rot90(lines, round(rotation / 90)))
+        planes.append(upright(lines, matrix))
     layout = np.concatenate([plane.reshape(-1) for plane in planes])
-    upright = av.VideoFrame.from_ndarray(layout.reshape(-1, planes[0].shape[1]), format="yuv420p")
-    # What was stored as RGB (0) is it no more.
-    upright.colorspace, upright.color_range = frame.colorspace or UNSPECIFIED, frame.color_range
-    return upright
+    small = av.VideoFrame.from_ndarray(layout.reshape(-1, planes[0].shape[1]), format="yuv420p")
+    # The new frame has no display matrix, and is not RGB (0) any more.
+    small.colorspace, small.color_range = frame.colorspace or UNSPECIFIED, frame.color_range
+    return small
 
 
 def _check_copy(path: Path, times: list[Fraction], tell: Callable[[int], None]) -> None:
@@ -286,10 +280,43 @@ def _check_copy(path: Path, times: list[Fraction], tell: Callable[[int], None]) 
         raise ValueError(f"the copy does not decode: {error.reason}") from error
     if found != len(times):
         raise ValueError(f"the copy has {found} frames, not {len(times)}")
-    container, stream = _open(str(path))
+    container, stream = open_video(path)
     with container:
         tick, start = stream.time_base or Fraction(0), stream.start_time or 0
         shown = [((p.pts or 0) - start) * tick for p in container.demux(stream) if p.size]
     off = max(abs(time - due) for time, due in zip(shown, times))
     if off > HALF_TICK:
         raise ValueError(f"the copy shows frames up to {float(off):.3f} s too early or late")
+
+
+def _check_content(path: Path, samples: list[int], thumbnails: np.ndarray) -> None:
+    """Compare some frames of what was written with those of the source.
+
+    Args:
+        path: The copy.
+        samples: Frame numbers.
+        thumbnails: These frames of the source: uint8 [len(samples), 8, 8, 3].
+
+    Raises:
+        ValueError: If one shows something else, or is turned, mirrored or of other colours.
+    """
+    with VideoReader(path, "pyav") as reader:
+        copied = reader.read(samples, _thumbnail).astype(float)
+    frames = (1, 2, 3)  # the axes within one
+    contrasts = np.abs(thumbnails - thumbnails.mean((1, 2), keepdims=True)).mean(frames)
+    differences = np.abs(copied - thumbnails).mean(frames)
+    # Compression at crf 51 takes half of the contrast; another picture is 1 to 2 times away.
+    excess = differences - np.maximum(MIN_DIFFERENCE, 0.75 * contrasts)
+    worst = int(excess.argmax())
+    if excess[worst] > 0:
+        raise ValueError(
+            f"frame {samples[worst]} of the copy looks different from the source's, by "
+            f"{differences[worst]:.0f} grey levels"
+        )
+
+
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    """[H, W, 3] -> [8, 8, 3], averages of blocks: what survives any compression."""
+    height, width = (max(1, edge // 2 * 2) for edge in frame.shape[:2])  # a copy has no odd line
+    image = Image.fromarray(frame[:height, :width])
+    return np.asarray(image.resize((8, 8), Image.Resampling.BOX))

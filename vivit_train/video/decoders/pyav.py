@@ -2,16 +2,16 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from io import BytesIO
 from itertools import groupby, islice
 from math import inf
-from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vivit_train.video.container import is_timed, open_video
 from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
+from vivit_train.video.picture import to_rgb
 
 
 class PyAV:
@@ -26,12 +26,9 @@ class PyAV:
         self._data = data
         # One converter for all frames: each holds megabytes, and by default a thread per core.
         self._reformatter = VideoReformatter()
-        self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
-        self._container = self._open()
+        self._container, self._stream = open_video(path, data)
         try:
-            # Only these two families record when each frame is shown; in the others (AVI, MPEG-TS)
-            # frames can be told apart by counting from the start alone.
-            self._timed = self._container.format.name.startswith(("mov", "matroska"))
+            self._timed = is_timed(self._container)
             self.fps = known_rate(self._stream.average_rate)
             if segment and self._timed:
                 self._index_segment(*segment)
@@ -53,21 +50,6 @@ class PyAV:
         assert time_base is not None
         return [float(pts * time_base) for pts in self._pts[self._first :]]
 
-    def _open(self) -> av.container.InputContainer:
-        container = av.open(self._path if self._data is None else BytesIO(self._data), "r")
-        # The stream that players choose: the one marked default, then the largest.
-        stream = container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
-            container.close()
-            raise ValueError("no video stream")
-        if stream.codec_context is None:
-            container.close()
-            raise ValueError("no decoder for its video stream")
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        self._stream = stream
-        return container
-
     def _index(self) -> None:
         """List the frames from the packets: what containers say about their number is no proof."""
         packets, self._hidden, self._covered = [], 0, 0.0
@@ -79,7 +61,7 @@ class PyAV:
                 end = (packet.pts or 0) + (packet.duration or 0) - (self._stream.start_time or 0)
                 self._covered = max(self._covered, end * float(packet.time_base))
         if not packets:
-            raise ValueError("no frames")
+            raise ValueError("no frames in this file")
         self._first, self.num_frames = 0, len(packets)
         shown = {pts: is_key for pts, is_key in packets if pts is not None}
         self._pts = sorted(shown) if self._timed and len(shown) == self.num_frames else None
@@ -165,7 +147,7 @@ class PyAV:
         """Decode from frame ``start`` to the last one wanted."""
         for index, frame in zip(range(start, wanted[-1] + 1), self._frames(start)):
             if index in wanted:
-                yield self._to_rgb(frame)
+                yield to_rgb(frame, self._reformatter)
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""
@@ -174,7 +156,7 @@ class PyAV:
         for count, frame in zip(range(1, self.num_frames + 1), frames):
             if count == 1:
                 size = frame.width, frame.height
-                self._to_rgb(frame)  # it can be converted, too
+                to_rgb(frame, self._reformatter)  # it can be converted, too
             elif size != (frame.width, frame.height):
                 raise ValueError(f"frame {count - 1} differs in size from those before it")
             yield count
@@ -202,24 +184,11 @@ class PyAV:
     def _reopen(self) -> None:
         """Back to the beginning, to which not every file can seek."""
         self._container.close()
-        self._container = self._open()
-
-    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # the buffer of nine int32
-        return _upright(rgb, np.frombuffer(matrix, np.int32)) if matrix is not None else rgb
+        self._container, self._stream = open_video(self._path, self._data)
 
     def close(self) -> None:
         """Frees the decoder."""
         self._container.close()
-
-
-def _upright(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """[H, W, 3] as players show it: the pixel at (x, y) goes to (a x + c y, b x + d y)."""
-    a, b, _, c, d = matrix[:5]
-    if abs(b) > abs(a):
-        rgb, a, d = rgb.swapaxes(0, 1), c, b
-    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _duration(stream: av.VideoStream, container: av.container.InputContainer) -> float:

@@ -1,0 +1,101 @@
+"""Opening a video file: a container that holds its own frames, and never another file."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import av
+
+from vivit_train.errors import UserError
+
+# Older releases ignore the colour space that a file names: up to 45 grey levels off.
+MIN_AV = 17
+# From 18 on PyAV's colour converter can be kept from starting a thread per core.
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+# FFmpeg goes by content, whatever the name. Its formats of playlists and session descriptions
+# (concat, hls, dash, sdp, ...) open other files and network ports, so only these are opened.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+    "mpegts",
+    "mpeg",
+    "asf",
+    "flv",
+    "ogg",
+    "mxf",
+    "nut",
+    "rm",
+    "dv",
+    "wtv",
+    "ivf",
+    "gif",
+    # No containers: one stream of one codec.
+    "h264",
+    "hevc",
+    "av1",
+    "obu",
+    "m4v",
+    "mpegvideo",
+    "mjpeg",
+    "yuv4mpegpipe",
+)
+# Nor are files opened that an allowed container names: mov refers to others only on request
+# (its option enable_drefs is off), and no protocol but that of local files is there.
+OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+# Containers that record when each frame is shown. In others frames are told apart by counting.
+TIMED = ("mov", "matroska")
+
+if int(av.__version__.split(".")[0]) < MIN_AV:
+    raise UserError(
+        f"av {av.__version__} decodes colours differently: install a newer one with "
+        f"pip install 'av>={MIN_AV}'"
+    )
+
+
+def local(path: str | Path) -> str:
+    """A path that FFmpeg takes for one, whatever its name: it reads ``12:30.mp4`` as a protocol."""
+    return os.path.join(os.curdir, path)
+
+
+def open_video(
+    path: str | Path, data: bytes | None = None
+) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open a video file, with one thread.
+
+    Args:
+        path: A file on disk.
+        data: Its content, where it is not on disk.
+
+    Returns:
+        The container, and the video stream that players show: the one marked as default, then
+        the largest.
+
+    Raises:
+        ValueError: If it is not one of `CONTAINERS`, or has no video stream that can be decoded.
+        av.error.FFmpegError: If it cannot be read.
+    """
+    try:
+        container = av.open(
+            local(path) if data is None else BytesIO(data), "r", container_options=OPTIONS
+        )
+    except av.error.ArgumentError:
+        raise ValueError(
+            "not a video container that is read (mp4, mkv, webm, avi, ...); playlists and scripts "
+            "that name other files are never followed"
+        ) from None
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream):
+        container.close()
+        raise ValueError("no video stream")
+    if stream.codec_context is None:
+        container.close()
+        raise ValueError("no decoder for its video stream")
+    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def is_timed(container: av.container.InputContainer) -> bool:
+    """Whether a container records when each frame is shown."""
+    return container.format.name.startswith(TIMED)
