@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vivit_train.video.container import TIMED, local
 from vivit_train.video.decoders import OnFrame
-from vivit_train.video.decoders.pyav import PyAV
+from vivit_train.video.decoders.listing import list_frames, refuse_unproven
 
 try:
     from torchcodec.decoders import VideoDecoder
@@ -17,23 +18,27 @@ except RuntimeError as error:  # what it raises for a library that it does not f
 
 
 class TorchCodec:
-    """See `Backend`. TorchCodec turns frames upright itself, and hides which are damaged."""
+    """See `Backend`. TorchCodec turns frames upright itself, and hides which are damaged.
+
+    What its conversion of colours may read differently is refused.
+    """
 
     def __init__(
         self, path: str, segment: tuple[float, float] | None, data: bytes | None = None
     ) -> None:
-        listed = PyAV(path, segment, data)
-        times = listed.times
-        listed.close()
-        self.num_frames, self.fps, self.promised = listed.num_frames, listed.fps, listed.promised
-        # By number it returned other frames of MPEG-TS and AVI, even in its mode "exact".
-        if times is None:
+        listing = list_frames(path, segment, data)
+        # It returned other frames of MPEG-TS and AVI, and nothing in them would tell.
+        if listing.times is None:
             raise ValueError(
-                "TorchCodec finds frames by time, which this file does not record: choose pyav"
+                "TorchCodec's frames are checked by time, which this file does not record: choose "
+                "pyav"
             )
-        self._times = times
+        refuse_unproven("TorchCodec", path, data, TIMED)
+        self._times, self._first = listing.times, listing.first
+        self.num_frames, self.fps = listing.num_frames, listing.fps
+        self.promised = listing.promised
         self._decoder = VideoDecoder(
-            path if data is None else data,
+            local(path) if data is None else data,
             seek_mode="exact",
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
@@ -56,8 +61,8 @@ class TorchCodec:
 
     def _frame(self, index: int) -> np.ndarray:
         due = self._times[index]
-        end = self._times[index + 1] if index + 1 < self.num_frames else due
-        frame = self._decoder.get_frame_played_at(due if end == due else (due + end) / 2)
+        # Not by time: it takes the durations that the file states for true.
+        frame = self._decoder.get_frame_at(self._first + index)
         # Where what is marked as key frame is none, it returns a later one.
         if abs(frame.pts_seconds - due) > 1e-6:
             raise ValueError(
