@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vivit_train import load
-from vivit_train.checkpoint import AtomicCheckpointIO, resolve_checkpoint
+from vivit_train.checkpoint import AtomicCheckpointIO, link_or_copy, resolve_checkpoint
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader
@@ -258,6 +258,49 @@ class TestAtomicWriting:
         AtomicCheckpointIO().save_checkpoint({"step": 4}, path)
         assert torch.load(other, weights_only=True) == {"step": 3}
         assert torch.load(path, weights_only=True) == {"step": 4}
+
+    @pytest.mark.parametrize("left", ["nothing", "one file", "a second name"])
+    def test_there_is_a_last_one_at_every_moment(
+        self, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also after a kill between the renames, by a process of the same number."""
+        last, previous, best = (tmp_path / f"{name}.ckpt" for name in ("last", "previous", "best"))
+        for step in (2, 3):
+            AtomicCheckpointIO().save_checkpoint({"step": step}, last)
+        if left == "one file":
+            previous.unlink()
+            os.link(last, previous)
+        if left == "a second name":
+            os.link(last, previous.with_name(f"previous.ckpt.tmp-{os.getpid()}"))
+            os.link(last, best)
+            os.link(best, last.with_name(f"last.ckpt.tmp-{os.getpid()}"))
+        replace = os.replace
+
+        def watched(source: Path, target: Path) -> None:
+            assert last.is_file()
+            replace(source, target)
+            assert last.is_file()
+
+        monkeypatch.setattr(os, "replace", watched)
+        AtomicCheckpointIO().save_checkpoint({"step": 4}, best)
+        link_or_copy(best, last)
+        steps = [torch.load(p, weights_only=True)["step"] for p in (last, previous, best)]
+        assert steps == [4, 3, 4]
+        assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+
+    def test_without_hard_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(os, "link", refuse)
+        last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+        for step in (3, 4):
+            AtomicCheckpointIO().save_checkpoint({"step": step}, best)
+            link_or_copy(best, last)
+        previous = tmp_path / "previous.ckpt"
+        steps = [torch.load(p, weights_only=True)["step"] for p in (last, previous, best)]
+        assert steps == [4, 3, 4]
+        assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
     @pytest.mark.parametrize("moment", ["while writing", "before the rename"])
     def test_killed_while_saving(self, tmp_path: Path, moment: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vivit_train.config import compose_config, to_plain
+from vivit_train.errors import UserError
 from vivit_train.run_dir import MetricsCsv, versions, write_config, write_results
 
 
@@ -115,6 +116,42 @@ class TestMetricsCsv:
         path.write_text(path.read_text()[:-5])
         MetricsCsv(path).resume(3)
         assert [row["step"] for row in table(path)] == ["0", "1"]
+
+    def test_rows_that_are_lost_are_told(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = MetricsCsv(path)
+        for step in range(3):
+            first.log_metrics({"loss": 1.0}, step)
+        first.save()
+        MetricsCsv(path).resume(3)
+        assert capsys.readouterr().err == ""
+        path.unlink()
+        MetricsCsv(path).resume(3)
+        assert capsys.readouterr().err == (
+            f"warning: {path} has 0 of the 3 rows that there were when the checkpoint was written; "
+            "the others are lost\n"
+        )
+
+    @pytest.mark.parametrize("content", [b"epoch,step\n0,\xff\n", b"epoch,step\n0,1,2\n"])
+    def test_a_damaged_file_is_left_as_it_is(self, content: bytes, path: Path) -> None:
+        path.parent.mkdir()
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path} is damaged .*: restore it or move it away"):
+            MetricsCsv(path).resume(1)
+        assert path.read_bytes() == content
+
+    def test_a_full_disk_is_told_with_the_file(self, path: Path) -> None:
+        log = MetricsCsv(path)
+        log.log_metrics({"loss": 1.0}, 0)
+        log.save()
+        path.unlink()
+        path.symlink_to("/dev/full")
+        log._header = lambda: log._columns  # of a disk that is full, and not empty
+        log.log_metrics({"loss": 2.0}, 1)
+        with pytest.raises(OSError, match="No space left") as caught:
+            log.save()
+        assert caught.value.filename == str(path)
 
     def test_a_new_run_in_an_old_folder_starts_afresh(self, path: Path) -> None:
         old = MetricsCsv(path)

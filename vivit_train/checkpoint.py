@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
+from vivit_train.files import temporary_name, written_whole
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
 from vivit_train.model.weights.checkpoint import DESCRIPTION
@@ -39,59 +40,51 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             DiskFull: If there is no room; what was there before is left as it was.
         """
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with written_whole(Path(path), replace_checkpoint) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            replace_checkpoint(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch.save turns a failed write into a RuntimeError, with the OSError behind it.
             cause = error if isinstance(error, OSError) else error.__context__
-            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-                temporary.unlink(missing_ok=True)  # first: its room counts as free below
-                raise DiskFull(path, _bytes_of(checkpoint), cause) from error
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+            if not isinstance(cause, OSError):
+                raise
+            if cause.errno in NO_ROOM:
+                raise DiskFull(Path(path), _bytes_of(checkpoint), cause) from error
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def replace_checkpoint(new: Path, path: Path) -> None:
-    """Puts a file that is written and synced into its place, atomically and durably.
+    """Puts a file that is written and synced into its place, atomically.
 
     Where the place is the last checkpoint's, the file there becomes ``previous.ckpt``: by a
     second name for it, so that there is a last one at every moment, or where the file system has
     no hard links by renaming it, so that there is a previous one.
     """
     if path.name == LAST and path.is_file():
-        second = path.with_name(f"{PREVIOUS}.tmp-{os.getpid()}")
+        previous = path.with_name(PREVIOUS)
+        second = temporary_name(previous)
         try:
             os.link(path, second)
         except OSError:
-            os.replace(path, path.with_name(PREVIOUS))
+            os.replace(path, previous)
         else:
-            os.replace(second, path.with_name(PREVIOUS))
+            os.replace(second, previous)
+            # Where both are names of one file already, the system leaves both.
+            second.unlink(missing_ok=True)
     os.replace(new, path)
-    if os.name == "posix":  # the rename itself survives a power cut only when synced too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Gives a checkpoint a second name; copies where the file system has no hard links."""
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(target)
     try:
         os.link(source, temporary)
     except OSError:
-        with source.open("rb") as whole, temporary.open("wb") as copy:
+        with source.open("rb") as whole, written_whole(target, replace_checkpoint) as copy:
             shutil.copyfileobj(whole, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
-    replace_checkpoint(temporary, target)
+    else:
+        replace_checkpoint(temporary, target)
+        temporary.unlink(missing_ok=True)  # if the target was a name of the same file
 
 
 def _bytes_of(content: Any) -> int:

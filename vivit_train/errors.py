@@ -37,3 +37,13 @@ class DiskFull(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def no_room(error: OSError) -> str:
+    """What to tell about a file that could not be written for want of room."""
+    if isinstance(error, DiskFull) or error.filename is None:
+        return str(error)
+    return (
+        f"{error.filename} could not be written: {error.strerror}. Make room (df, quota, "
+        "ulimit -f); a run then resumes with ckpt_path=last"
+    )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vivit_train.errors import NO_ROOM, UserError
+from vivit_train.errors import NO_ROOM, UserError, no_room
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
 NO_ROOM_LEFT = 74  # EX_IOERR of sysexits.h: a full disk
@@ -259,7 +259,7 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {no_room(error)}", file=sys.stderr)
             sys.exit(NO_ROOM_LEFT)
         if isinstance(error, OSError) and error.filename is not None:
             sys.exit(f"error: {error.filename}: {error.strerror}")

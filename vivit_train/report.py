@@ -1,6 +1,7 @@
 """What lies behind a score: each class and each video, in two tables beside results.json."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.files import write_whole
 from vivit_train.metrics import VideoAccuracy
 
 # Fewer than these may be taken for one class by chance.
@@ -133,7 +135,8 @@ def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
 
 @rank_zero_only
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())

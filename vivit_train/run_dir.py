@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,21 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
+from vivit_train.errors import UserError
+from vivit_train.files import errors_name, write_whole
+
 
 @rank_zero_only
 def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Writes the resolved configuration, enough to run the same again."""
-    run_dir.mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    _replace(run_dir / "config.yaml", text)
+    write_whole(run_dir / "config.yaml", text)
 
 
 @rank_zero_only
 def write_results(run_dir: Path, results: Mapping[str, Any]) -> None:
     """Writes results.json."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _replace(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_whole(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -102,14 +103,31 @@ class MetricsCsv(Logger):
         Args:
             rows: Rows to keep; later ones are of the part that is trained again.
             following: A row that comes after them.
+
+        Raises:
+            UserError: If the file is not a table in UTF-8.
         """
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                # A killed process may have left a last line that has no end.
-                reader = csv.DictReader(line for line in file if line.endswith("\n"))
-                self._columns = list(reader.fieldnames or self._columns)
-                self.rows = list(reader)[:rows]
+            try:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    # A killed process may have left a last line that has no end.
+                    reader = csv.DictReader(line for line in file if line.endswith("\n"))
+                    self._columns = list(reader.fieldnames or self._columns)
+                    self.rows = list(reader)[:rows]
+                if any(None in row for row in self.rows):
+                    raise csv.Error("a row has more values than there are columns")
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UserError(
+                    f"{self.path} is damaged ({error}): restore it or move it away; the run then "
+                    "resumes without its rows"
+                ) from None
             self._written = len(self.rows)
+        if len(self.rows) < rows:
+            print(
+                f"warning: {self.path} has {len(self.rows)} of the {rows} rows that there were "
+                "when the checkpoint was written; the others are lost",
+                file=sys.stderr,
+            )
         if following is not None:
             step = following["step"]
             self.log_metrics({k: v for k, v in following.items() if k != "step"}, step)
@@ -124,7 +142,7 @@ class MetricsCsv(Logger):
         if self._written == 0 or self._header() != self._columns:
             self._rewrite()
             return
-        with self.path.open("a", newline="") as file:
+        with errors_name(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writerows(self.rows[self._written :])
         self._written = len(self.rows)
@@ -139,19 +157,9 @@ class MetricsCsv(Logger):
             return next(csv.reader(file), [])
 
     def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
         writer.writerows(self.rows)
-        _replace(self.path, text.getvalue())
+        write_whole(self.path, text.getvalue())
         self._written = len(self.rows)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides, word_of
 from vivit_train.config.keys import in_words, misfits
 from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
+from vivit_train.files import write_whole
 from vivit_train.folders import names_the_moment, owned
 
 POLL_SECONDS = 0.2
@@ -67,12 +68,8 @@ class Trial:
 
     def save(self) -> None:
         """Writes ``trial.json``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "trial.json"
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(self.folder / "trial.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Trial":
