@@ -10,7 +10,7 @@ from vivit_train.config import command_line, compose_config, parse_overrides, to
 from vivit_train.errors import UserError
 from vivit_train.folders import run_folder
 from vivit_train.launch import (
-    check_slurm_tasks,
+    devices_of_launcher,
     errors_in_one_line,
     is_rank_zero,
     launched_from,
@@ -37,7 +37,7 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
         config: Of the run.
         starts_again: Whether the folder may hold a run that has no checkpoint yet.
     """
-    check_slurm_tasks(config.trainer)
+    devices_of_launcher(config.trainer)  # refused before torch is imported
     with run_folder(config, starts_again):
         run_dir = train(config)
     if is_rank_zero():

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.sweep_program import Run, signal_once_begun, sweeping
 from vivit_train.errors import UserError
-from vivit_train.launch import check_slurm_tasks, is_rank_zero
+from vivit_train.launch import devices_of_launcher, is_rank_zero
 from vivit_train.launchers import LocalLauncher, SlurmLauncher, error_line
 from vivit_train.sweep import Trial, trials_of
 
@@ -164,51 +164,82 @@ class TestSlurmLauncher:
 SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
 
 
-class TestSlurmJob:
-    """What `vivit_train.launch` makes of the environment of a SLURM job."""
+TORCHRUN = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
+
+
+class TestProcesses:
+    """What `vivit_train.launch` makes of the environment of torchrun, a SLURM job, mpirun."""
 
     @pytest.fixture(autouse=True)
     def no_cluster(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in [name for name in os.environ if name.startswith(("SLURM_", "RANK"))]:
+        ours = ("SLURM_", "RANK", "LOCAL_", "WORLD_SIZE", "OMPI_", "PMI_", "GROUP_", "NODE_")
+        for name in [name for name in os.environ if name.startswith(ours)]:
             monkeypatch.delenv(name)
 
     @pytest.mark.parametrize(
-        ("env", "trainer"),
+        ("env", "devices", "num_nodes", "used"),
         [
-            ({}, {"devices": 8, "num_nodes": 1}),
-            (SLURM, {"devices": 2, "num_nodes": 1}),
-            (SLURM, {"devices": 1, "num_nodes": 2}),
-            (SLURM, {"devices": [0, 3], "num_nodes": 1}),
-            (SLURM, {"devices": "auto", "num_nodes": 1}),
-            (SLURM | {"SLURM_JOB_NAME": "interactive"}, {"devices": 8, "num_nodes": 1}),
-            (SLURM | {"SLURM_JOB_NAME": "bash"}, {"devices": 8, "num_nodes": 1}),
-            ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, {"devices": 1, "num_nodes": 1}),
+            ({}, 8, 1, 8),
+            ({}, "auto", 1, "auto"),
+            ({"WORLD_SIZE": "4"}, "auto", 1, "auto"),  # of another program
+            (SLURM, 2, 1, 2),
+            (SLURM, 1, 2, 1),
+            (SLURM, [0, 3], 1, [0, 3]),
+            (SLURM, "auto", 1, 2),
+            (SLURM, -1, 2, 1),
+            (SLURM | {"SLURM_NNODES": "2"}, "auto", 2, 1),
+            (SLURM | {"SLURM_JOB_NAME": "interactive"}, 8, 1, 8),
+            (SLURM | {"SLURM_JOB_NAME": "bash"}, 8, 1, 8),
+            ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, 1, 1, 1),
+            (TORCHRUN, "auto", 1, 2),
+            (TORCHRUN, 2, 1, 2),
+            (TORCHRUN | {"WORLD_SIZE": "4"}, "auto", 2, 2),
+            # One task per machine, which is a torchrun.
+            (TORCHRUN | SLURM | {"WORLD_SIZE": "4"}, 2, 2, 2),
+            # A child of Lightning's own launcher.
+            ({"WORLD_SIZE": "4", "LOCAL_RANK": "1"}, "auto", 2, 2),
+            ({"OMPI_COMM_WORLD_SIZE": "1"}, 8, 1, 8),
         ],
     )
-    def test_tasks_that_fit(self, env, trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_processes_that_fit(self, env, devices, num_nodes, used, monkeypatch) -> None:
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        check_slurm_tasks(trainer)
+        assert devices_of_launcher({"devices": devices, "num_nodes": num_nodes}) == used
 
     @pytest.mark.parametrize(
-        ("env", "message"),
+        ("env", "devices", "message"),
         [
             (
-                SLURM | {"SLURM_NTASKS": "1"},
-                "needs 4 tasks in all, this SLURM job has 1: ask sbatch",
+                SLURM | {"SLURM_NTASKS": "1", "SLURM_NNODES": "1"},
+                2,
+                "trainer.devices=2 trainer.num_nodes=2 needs 4 processes, 2 on each machine; this "
+                "SLURM job has 1, 1 on each. Use sbatch --nodes=2 --ntasks-per-node=2, or set "
+                "trainer.devices=1 trainer.num_nodes=1",
             ),
-            (SLURM, "--nodes=2 --ntasks-per-node=2"),
+            (SLURM, 2, "SLURM job has 2, 1 on each"),
+            (SLURM | {"SLURM_NTASKS": "4", "SLURM_NNODES": "1"}, 2, "job has 4, 4 on each"),
             (
                 {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x"},
-                "start it as `srun python train.py ...`",
+                2,
+                "trainer.devices=2 trainer.num_nodes=2 in a SLURM job: start it as `srun python",
             ),
+            (
+                TORCHRUN,
+                1,
+                "torchrun has 2, 2 on each. Use torchrun --nnodes=2 --nproc-per-node=1, or set "
+                "trainer.devices=2 trainer.num_nodes=1",
+            ),
+            (TORCHRUN, "auto", "needs 4 processes, 2 on each machine; torchrun has 2, 2 on each"),
+            ({"OMPI_COMM_WORLD_SIZE": "2"}, 1, "mpirun has started 2 processes"),
+            ({"PMI_SIZE": "2"}, "auto", "mpirun has started 2 processes"),
         ],
     )
-    def test_tasks_that_do_not(self, env, message, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_processes_that_do_not(self, env, devices, message, monkeypatch) -> None:
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(UserError, match=message):
-            check_slurm_tasks({"devices": 2, "num_nodes": 2})
+        with pytest.raises(UserError) as caught:
+            devices_of_launcher({"devices": devices, "num_nodes": 2})
+        assert message in str(caught.value)
 
     def test_ranks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from lightning.fabric.plugins.environments import SLURMEnvironment

@@ -126,10 +126,11 @@ def test_two_processes_one_run_folder(
 
 
 def test_torchrun(small: tuple[str, ...], tmp_path: Path, command) -> None:
+    """One run of the processes that it starts, whose number need not be said again."""
     runs = tmp_path / "runs"
     done = command(
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *small,
-        f"run_dir={runs}/${{now:%f}}", "trainer.devices=2", "trainer.strategy=ddp",
+        f"run_dir={runs}/${{now:%f}}", "trainer.devices=auto",
         "data.batch_size=2", "trainer.max_epochs=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

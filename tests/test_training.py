@@ -30,6 +30,7 @@ from vivit_train.training import (
     build_trainer,
     check_resumable,
     cpu_has_bf16,
+    resolve_devices,
     resolve_precision,
     rows_of,
 )
@@ -117,6 +118,30 @@ class TestTrainer:
         message = f"trainer.accelerator={accelerator}: no GPU .* set trainer.accelerator=cpu"
         with pytest.raises(UserError, match=message):
             build_trainer(config, tmp_path)
+
+    @pytest.mark.parametrize("devices", [8, -1, [0, 1]])
+    @pytest.mark.usefixtures("no_gpu")
+    def test_processes_on_a_cpu_are_asked_for_by_name(
+        self, config: dict, tmp_path: Path, devices: Any
+    ) -> None:
+        settings = config["trainer"] | {"accelerator": "auto", "devices": devices}
+        with pytest.raises(UserError, match="no GPU .* processes on its CPU add trainer.acc"):
+            build_trainer(config | {"trainer": settings}, tmp_path)
+        assert resolve_devices(settings | {"accelerator": "cpu"}) == devices
+        assert resolve_devices(settings | {"devices": "auto"}) == 1
+
+    def test_gpus_that_the_launcher_leaves_out_are_told(
+        self, config: dict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """E.g. a SLURM job of one task and eight GPUs."""
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            monkeypatch.setenv(name, "1")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+        settings = config["trainer"] | {"accelerator": "gpu", "devices": "auto"}
+        with pytest.warns(UserWarning, match=r"8 GPUs are there, .* started 1 process"):
+            assert resolve_devices(settings) == 1
 
     @pytest.mark.usefixtures("no_gpu")
     def test_no_batch_per_step(self, config: dict, tmp_path: Path) -> None:

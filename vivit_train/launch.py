@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,33 +62,53 @@ def is_rank_zero() -> bool:
     return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
 
 
-def check_slurm_tasks(trainer: Mapping[str, Any]) -> None:
-    """Refuses a SLURM job of other tasks than the run has processes.
+def devices_of_launcher(trainer: Mapping[str, Any]) -> Any:
+    """``trainer.devices`` for the processes that torchrun or srun has started.
 
-    Lightning leaves the processes to srun wherever it sees a job, and trains with those it finds;
-    but for interactive jobs (``salloc``, ``srun --pty bash``), where it starts them itself.
+    Lightning leaves the processes to such a launcher, and takes its own settings for their number:
+    where these differ it trains several runs, or waits for processes that nobody starts.
 
     Args:
         trainer: Its ``devices`` and ``num_nodes``.
 
+    Returns:
+        The devices as given; for ``auto`` under a launcher its processes per machine.
+
     Raises:
-        UserError: Saying what to ask SLURM for.
+        UserError: If the launcher has started another number of processes than the run has.
     """
-    tasks = os.environ.get("SLURM_NTASKS")
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    devices = trainer["devices"]
-    if tasks is None or interactive or devices in ("auto", -1):
-        return
-    devices = len(devices) if isinstance(devices, Sequence) else int(devices)
-    processes = devices * trainer["num_nodes"]
-    run = f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}"
-    if int(tasks) != processes:
+    env, nodes = os.environ, trainer["num_nodes"]
+    # Not the job of an interactive shell (salloc, srun --pty bash): the run starts its processes.
+    is_job = "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if "WORLD_SIZE" in env and "LOCAL_RANK" in env:
+        launcher, started = "torchrun", int(env["WORLD_SIZE"])
+        local = int(env.get("LOCAL_WORLD_SIZE", started // nodes))
+        advice = "torchrun --nnodes={nodes} --nproc-per-node={local}"
+    elif is_job:
+        launcher, started = "this SLURM job", int(env["SLURM_NTASKS"])
+        local = started // int(env.get("SLURM_NNODES", nodes))
+        advice = "sbatch --nodes={nodes} --ntasks-per-node={local}"
+    else:
+        launcher = "mpirun"
+        started = max(int(env.get(name, 1)) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+        if started == 1:
+            return trainer["devices"]
         raise UserError(
-            f"{run} needs {processes} tasks in all, this SLURM job has {tasks}: ask sbatch for "
-            f"--nodes={trainer['num_nodes']} --ntasks-per-node={devices}"
+            f"mpirun has started {started} processes, which would each train a run of its own: "
+            "start them with torchrun or srun"
         )
-    if processes > 1 and "SLURM_STEP_ID" not in os.environ:
+    devices = local if trainer["devices"] in ("auto", -1) else trainer["devices"]
+    count = devices if isinstance(devices, int) else len(devices)
+    run = f"trainer.devices={devices} trainer.num_nodes={nodes}"
+    if started != count * nodes or local != count:
+        raise UserError(
+            f"{run} needs {count * nodes} processes, {count} on each machine; {launcher} has "
+            f"{started}, {local} on each. Use {advice.format(nodes=nodes, local=count)}, or set "
+            f"trainer.devices={max(local, 1)} trainer.num_nodes={started // max(local, 1)}"
+        )
+    if is_job and launcher != "torchrun" and count * nodes > 1 and "SLURM_STEP_ID" not in env:
         raise UserError(f"{run} in a SLURM job: start it as `srun python train.py ...`")
+    return devices
 
 
 @contextmanager

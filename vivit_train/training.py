@@ -22,7 +22,7 @@ from vivit_train.data.dataset import Batch
 from vivit_train.elastic import SameSteps
 from vivit_train.ema import Ema
 from vivit_train.errors import UserError
-from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, is_rank_zero
+from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, devices_of_launcher, is_rank_zero
 from vivit_train.loggers import build_loggers
 from vivit_train.meters import Meter, Progress
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
@@ -147,8 +147,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
         )
     arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
     strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])
-    if arguments["accelerator"] == "auto" and not torch.cuda.is_available():
-        arguments["devices"] = 1 if arguments["devices"] == "auto" else arguments["devices"]
+    arguments["devices"] = resolve_devices(config["trainer"])
     progress = [Progress(callbacks["refresh_rate"])] if arguments["enable_progress_bar"] else []
     trainer = make_trainer(
         config["trainer"],
@@ -278,6 +277,36 @@ def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         told = " ".join(f"trainer.{name}={settings[name]}" for name in names)
         raise UserError(f"Lightning refuses the group trainer ({told}): {error}") from None
+
+
+def resolve_devices(settings: dict[str, Any]) -> Any:
+    """``trainer.devices`` made definite where it can be: the launcher's, or one CPU.
+
+    Args:
+        settings: Of the trainer.
+
+    Raises:
+        UserError: If several devices are asked for, not named as CPUs, and there is no GPU; or if
+            the launcher has started another number of processes.
+    """
+    devices = devices_of_launcher(settings)
+    if settings["accelerator"] == "auto" and not torch.cuda.is_available():
+        devices = 1 if devices == "auto" else devices
+        if devices != 1:
+            raise UserError(
+                f"trainer.devices={devices}: no GPU that torch can use was found on this machine. "
+                "To train in processes on its CPU add trainer.accelerator=cpu"
+            )
+    elif (
+        settings["accelerator"] != "cpu"
+        and settings["devices"] == "auto" != devices
+        and devices < torch.cuda.device_count()
+    ):
+        rank_zero_warn(
+            f"{torch.cuda.device_count()} GPUs are there, and the launcher has started {devices} "
+            "process(es) on this machine: the other GPUs are not used"
+        )
+    return devices
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
