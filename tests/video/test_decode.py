@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -109,8 +110,6 @@ def seconds(frame):
 @pytest.mark.parametrize("span", [(0, 40), (0, 1), (3, 9), (17, 31), (24, 25), (35, 40), (38, 90)])
 @pytest.mark.parametrize("name", [*PLAIN, *HARD])
 def test_a_segment_is_its_frames(videos, name, span):
-    if name == "intra_refresh.mp4" and span[0] > 0:
-        pytest.skip("its key frames are none: see below")
     with VideoReader(videos / name, segment=(seconds(span[0]), seconds(span[1]))) as reader:
         expected = list(range(span[0], min(span[1], NUM_FRAMES)))
         assert reader.num_frames == len(expected)
@@ -153,13 +152,26 @@ def test_decoders_agree_on_segments(videos, name):
         np.testing.assert_array_equal(pyav.read([14, 3]), decord.read([14, 3]))
 
 
-def test_a_segment_of_false_key_frames_is_loud(videos):
-    """Going back to the beginning, as for a whole video, could take an hour."""
-    with (
-        VideoReader(videos / "intra_refresh.mp4", segment=(0.9, 1.1)) as reader,
-        pytest.raises(DecodeError, match=r"damaged|does not decode"),
-    ):
-        reader.read([0])
+def test_damage_before_a_segment_is_named(tmp_path):
+    """It is no frame of the segment; and the video is not decoded from its beginning for it."""
+    path = tmp_path / "clip.mp4"
+    write_video(path, numbered(120), options={"g": "40", "bf": "0"})
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    pos, size = packets[85]
+    content[pos + 8 : pos + size] = b"\xff" * (size - 8)
+    path.write_bytes(content)
+    with VideoReader(path, segment=(seconds(90), seconds(95))) as reader:
+        with pytest.raises(
+            DecodeError, match=r"a frame \d+ before the segment, on which it depends, (does|is)"
+        ):
+            reader.read([0])
+        with pytest.raises(
+            DecodeError, match=r"a frame \d+ before the segment, on which it depends, (does|is)"
+        ):
+            list(reader.decode_all())
+        assert reader._backend._pts[0] > 0
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -392,10 +404,9 @@ def test_every_frame_decodes_one_after_the_other(videos, name):
     with VideoReader(videos / name) as reader:
         assert list(reader.decode_all()) == list(range(1, NUM_FRAMES + 1))
         assert numbers(reader.read([7])) == [7]  # reading goes on as before
-    if name != "intra_refresh.mp4":
-        with VideoReader(videos / name, segment=(seconds(15), seconds(30))) as reader:
-            assert list(reader.decode_all()) == list(range(1, 16))
-            assert reader.promised == 15
+    with VideoReader(videos / name, segment=(seconds(15), seconds(30))) as reader:
+        assert list(reader.decode_all()) == list(range(1, 16))
+        assert reader.promised == 15
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *HARD])
@@ -411,6 +422,63 @@ def test_a_file_that_was_cut_off_has_fewer_frames_than_promised(tmp_path, videos
     (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
     with VideoReader(tmp_path / name) as reader:
         assert reader.num_frames < reader.promised == NUM_FRAMES
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+@pytest.mark.parametrize("start", [40, 380, 5000])
+@pytest.mark.parametrize("with_sound", [False, True])
+def test_a_video_that_does_not_begin_at_0_is_whole(tmp_path, suffix, start, with_sound):
+    """As a cut without re-encoding is: Matroska's durations are the times of the end."""
+    path = tmp_path / f"clip.{suffix}"
+    write_matroska(path, NUM_FRAMES, start, sound_ms=2000 if with_sound else 0)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == reader.promised == NUM_FRAMES
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with VideoReader(path) as reader:
+        assert reader.num_frames < reader.promised == pytest.approx(NUM_FRAMES, abs=2)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+@pytest.mark.parametrize("start", [0, 380])
+@pytest.mark.parametrize("sound_ms", [500, 1600, 8000])
+def test_sound_may_be_longer_or_shorter(tmp_path, suffix, start, sound_ms):
+    """Browsers write the duration of the longest stream alone: 1.6 s of picture are whole."""
+    path = tmp_path / f"clip.{suffix}"
+    write_matroska(path, NUM_FRAMES, start, sound_ms)
+    content = path.read_bytes()
+    assert content.count(b"DURATION") == 2
+    path.write_bytes(content.replace(b"DURATION", b"DURATIOX"))
+    with VideoReader(path) as reader:
+        assert reader.num_frames == reader.promised == NUM_FRAMES
+    path.write_bytes(path.read_bytes()[: len(content) // 2])
+    with VideoReader(path) as reader:
+        assert reader.num_frames < 0.95 * reader.promised - 1
+
+
+def write_matroska(path, num_frames, start, sound_ms=0):
+    """25 frames per second from a time in ms on, and sound from 0 or that time."""
+    webm = path.suffix == ".webm"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(path), "w", container_options=options) as container:
+        video = container.add_stream("libvpx" if webm else "libx264", rate=25, options={"g": "8"})
+        video.height, video.width, video.pix_fmt = 48, 128, "yuv420p"
+        sound = container.add_stream("libopus", rate=48000, layout="mono") if sound_ms else None
+        tick = Fraction(1, 1000)
+        for number, image in enumerate(numbered(num_frames)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = start + 40 * number, tick
+            for packet in video.encode(frame):
+                container.mux(packet)
+        container.mux(video.encode())
+        for number in range(sound_ms // 20):
+            silence = np.zeros((1, 960), np.int16)
+            frame = av.AudioFrame.from_ndarray(silence, "s16", "mono")
+            frame.rate, frame.time_base = 48000, Fraction(1, 48000)
+            frame.pts = 48 * start + 960 * number
+            container.mux(sound.encode(frame))
+        if sound:
+            container.mux(sound.encode())
 
 
 def test_an_edit_list_hides_no_promise(tmp_path, videos):

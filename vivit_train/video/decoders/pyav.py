@@ -14,6 +14,10 @@ from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
 from vivit_train.video.picture import to_rgb
 
 
+class FalseKeyFrame(ValueError):
+    """Decoding cannot begin at a frame that is marked as a key frame (as with intra refresh)."""
+
+
 class PyAV:
     """See `Backend`."""
 
@@ -24,6 +28,7 @@ class PyAV:
     ) -> None:
         self._path = path
         self._data = data
+        self._segment = segment
         # One converter for all frames: each holds megabytes, and by default a thread per core.
         self._reformatter = VideoReformatter()
         self._container, self._stream = open_video(path, data)
@@ -36,7 +41,7 @@ class PyAV:
                 self._index()
             if segment and not self._timed:
                 self._first, self.num_frames = span(*segment, self.fps, self.num_frames)
-            self.promised = self._promise(segment)
+            self.promised = self._promise()
         except Exception:
             self.close()
             raise
@@ -52,14 +57,19 @@ class PyAV:
 
     def _index(self) -> None:
         """List the frames from the packets: what containers say about their number is no proof."""
-        packets, self._hidden, self._covered = [], 0, 0.0
-        for packet in self._container.demux(self._stream):
+        packets, self._hidden, self._reached = [], 0, 0.0
+        # A duration of the container may be that of another stream, as of sound that is longer.
+        streams = [self._stream] if _ends_at(self._stream) else []  # all
+        for packet in self._container.demux(*streams):
+            if packet.size and not packet.is_discard and packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._reached = max(self._reached, end)
+            if packet.stream.index != self._stream.index:
+                continue
             # Discarded packets lie outside the edit list: decoded at most, never shown.
             self._hidden += packet.is_discard
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.is_keyframe))
-                end = (packet.pts or 0) + (packet.duration or 0) - (self._stream.start_time or 0)
-                self._covered = max(self._covered, end * float(packet.time_base))
         if not packets:
             raise ValueError("no frames in this file")
         self._first, self.num_frames = 0, len(packets)
@@ -69,25 +79,30 @@ class PyAV:
         self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
         self._begins_at_start = True
 
-    def _promise(self, segment: tuple[float, float] | None) -> int:
+    def _promise(self) -> int:
         """See `VideoReader.promised`."""
-        if segment:
-            return max(1, round((segment[1] - segment[0]) * self.fps))
+        if self._segment:
+            return max(1, round((self._segment[1] - self._segment[0]) * self.fps))
         if self._stream.frames:
             return max(0, self._stream.frames - self._hidden)
-        if not self._timed or not self._covered:
+        start = _seconds(self._stream.start_time, self._stream)
+        end = _ends_at(self._stream) or _ends_at(self._container)
+        if not self._timed or not end or self._reached <= start:
             return 0
         # By time, not by the rate: in a video of variable rate that is an average at best.
-        return round(self.num_frames * _duration(self._stream, self._container) / self._covered)
+        return max(0, round(self.num_frames * (end - start) / (self._reached - start)))
 
-    def _index_segment(self, start: float, end: float) -> None:
-        """List the frames from the last key frame before a segment to the segment's end."""
+    def _index_segment(self, start: float, end: float, from_beginning: bool = False) -> None:
+        """List the frames from the last key frame before a segment to the segment's end.
+
+        With ``from_beginning`` from the video's first frame on.
+        """
         time_base, origin = self._stream.time_base, self._stream.start_time or 0
         assert time_base is not None
         first, last = (origin + ticks(seconds / time_base) for seconds in (start, end))
         back = 0.0  # seconds
         while True:
-            target = max(origin, first - round(back / time_base))
+            target = origin if from_beginning else max(origin, first - round(back / time_base))
             shown, video_end = self._packets(target, last)
             keys = [pts for pts, is_key in shown.items() if is_key]
             self._begins_at_start = target == origin
@@ -132,13 +147,22 @@ class PyAV:
                 for start, group in groupby(indices, key=self._start_of)
                 for frame in self._decode(start, list(group))
             ]
-        except Exception:
-            if self._starts == [0]:
+        except Exception as error:
+            if not self._go_back(error):
                 raise
-            # What is marked as key frame may be none (intra refresh): from the start it is, then;
-            # of a segment from its first, as the video's start may be an hour away.
-            self._starts = [0]
             return self.read(wanted, on_frame)
+
+    def _go_back(self, error: Exception) -> bool:
+        """Have decoding begin earlier, as what is marked as a key frame may be none."""
+        if self._starts != [0]:
+            self._starts = [0]
+        elif isinstance(error, FalseKeyFrame) and self._segment and not self._begins_at_start:
+            # Not for damage: it would be met again, and the way may be an hour long.
+            self._index_segment(*self._segment, from_beginning=True)
+            self._starts = [0]
+        else:
+            return False
+        return True
 
     def _start_of(self, index: int) -> int:
         return self._starts[bisect_right(self._starts, index) - 1]
@@ -151,15 +175,26 @@ class PyAV:
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""
-        start = self._start_of(self._first)
-        frames = islice(self._frames(start), self._first - start, None)
-        for count, frame in zip(range(1, self.num_frames + 1), frames):
+        for count, frame in zip(range(1, self.num_frames + 1), self._all_frames()):
             if count == 1:
                 size = frame.width, frame.height
                 to_rgb(frame, self._reformatter)  # it can be converted, too
             elif size != (frame.width, frame.height):
                 raise ValueError(f"frame {count - 1} differs in size from those before it")
             yield count
+
+    def _all_frames(self) -> Iterator[av.VideoFrame]:
+        """The frames of the segment, or of the video, in order."""
+        start = self._start_of(self._first)
+        frames: Iterator[av.VideoFrame]
+        try:
+            frames = islice(self._frames(start), self._first - start, None)
+            yield next(frames)
+        except FalseKeyFrame as error:
+            if not self._go_back(error):
+                raise
+            frames = self._all_frames()
+        yield from frames
 
     def _frames(self, start: int) -> Iterator[av.VideoFrame]:
         """Decode from frame ``start`` on, each frame checked to be the one due."""
@@ -168,18 +203,29 @@ class PyAV:
         else:
             self._reopen()
         due = start
-        for frame in self._container.decode(self._stream):
-            if self._pts is not None:
-                if frame.pts is not None and frame.pts < self._pts[start]:
-                    continue  # belongs to an earlier key frame
-                if frame.pts != self._pts[due]:
-                    break
-            # Wanted or not: the frames that follow are predicted from this one.
-            if frame.is_corrupt:
-                raise ValueError(f"frame {due - self._first} is damaged")
-            yield frame
-            due += 1
-        raise ValueError(f"frame {due - self._first} of {self.num_frames} does not decode")
+        try:
+            for frame in self._container.decode(self._stream):
+                if self._pts is not None:
+                    if frame.pts is not None and frame.pts < self._pts[start]:
+                        continue  # belongs to an earlier key frame
+                    if frame.pts != self._pts[due]:
+                        break
+                # Wanted or not: the frames that follow are predicted from this one.
+                if frame.is_corrupt:
+                    raise ValueError(f"{self._name(due)} is damaged")
+                yield frame
+                due += 1
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self._name(due)} does not decode ({error.strerror})") from error
+        if due == start and (start or not self._begins_at_start):
+            raise FalseKeyFrame(f"{self._name(due)} is marked as a key frame, but is none")
+        raise ValueError(f"{self._name(due)} does not decode")
+
+    def _name(self, index: int) -> str:
+        """A frame, for a message."""
+        if index >= self._first:
+            return f"frame {index - self._first} of {self.num_frames}"
+        return f"a frame {self._first - index} before the segment, on which it depends,"
 
     def _reopen(self) -> None:
         """Back to the beginning, to which not every file can seek."""
@@ -191,13 +237,22 @@ class PyAV:
         self._container.close()
 
 
-def _duration(stream: av.VideoStream, container: av.container.InputContainer) -> float:
-    """Seconds that a container says a stream lasts, or else itself; 0: it does not say."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's
+def _seconds(time: int | None, stream: av.VideoStream) -> float:
+    return float((time or 0) * (stream.time_base or 0))
+
+
+def _ends_at(part: av.VideoStream | av.container.InputContainer) -> float:
+    """When a stream or a container ends by what the file says, in seconds; 0: it does not say."""
+    if isinstance(part, av.container.InputContainer):
+        duration, start = (part.duration or 0) / 1e6, (part.start_time or 0) / 1e6
+        # Matroska's duration is the time of the end, whatever that of the first frame.
+        is_end = not duration or part.format.name.startswith("matroska")
+        return duration if is_end else start + duration
+    if part.duration:
+        return _seconds(part.duration, part) + _seconds(part.start_time, part)
+    hours, _, rest = part.metadata.get("DURATION", "").partition(":")  # Matroska's, likewise
     minutes, _, seconds = rest.partition(":")
     try:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
     except ValueError:
-        return (container.duration or 0) / 1e6  # microseconds
+        return 0.0
