@@ -320,6 +320,33 @@ class TestBrokenVideos:
                 self.start(callback, "a.mp4", "b.mp4", "c.mp4", "d.mp4")
         assert callback.count == 4
 
+    def test_the_record_is_the_same_on_all_processes_and_in_checkpoints(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first epoch in which any process gave a video up counts."""
+        data = SimpleNamespace(given_up={"a.mp4": (2, "hung"), "b.mp4": (0, "hung")})
+        trainer = SimpleNamespace(world_size=2, datamodule=data)
+        theirs = {"a.mp4": (1, "died"), "c.mp4": (3, "died")}
+
+        def gather(everybodys: list, ours: dict) -> None:
+            everybodys[:] = [ours, theirs]
+
+        monkeypatch.setattr("vivit_train.callbacks.dist.all_gather_object", gather)
+        checkpoint: dict = {}
+        BrokenVideos(0.1).on_save_checkpoint(trainer, None, checkpoint)
+        agreed = {"a.mp4": (1, "died"), "b.mp4": (0, "hung"), "c.mp4": (3, "died")}
+        assert data.given_up == agreed
+        data.given_up = {"a.mp4": (0, "earlier")}
+        BrokenVideos(0.1).on_load_checkpoint(trainer, None, checkpoint)
+        assert data.given_up == agreed | {"a.mp4": (0, "earlier")}
+
+    def test_evaluation_names_what_it_counts_as_wrong(self) -> None:
+        callback = BrokenVideos(0.1)
+        sample = Sample(torch.zeros(1), 0, 0, broken=[DecodeError("a.mp4", "empty")])
+        with pytest.warns(UserWarning, match=r"^counted as wrong, cannot decode a.mp4: empty$"):
+            callback.on_validation_batch_start(None, None, collate([sample]), 0)
+        callback.on_test_batch_start(None, None, collate([sample]), 0)  # named already
+
     def test_none_is_allowed(self) -> None:
         callback = BrokenVideos(0)
         self.start(callback)

@@ -210,6 +210,28 @@ def test_nothing_stays(number: int, words: list[str], tmp_path: Path) -> None:
         assert list(temporary.glob("pymp-*")) == []  # the sockets of its workers
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
+def test_a_lost_or_stopped_worker_ends_the_run(
+    number: int, words: list[str], tmp_path: Path
+) -> None:
+    run, temporary = tmp_path / "run", tmp_path / "tmp"
+    words = [*words, f"run_dir={run}", "trainer.max_epochs=200"]
+    training = Training(words, tmp_path / "log", partial(by_itself, temporary))
+    assert training.wait_for((run / "checkpoints" / "last.ckpt").exists), training.said()
+    worker = int(Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()[0])
+    os.kill(worker, number)
+    assert training.end(120) == 75, training.said()
+    assert f"error: process lost: a process that decodes (pid {worker}) " in training.said()
+    assert "Traceback" not in training.said()
+    deadline = time.monotonic() + 20
+    while session_of(training.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert session_of(training.pid) == []
+    assert damage(run / "checkpoints" / "last.ckpt") is None
+
+
 def test_a_full_disk(words: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     training = Training([*words, f"run_dir={run}"], tmp_path / "log", partial(out_of_room, 2))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.golden_files import GOLDEN, read, tensors, vivit_arguments
+from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch
 from vivit_train.model.weights.scenic import convert
 from vivit_train.module import VivitModule
@@ -127,7 +128,7 @@ class Recorded(lightning.LightningDataModule):
     def __init__(self, case: str) -> None:
         super().__init__()
         self.batches = [
-            Batch([], labels, torch.arange(4), torch.ones(4, dtype=torch.bool), [], [], clips)
+            Batch(Clips(), labels, torch.arange(4), torch.ones(4, dtype=torch.bool), [], [], clips)
             for clips, labels in batches(case)
         ]
 

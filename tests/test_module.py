@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from tests.model.test_vivit import CLIPS, MODELS, TINY
+from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch
 from vivit_train.module import VivitModule
 
@@ -52,7 +53,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5], [0.0, 
 def test_a_training_step_with_hard_and_with_soft_labels(labels: torch.Tensor, top1: float) -> None:
     module = Stub(LOGITS)
     indices = torch.arange(4)
-    batch = Batch([], labels, indices, indices >= 0, [0] * 4, [], torch.zeros(4, 3, 2, 8, 8))
+    batch = Batch(Clips(), labels, indices, indices >= 0, [0] * 4, [], torch.zeros(4, 3, 2, 8, 8))
     loss = module.training_step(batch, 0)
     shares = labels if labels.ndim == 2 else F.one_hot(labels, 3)
     smoothed = shares * 0.9 + 0.1 / 3

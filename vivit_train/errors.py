@@ -16,6 +16,10 @@ class UserError(ValueError):
     """
 
 
+class ProcessLost(UserError):
+    """Another process of the run is gone."""
+
+
 class DiskFull(OSError):
     """A checkpoint could not be written for want of room.
 

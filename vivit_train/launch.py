@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vivit_train.errors import NO_ROOM, UserError, no_room
+from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
 NO_ROOM_LEFT = 74  # EX_IOERR of sysexits.h: a full disk
@@ -41,10 +42,6 @@ QUIET_HYDRA = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-
-
-class ProcessLost(UserError):
-    """Another process of the run is gone."""
 
 
 def leave_cores_to_workers() -> None:
@@ -252,6 +249,22 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def lost_worker(error: Exception) -> str | None:
+    """Says which worker of a DataLoader is gone, if that is what an error means.
+
+    torch raises it anywhere in the process, whatever that is at, when the worker ends.
+    """
+    text = " ".join(str(error).split())
+    worker = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?( It is|$)", text)
+    if not isinstance(error, RuntimeError) or worker is None:
+        return None
+    return (
+        f"process lost: a process that decodes (pid {worker[1]}) {worker[2]}; was the memory used "
+        "up (then lower data.num_workers), or was it stopped? Go on from the last checkpoint with "
+        "ckpt_path=last"
+    )
+
+
 @contextmanager
 def _loaders_let_go() -> Iterator[None]:
     """Frees what a failed run held: data loaders then end their workers, else left at exit."""
@@ -283,6 +296,9 @@ def errors_in_one_line() -> Iterator[None]:
             sys.exit(NO_ROOM_LEFT)
         if isinstance(error, OSError) and error.filename is not None:
             sys.exit(f"error: {error.filename}: {error.strerror}")
+        if lost := lost_worker(error):
+            print(f"error: {lost}", file=sys.stderr)
+            sys.exit(PROCESS_LOST)
         # Lightning's own word for a wrong option; matched by name, as its import takes seconds.
         if type(error).__name__ == "MisconfigurationException":
             sys.exit(f"error: {error}")

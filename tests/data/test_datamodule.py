@@ -184,6 +184,18 @@ def test_training_loader_starts_where_the_run_stands(root: Path) -> None:
     assert [ours + theirs for ours, theirs in zip(*ranks)] == first
 
 
+def test_videos_that_were_given_up_in_an_earlier_epoch_are_in_the_keys(root: Path) -> None:
+    data = build(root)
+    data.setup("fit")
+    attach(data, "fit")
+    names = [data.records["train"].name(row) for row in range(3)]
+    data.given_up = {names[2]: (0, "hung"), names[1]: (1, "hung")}
+    keys = {epoch: data._given_up_before(epoch) for epoch in range(3)}
+    assert keys == {0: [], 1: [2], 2: [1, 2]}
+    sampler = data.train_dataloader().sampler
+    assert {key.given_up for key in sampler} == {frozenset(keys[next(iter(sampler)).epoch])}
+
+
 def test_a_batch_of_evaluation_holds_as_many_views_as_training_has_clips(root: Path) -> None:
     for batch_size, views, expected in [
         (12, (2, 3), [2, 1]),

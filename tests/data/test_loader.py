@@ -1,5 +1,7 @@
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.util import get_temp_dir
 from types import SimpleNamespace
@@ -7,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vivit_train.data import loader as loader_module
 from vivit_train.data.loader import LazyLoader, available_cores
+from vivit_train.launch import lost_worker
 
 
 def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(
@@ -72,3 +76,42 @@ def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cores(range(n)) for n in (1, 6, 64)] == [1, 6, 16]
     assert cores(range(64), LOCAL_WORLD_SIZE="8") == 8
     assert cores(range(4), LOCAL_WORLD_SIZE="8") == 1
+
+
+class Slow(torch.utils.data.Dataset):
+    """Tells who decodes."""
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.01)
+        return os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_lost_or_stopped_ends_the_loading(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "STOPPED_SECONDS", 1.0)
+    loader = LazyLoader(Slow(), batch_size=2, num_workers=2, multiprocessing_context="fork")
+    batches = iter(loader)
+    worker = next(batches)[0].item()
+    os.kill(worker, number)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError) as caught:
+        list(batches)
+    assert time.monotonic() - start < 30
+    # Who notices first, the signal or the queue, words it.
+    lost = f"process lost: a process that decodes (pid {worker}) "
+    assert (lost_worker(caught.value) or "").startswith(lost)
+
+
+def test_other_errors_are_not_a_lost_worker() -> None:
+    assert lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert lost_worker(ValueError("DataLoader worker (pid 7) exited unexpectedly")) is None
+    several = lost_worker(RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"))
+    assert several is not None
+    assert "(pid 7, 8) exited unexpectedly; was the memory" in several

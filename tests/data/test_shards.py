@@ -19,7 +19,6 @@ from vivit_train.data.shards import (
     ShardRecords,
     Span,
     Stat,
-    before_reading,
     connect,
     expand_braces,
     find_shards,
@@ -30,6 +29,7 @@ from vivit_train.data.shards import (
 )
 from vivit_train.errors import UserError
 from vivit_train.video.guard import CAN_GUARD, Guard
+from vivit_train.video.watch import watched
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -155,7 +155,7 @@ def test_reading_in_a_store(flaky: list[Exception]) -> None:
 def test_passing_errors_are_tried_again(flaky: list[Exception]) -> None:
     flaky += [OSError("busy"), TimeoutError("slow"), RuntimeError("a client's own")]
     told: list[Any] = []
-    with before_reading(told.append):
+    with watched(told.append):
         assert span("flaky://bucket/0.tar").read("video") == CONTENT[10:30]
     assert told == [("video", None)] * 4  # so that the time limit is one for each try
     assert flaky == []

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from vivit_train.errors import UserError
-from vivit_train.video.decode import DecodeError, VideoReader, before_opening
+from vivit_train.video import container
+from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.watch import watched
 from vivit_train.video.write import write_video
 
 CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
@@ -536,10 +538,33 @@ def test_a_hook_may_refuse_a_video(videos):
         raise DecodeError(source[0], "not today")
 
     path = videos / "h264.mp4"
-    with before_opening(refuse), pytest.raises(DecodeError, match="not today"):
+    with watched(refuse), pytest.raises(DecodeError, match="not today"):
         VideoReader(path, segment=(0.0, 1.0))
     assert asked == [(str(path), (0.0, 1.0))]
     VideoReader(path).close()
+
+
+@pytest.mark.parametrize("decoder", ["pyav", pytest.param("decord", marks=needs_decord)])
+def test_frames_that_are_too_large_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch, decoder
+):
+    path = tmp_path / "large.mp4"
+    write_video(path, np.zeros((2, 48, 64, 3), np.uint8))
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 64 * 48)
+    VideoReader(path, decoder).close()
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DecodeError, match="frames of 64x48 pixels; at most 3,071 pixels"):
+        VideoReader(path, decoder)
+
+
+def test_frames_that_are_larger_than_the_container_says_are_refused_too(tmp_path):
+    path = tmp_path / "large.mp4"
+    write_video(path, np.zeros((2, 48, 64, 3), np.uint8))
+    opened, stream = container.open_video(path)
+    assert stream.codec_context.options["max_pixels"] == str(container.MAX_FRAME_PIXELS)
+    stream.codec_context.options = {"max_pixels": "1000"}
+    with opened, pytest.raises(av.error.FFmpegError):
+        next(opened.decode(stream))
 
 
 def test_decode_error_crosses_processes():

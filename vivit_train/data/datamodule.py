@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes, shorten
+from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.labels import (
@@ -39,6 +40,7 @@ from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS
+from vivit_train.video.guard import DECODE_SECONDS
 from vivit_train.video.sampling import FRAME_ORDERS
 
 
@@ -61,8 +63,9 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
         decoder: ``auto`` (PyAV), ``pyav``, ``decord`` or ``torchcodec``.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
-        decode_timeout: Seconds that decoding one clip may take before the video counts as
-            broken; ``None``: no limit, and decoding within the worker itself.
+        decode_timeout: Seconds that decoding may take from one frame to the next before the video
+            is tried again, and at last counts as broken; ``None``: no limit, and decoding within
+            the worker itself.
         verdicts: The verdicts of `vivit check`: a file, ``auto`` (the one in the root, if there
             is one) or ``None``.
         processor: The image processor; evaluation uses it as it is.
@@ -78,6 +81,10 @@ class VideoDataModule(LightningDataModule, ABC):
         keeps_all: Whether training splits keep rows whose video is not on disk, as those of
             evaluation do (`vivit check` wants them).
         verdicts: What an earlier `vivit check` found.
+        given_up: Training videos that hung or killed the decoder each time, by name, with the
+            epoch in which they did and the reason. In that epoch another video took the place of
+            each draw that met one, and in all later epochs they are not opened. So training
+            samples are a function of this, and it is part of the run's checkpoints.
 
     Raises:
         UserError: If a value is out of range.
@@ -105,7 +112,7 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_order: str = "natural",
         decoder: str = "auto",
         max_bad_fraction: float = 0.1,
-        decode_timeout: float | None = 60.0,
+        decode_timeout: float | None = DECODE_SECONDS,
         verdicts: str | None = "auto",
         class_names: Sequence[str] | None = None,
     ) -> None:
@@ -142,6 +149,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.class_names: list[str] = list(class_names or ())
         self.heads: dict[str, int] = {}
         self.records: dict[str, Records] = {}
+        self.given_up: dict[str, tuple[int, str]] = {}
 
     @abstractmethod
     def read_split(self, split: str) -> tuple[Records, list[str]]:
@@ -269,7 +277,14 @@ class VideoDataModule(LightningDataModule, ABC):
         _ = self._mirror  # names that are no classes are found before the first batch
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         sampler = TrainSampler(
-            len(records), videos, self.seed, rank, world_size, self._position, accumulate
+            len(records),
+            videos,
+            self.seed,
+            rank,
+            world_size,
+            self._position,
+            accumulate,
+            self._given_up_before,
         )
         # Several clips of one video are several resizes of the same frames: done on the device.
         augment = self.augment if self.augment.repeats == 1 else None
@@ -329,7 +344,7 @@ class VideoDataModule(LightningDataModule, ABC):
             labels = within_heads(labels, self.heads)
         # Runs outside autocast: under bf16-true the model takes nothing but bf16.
         clips = clips.to(trainer.lightning_module.dtype)
-        return replace(batch, frames=[], clips=clips, labels=labels)
+        return replace(batch, frames=Clips(), clips=clips, labels=labels)
 
     @cached_property
     def _mirror(self) -> Tensor | None:
@@ -365,6 +380,12 @@ class VideoDataModule(LightningDataModule, ABC):
         refused = self.verdicts.refused(dataset.records)
         guarded = GuardedDataset(dataset, self.decode_timeout, refused)
         return build_loader(guarded, sampler, batch_size, self.num_workers)
+
+    def _given_up_before(self, epoch: int) -> list[int]:
+        """Training rows that were given up in an earlier epoch."""
+        names = {name for name, (since, _) in self.given_up.items() if since < epoch}
+        records = self.records["train"]
+        return [row for row in range(len(records) if names else 0) if records.name(row) in names]
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

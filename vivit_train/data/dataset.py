@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vivit_train.data.clips import Clips
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key
 from vivit_train.errors import UserError
@@ -17,7 +18,7 @@ from vivit_train.seeds import derive_seed
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import Shrink, for_evaluation
-from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
 from vivit_train.video.sampling import random_window, reorder, spread_windows
 
 MAX_REDRAWS = 10
@@ -36,6 +37,14 @@ class Sampling(NamedTuple):
     decoder: str = "auto"
 
 
+class GivenUp(NamedTuple):
+    """A training row whose video hung or killed its decoder every time that it was tried."""
+
+    row: int
+    epoch: int
+    reason: str
+
+
 @dataclass
 class Sample:
     """What a worker makes of one row.
@@ -45,8 +54,9 @@ class Sample:
     that is shown, -1 for padding; ``seed`` that of the device's random draws. ``decoded`` is
     False where evaluation could not read the row's video (its frames are then black). ``shrunk``
     is True where the frames were large, and are resized already: see `Shrink`. ``broken``
-    has an error per unreadable video: in training those that this one replaces.
-    ``decode_seconds`` is the time from opening the video to its frames.
+    has an error per unreadable video: in training those that this one replaces, and ``given_up``
+    those of them that hang or kill the decoder. ``decode_seconds`` is the time from opening the
+    video to its frames.
     """
 
     frames: Tensor
@@ -56,6 +66,7 @@ class Sample:
     decoded: bool = True
     shrunk: bool = False
     broken: list[DecodeError] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
     decode_seconds: float = 0.0
 
 
@@ -64,7 +75,8 @@ class Batch:
     """A batch of clips that differ in size, and after the transfer what the model sees.
 
     Attributes:
-        frames: Per row uint8 ``[T, H, W, 3]`` (training) or ``[V, T, H, W, 3]`` (evaluation).
+        frames: Per row uint8 ``[T, H, W, 3]`` (training) or ``[V, T, H, W, 3]`` (evaluation), in
+            one block of memory.
         labels: int64 ``[B]``, class indices; after mixup float ``[B, K]``, shares of the classes.
             With several heads int64 ``[B, heads]``: indices into all the class names until the
             transfer, which makes them count from 0 within each head.
@@ -72,13 +84,14 @@ class Batch:
         decoded: bool ``[B]``, whether the row's own video could be read.
         seeds: Per row the seed of its random draws on the device.
         broken: Videos that could not be decoded.
+        given_up: Those of them, in training, that hang or kill the decoder.
         shrunk: Per row whether its frames were resized already: see `Shrink`.
         decode_seconds: Sum over the videos, each in its worker.
         clips: Float ``[B, 3, T, h, w]``, in evaluation ``[B * views, 3, T, h, w]`` with a
             video's views side by side; made on the device from ``frames``.
     """
 
-    frames: list[Tensor]
+    frames: Clips
     labels: Tensor
     indices: Tensor
     decoded: Tensor
@@ -86,6 +99,7 @@ class Batch:
     broken: list[DecodeError]
     clips: Tensor | None = None
     shrunk: list[bool] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
     decode_seconds: float = 0.0
 
     def to(self, device: torch.device) -> "Batch":
@@ -105,7 +119,7 @@ class Batch:
             return self
         return replace(
             self,
-            frames=[frames for frames in self.frames for _ in range(times)],
+            frames=self.frames.repeated(times),
             labels=self.labels.repeat_interleave(times, dim=0),
             indices=self.indices.repeat_interleave(times),
             decoded=self.decoded.repeat_interleave(times),
@@ -121,7 +135,7 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
-            frames=[move(frames) for frames in self.frames],
+            frames=self.frames.moved(move),
             labels=move(self.labels),
             indices=move(self.indices),
             decoded=move(self.decoded),
@@ -131,13 +145,14 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Puts samples side by side; frames stay a list, as their sizes differ."""
     return Batch(
-        frames=[sample.frames for sample in samples],
+        frames=Clips.side_by_side([sample.frames for sample in samples]),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         decoded=torch.tensor([sample.decoded for sample in samples]),
         seeds=[sample.seed for sample in samples],
         broken=[error for sample in samples for error in sample.broken],
         shrunk=[sample.shrunk for sample in samples],
+        given_up=[video for sample in samples for video in sample.given_up],
         decode_seconds=sum(sample.decode_seconds for sample in samples),
     )
 
@@ -183,7 +198,7 @@ class TrainDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, key: Key) -> Sample:
-        """The clip of a key, a function of (seed, epoch, row) alone.
+        """The clip of a key, a function of (seed, key) and the files alone.
 
         Raises:
             UserError: If this video and ten others drawn in its place are all broken.
@@ -192,17 +207,30 @@ class TrainDataset(Dataset[Sample]):
         rng = np.random.default_rng(seed)
         # The device draws from a stream of its own, whatever is drawn here.
         device_seed = derive_seed(seed, "device")
-        index, broken = key.row, []
+        index, broken, given_up = key.row, [], []
         for _ in range(1 + MAX_REDRAWS):
             try:
+                if index in key.given_up:
+                    path, _ = self.records.source(index)
+                    raise DecodeError(path, "given up in an earlier epoch")
                 frames, shrunk = self._clip(index, rng, device_seed)
             except DecodeError as error:
                 broken.append(error)
+                if isinstance(error, DecoderLost):
+                    given_up.append(GivenUp(index, key.epoch, error.reason))
                 index = int(rng.integers(len(self.records)))
             else:
                 label = self.records.labels[index].tolist()
                 clip = torch.from_numpy(frames)
-                return Sample(clip, label, index, device_seed, shrunk=shrunk, broken=broken)
+                return Sample(
+                    clip,
+                    label,
+                    index,
+                    device_seed,
+                    shrunk=shrunk,
+                    broken=broken,
+                    given_up=given_up,
+                )
         raise UserError(
             f"{len(broken)} videos in a row cannot be decoded, the last: {broken[-1]}. "
             "Check data.root and the files"

@@ -1,39 +1,54 @@
 """A data set whose videos may hang or kill the decoder: training and evaluation go on."""
 
+import tempfile
 import time
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from vivit_train.data.dataset import Sample
-from vivit_train.data.shards import before_reading
-from vivit_train.video.decode import DecodeError, Source, before_opening
+from vivit_train.errors import ProcessLost
+from vivit_train.video.decode import DecodeError, DecoderLost
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video.watch import Source, watched
+
+# How often a video is tried that hangs or kills its decoder, each time in a new process. The
+# storage may have paused, or memory run short: the last time no other worker decodes beside it.
+TRIES = 3
+# Seconds between two words of a decoder that goes on.
+WORD_SECONDS = 1.0
 
 
 class GuardedDataset(Dataset[Sample]):
     """Samples of another data set, each made in a process that may be lost.
 
-    A video that hangs or kills this process is refused from then on, with the reason, and the
-    sample is asked for again: to the data set it is a broken video like any other, with the same
-    draw in its place. Each DataLoader worker has such a process of its own, and its own list.
+    A sample is a function of its key and of the files alone: nothing that one sample met is
+    remembered for the next, so it does not matter which worker makes it. Where a video hangs or
+    kills the process at each of `TRIES` times, it is a broken video like any other to the data
+    set, which says so in the sample (`Sample.given_up`); who trains may then put its row into
+    the keys that follow, for all workers alike (`Key.given_up`).
 
     Args:
         dataset: A `TrainDataset` or `EvalDataset`.
-        timeout: Seconds that a video may take; ``None``: no limit, and no other process.
-        refused: Videos that are not to be opened, and why.
+        timeout: Seconds that a video may go without a step forward (`go_on`); ``None``: no
+            limit, and no other process.
+        refused: Videos that are never opened, and why.
     """
 
     def __init__(
         self, dataset: Any, timeout: float | None, refused: Mapping[Source, str] | None = None
     ) -> None:
         self.dataset = dataset
-        self.refused = dict(refused or {})
-        can_guard = timeout is not None and CAN_GUARD
-        self._sample = partial(_sample, dataset, self.refused)
-        self._guard = Guard(self._sample, timeout or 0.0) if can_guard else None
+        self._guard: Guard[tuple[Any, dict[Source, str]], Sample] | None = None
+        self._sample = partial(_sample, dataset, dict(refused or {}))
+        if timeout is not None and CAN_GUARD:
+            self._guard = Guard(self._sample, timeout)
+            self._turns = _Turns()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,29 +57,70 @@ class GuardedDataset(Dataset[Sample]):
         """The sample of a key.
 
         Raises:
-            RuntimeError: If the process is lost for another reason than a video.
+            ProcessLost: If the process is lost for another reason than a video.
         """
         if self._guard is None:
-            return self._sample(key)
+            return self._sample((key, {}))
+        losses: Counter[Source | None] = Counter()
+        lost: dict[Source, str] = {}
+        alone = False
         while True:
             try:
-                return self._guard(key)
+                with self._turns.take(alone):
+                    return self._guard((key, lost))
             except Failure as failure:
-                if failure.at is None or failure.at in self.refused:
-                    raise RuntimeError(f"{failure.reason}, at sample {key}") from failure
-                self.refused[failure.at] = failure.reason
+                at, reason = failure.at, failure.reason
+                losses[at] += 1
+                alone = losses[at] == TRIES - 1
+                if losses[at] < TRIES:
+                    name = at[0] if at else f"sample {key}"
+                    warnings.warn(f"{name}: {reason}; trying again", stacklevel=1)
+                elif at is None or at in lost:
+                    raise ProcessLost(f"{reason}, {TRIES} times, at sample {key}") from None
+                else:
+                    lost[at] = f"{reason}, {TRIES} times"
+
+
+class _Turns:
+    """Lets one process decode alone, among the forks of the one that made this."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+
+    @contextmanager
+    def take(self, alone: bool) -> Iterator[None]:
+        """Within, other processes decode as well, or with ``alone`` none."""
+        import fcntl  # Windows has none
+
+        fcntl.lockf(self._file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 def _sample(
-    dataset: Any, refused: Mapping[Source, str], key: Any, tell: Tell | None = None
+    dataset: Any,
+    refused: Mapping[Source, str],
+    call: tuple[Any, Mapping[Source, str]],
+    tell: Tell = lambda at: None,
 ) -> Sample:
-    def open_or_refuse(source: Source) -> None:
-        if source in refused:
-            raise DecodeError(source[0], refused[source])
-        if tell:
-            tell(source)
+    """The sample of a key, without the videos that have been lost over it."""
+    key, lost = call
+    now: tuple[Source | None, float] = None, 0.0
 
-    with before_reading(open_or_refuse), before_opening(open_or_refuse):
+    def hear(source: Source | None) -> None:
+        nonlocal now
+        at = source or now[0]
+        if source and source in refused:
+            raise DecodeError(source[0], refused[source])
+        if source and source in lost:
+            raise DecoderLost(source[0], lost[source])
+        if source or time.monotonic() - now[1] > WORD_SECONDS:
+            now = at, time.monotonic()
+            tell(at)
+
+    with watched(hear):
         start = time.perf_counter()
         sample = dataset[key]
         sample.decode_seconds = time.perf_counter() - start

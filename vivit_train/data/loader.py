@@ -2,9 +2,13 @@
 
 import multiprocessing.util
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,9 @@ from vivit_train.data.dataset import Batch, Sample, collate
 from vivit_train.errors import UserError
 from vivit_train.signals import ignore_stop_signals
 
+# Seconds after which a worker that somebody or something has stopped is lost.
+STOPPED_SECONDS = 30.0
+
 
 class LazyLoader(DataLoader):
     """A DataLoader that starts at the first `next`, and counts the time spent waiting.
@@ -22,11 +29,15 @@ class LazyLoader(DataLoader):
     Lightning makes the iterator before it restores the progress of a resumed run; workers that
     started then would prefetch the wrong samples.
 
+    A worker that is gone is an error at once, wherever the training process is (by torch). One
+    that is stopped is killed after `STOPPED_SECONDS`: it would be waited for without end.
+
     Attributes:
         wait_seconds: Total time that the training process was blocked on this loader.
     """
 
     wait_seconds = 0.0
+    _watched: list[int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Workers share tensors over sockets in this process's folder under /tmp, which it removes
@@ -35,15 +46,25 @@ class LazyLoader(DataLoader):
         batches = None
         while True:
             start = time.perf_counter()
-            batches = batches or super().__iter__()
+            if batches is None:
+                batches = super().__iter__()
+                self._watch(getattr(batches, "_workers", ()))
             try:
                 batch = next(batches, None)
             except UserError as error:  # a worker's comes with its traceback in the message
-                raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+                kind = type(error)
+                raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
             self.wait_seconds += time.perf_counter() - start
             if batch is None:
                 return
             yield batch
+
+    def _watch(self, workers: Sequence[Any]) -> None:
+        """Watches new workers; those that persist are watched already."""
+        pids = [worker.pid for worker in workers]
+        if sys.platform == "linux" and pids and pids != self._watched:
+            self._watched = pids
+            threading.Thread(target=kill_stopped, args=(pids,), daemon=True).start()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position follows from the trainer's progress. Its being here tells
@@ -80,6 +101,36 @@ def build_loader(
         generator=torch.Generator(),
         worker_init_fn=ignore_stop_signals,
     )
+
+
+def kill_stopped(pids: Sequence[int], seconds: float | None = None) -> None:
+    """Kills children of this process that are stopped (SIGSTOP), until all have ended.
+
+    Args:
+        pids: The children.
+        seconds: For so long; ``None``: `STOPPED_SECONDS`.
+    """
+    limit = STOPPED_SECONDS if seconds is None else seconds
+    stopped = dict.fromkeys(pids, 0.0)
+    states = {pid: _state(pid) for pid in pids}
+    while any(state not in (None, "Z") for state in states.values()):
+        pause = min(1.0, limit / 4)
+        time.sleep(pause)
+        states = {pid: _state(pid) for pid in pids}
+        for pid, state in states.items():
+            stopped[pid] = stopped[pid] + pause if state == "T" else 0.0
+            if stopped[pid] >= limit:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _state(pid: int) -> str | None:
+    """The state of a child of this process, as in /proc; ``None`` if it has ended."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return state if int(parent) == os.getpid() else None
 
 
 def batches_done(trainer: Trainer) -> int:

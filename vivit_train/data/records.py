@@ -11,7 +11,7 @@ import numpy as np
 
 from vivit_train.class_names import shorten
 from vivit_train.errors import UserError
-from vivit_train.video.decode import Source
+from vivit_train.video.watch import Source
 
 if TYPE_CHECKING:
     from vivit_train.data.shards import Span

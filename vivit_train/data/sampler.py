@@ -1,6 +1,6 @@
 """Which video comes next: pure functions of the seed, the epoch, the position and the rank."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +10,15 @@ from vivit_train.seeds import derive_seed
 
 
 class Key(NamedTuple):
-    """One training sample: a row of the records, in one epoch."""
+    """One training sample: a row of the records, in one epoch.
+
+    ``given_up`` are rows that the run has given up in an epoch before this one, as they hang or
+    kill the decoder. They are not opened: see `VideoDataModule.given_up`.
+    """
 
     row: int
     epoch: int
+    given_up: frozenset[int] = frozenset()
 
 
 class TrainSampler(Sampler[Key]):
@@ -34,6 +39,7 @@ class TrainSampler(Sampler[Key]):
             gives (epoch, rows that all ranks together have done in it).
         accumulate: Batches per optimiser step. An epoch too short for one step has as many
             batches as there are.
+        given_up: Gives the rows that were given up before an epoch.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class TrainSampler(Sampler[Key]):
         world_size: int,
         position: Callable[[], tuple[int, int]],
         accumulate: int = 1,
+        given_up: Callable[[int], Collection[int]] = lambda epoch: (),
     ) -> None:
         batches = num_samples // (batch_size * world_size)
         self.num_batches = batches // accumulate * accumulate or batches
@@ -54,6 +61,7 @@ class TrainSampler(Sampler[Key]):
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.given_up = given_up
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
@@ -63,8 +71,9 @@ class TrainSampler(Sampler[Key]):
         order = epoch_order(self.num_samples, self.seed, epoch)
         rest = order[done : len(self) * self.world_size]
         batches = rest.reshape(-1, self.world_size, self.batch_size)
+        given_up = frozenset(self.given_up(epoch))
         for row in batches[:, self.rank].flat:
-            yield Key(int(row), epoch)
+            yield Key(int(row), epoch, given_up)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:

@@ -6,9 +6,8 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,8 @@ from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
 from vivit_train.data.tables import to_text
 from vivit_train.errors import UserError
-from vivit_train.video.decode import DecodeError, Source
+from vivit_train.video.decode import DecodeError
+from vivit_train.video.watch import Source, begin
 
 # What file systems call the version of a file, the surest first.
 VERSION_KEYS = (
@@ -34,8 +34,6 @@ PAUSES = (0.5, 1.5, 4.0)
 READ_AHEAD = 64 * 1024
 THREADS = 32
 
-_hooks: list[Callable[[Source], None]] = []
-
 
 class Stat(NamedTuple):
     """A file's bytes, and what changes whenever it does; ``None`` where the store tells nothing."""
@@ -46,16 +44,6 @@ class Stat(NamedTuple):
 
 class ReadError(DecodeError):
     """Bytes of a video that the store did not give; the video itself may be whole."""
-
-
-@contextmanager
-def before_reading(hook: Callable[[Source], None]) -> Iterator[None]:
-    """As `before_opening`, for the bytes of a video in a shard, at every try: a read may hang."""
-    _hooks.append(hook)
-    try:
-        yield
-    finally:
-        _hooks.remove(hook)
 
 
 class Span(NamedTuple):
@@ -77,15 +65,14 @@ class Span(NamedTuple):
         """The bytes, by one request.
 
         Args:
-            name: The video's name, for hooks and messages.
+            name: The video's name, for watchers and messages.
 
         Raises:
             ReadError: If they cannot be had, after several tries where the shard is not local.
         """
 
-        def announce() -> None:
-            for hook in _hooks:
-                hook((name, None))
+        def announce() -> None:  # at every try: a read may hang
+            begin((name, None))
 
         announce()
         files, path = connect(self.url)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.foreign import from_json, open_own
-from vivit_train.video.decode import Source
+from vivit_train.video.watch import Source
 
 FILE_NAME = "vivit_check.jsonl"
 VERDICTS = ("ok", "short", "truncated", "missing", "unreadable", "timeout", "crashed")

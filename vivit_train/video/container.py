@@ -43,6 +43,9 @@ CONTAINERS = (
 # Nor are files opened that an allowed container names: mov refers to others only on request
 # (its option enable_drefs is off), and no protocol but that of local files is there.
 OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+# A larger frame is refused before it is decoded, which takes 20 bytes of memory for each pixel: of
+# this size 1.3 GB. 8K is half of it.
+MAX_FRAME_PIXELS = 8192 * 8192
 # Containers that record when each frame is shown. In others frames are told apart by counting.
 TIMED = ("mov", "matroska")
 
@@ -72,7 +75,8 @@ def open_video(
         the largest.
 
     Raises:
-        ValueError: If it is not one of `CONTAINERS`, or has no video stream that can be decoded.
+        ValueError: If it is not one of `CONTAINERS`, has no video stream that can be decoded, or
+            frames of more than `MAX_FRAME_PIXELS`.
         av.error.FFmpegError: If it cannot be read.
     """
     try:
@@ -91,6 +95,15 @@ def open_video(
     if stream.codec_context is None:
         container.close()
         raise ValueError("no decoder for its video stream")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_FRAME_PIXELS:
+        container.close()
+        raise ValueError(
+            f"frames of {width}x{height} pixels; at most {MAX_FRAME_PIXELS:,} pixels, such as "
+            "8192x8192, are decoded"
+        )
+    # The frames themselves may be larger than the container says.
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     stream.codec_context.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream

@@ -6,8 +6,7 @@ the child.
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from vivit_train.errors import UserError
 from vivit_train.video.decoders import Backend, OnFrame
+from vivit_train.video.watch import begin
 
 DECODERS = ("auto", "pyav", "decord", "torchcodec")
 
@@ -37,19 +37,8 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-# A video as `VideoReader` is asked for it: path, and segment if any.
-Source = tuple[str, tuple[float, float] | None]
-_hooks: list[Callable[[Source], None]] = []
-
-
-@contextmanager
-def before_opening(hook: Callable[[Source], None]) -> Iterator[None]:
-    """Within, ``hook`` is called with each video before it is opened, and may refuse by raising."""
-    _hooks.append(hook)
-    try:
-        yield
-    finally:
-        _hooks.remove(hook)
+class DecoderLost(DecodeError):
+    """A video that hung or killed the process that decodes it, every time that it was tried."""
 
 
 def why_no_file(path: str | Path) -> str | None:
@@ -113,8 +102,7 @@ class VideoReader:
         if decoder not in DECODERS:
             raise UserError(f"decoder={decoder!r} does not exist; choose {' or '.join(DECODERS)}")
         self.path = str(path)
-        for hook in _hooks:
-            hook((self.path, segment))
+        begin((self.path, segment))
         reason = why_no_file(self.path) if data is None else None
         if reason:
             raise DecodeError(self.path, reason)

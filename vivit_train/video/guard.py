@@ -5,28 +5,31 @@ crash takes its process along. Such a process is killed, named with what it was 
 """
 
 import ctypes
-import io
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler, recv_handle, send_handle
 from multiprocessing.util import Finalize
-from typing import Any, BinaryIO, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
-import torch.multiprocessing  # teaches ForkingPickler what a tensor is made of
+
+from vivit_train.video.handover import receive, send
 
 # Elsewhere a process that talks to the system's frameworks may not survive its own fork.
 CAN_GUARD = sys.platform == "linux"
 # What a decoder leaks ends with its process.
 CALLS_PER_PROCESS = 1000
+# The limits for whatever decodes a video: seconds without a step forward, and bytes that it may
+# take beyond those that its parent had. 8192x8192 pixels take 1.3 GB (`MAX_FRAME_PIXELS`).
+DECODE_SECONDS = 60.0
+DECODE_BYTES = 4 * 2**30
 HINTS = {signal.SIGKILL: ", memory used up?"}
 
 Argument = TypeVar("Argument")
@@ -53,6 +56,8 @@ class Failure(Exception):
 
 class Guard(Generic[Argument, Result]):
     """Calls a function in a forked process, started when first needed.
+
+    The process may take `DECODE_BYTES` of memory; beyond them its allocations fail.
 
     Args:
         function: Gets an argument and a function ``tell``. Whatever is told becomes `Failure.at`,
@@ -112,7 +117,7 @@ class Guard(Generic[Argument, Result]):
             if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
                 self.close()
                 raise Failure("timeout", f"no answer within {self.timeout:g} s", self._at)
-            kind, content = _receive(self.connection)
+            kind, content = receive(self.connection)
         except (EOFError, ConnectionError):
             raise Failure("crashed", self._cause_of_death(), self._at) from None
         if kind == "at":
@@ -167,6 +172,7 @@ def _serve(
     # Sent to a whole group of processes; the parent decides what they mean.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    limit_memory(DECODE_BYTES)
     torch.set_num_threads(1)  # a fork has none of the threads that its parent started
     while True:
         try:
@@ -174,70 +180,11 @@ def _serve(
         except (EOFError, OSError):
             return
         try:
-            result = function(argument, lambda at: _send(connection, ("at", at)))
-            _send(connection, ("result", result))
+            result = function(argument, lambda at: send(connection, ("at", at)))
+            send(connection, ("result", result))
             del result  # megabytes
         except Exception as error:
-            _send(connection, ("error", (error, traceback.format_exc())))
-
-
-class _Pickler(ForkingPickler):
-    """Leaves out the memory of tensors, which follows as files."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self.storages: list[torch.UntypedStorage] = []
-
-    def persistent_id(self, part: Any) -> int | None:
-        if not isinstance(part, torch.UntypedStorage) or not part.nbytes():
-            return None
-        self.storages.append(part)
-        return part.nbytes()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Maps the files that follow into memory that other processes can share in turn."""
-
-    def __init__(self, content: bytes, connection: Connection) -> None:
-        super().__init__(io.BytesIO(content))
-        self.connection = connection
-
-    def persistent_load(self, nbytes: int) -> torch.UntypedStorage:
-        file = recv_handle(self.connection)
-        try:
-            map_file: Any = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
-            return map_file(file, nbytes)
-        finally:
-            os.close(file)
-
-
-def _send(connection: Connection, message: Any) -> None:
-    """Sends a message, its tensors in files without a name.
-
-    torch's own way asks for the files back over a socket in a folder under /tmp, which a process
-    that is killed leaves behind; fills shared memory page by page, which takes twice as long; and
-    takes it from /dev/shm, which is small in containers.
-    """
-    body = io.BytesIO()
-    pickler = _Pickler(body)
-    pickler.dump(message)
-    with ExitStack() as stack:
-        files = [stack.enter_context(_file_of(storage)) for storage in pickler.storages]
-        connection.send_bytes(body.getbuffer())
-        for file in files:
-            send_handle(connection, file.fileno(), None)
-
-
-def _file_of(storage: torch.UntypedStorage) -> BinaryIO:
-    file = os.fdopen(os.memfd_create("tensor"), "wb")
-    file.write(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)
-    file.flush()
-    return file
-
-
-def _receive(connection: Connection) -> Any:
-    """The next message."""
-    return _Unpickler(connection.recv_bytes(), connection).load()
+            send(connection, ("error", (error, traceback.format_exc())))
 
 
 def die_with_parent(parent: int) -> None:
@@ -246,3 +193,17 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
     if os.getppid() != parent:  # gone already
         os._exit(1)
+
+
+def limit_memory(nbytes: int) -> None:
+    """Has allocations of this process fail that take it above what it has now and ``nbytes``.
+
+    Memory that is mapped from files does not count, nor does what a GPU's driver reserves.
+    """
+    import resource  # Windows has none
+
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (now,) = (1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = now + nbytes if hard == resource.RLIM_INFINITY else min(hard, now + nbytes)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

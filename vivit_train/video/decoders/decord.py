@@ -9,6 +9,7 @@ import numpy as np
 from vivit_train.video.container import local
 from vivit_train.video.decoders import OnFrame
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
+from vivit_train.video.watch import go_on
 
 CONTAINERS = ("mov", "matroska", "avi", "flv")
 CODECS = ("h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9")
@@ -65,6 +66,7 @@ class Decord:
             self._reader, self._next = self._open(), 0
         while self._next <= index:
             frame = self._reader.next()
+            go_on()
             self._next += 1
         if frame.shape[2] != 3:
             raise ValueError(f"decord cannot show frames {frame.shape[1]} wide: choose pyav")

@@ -14,6 +14,7 @@ from vivit_train.video.container import open_video
 from vivit_train.video.decoders import span
 from vivit_train.video.decoders.pyav import PyAV
 from vivit_train.video.picture import display_matrix, is_mirrored
+from vivit_train.video.watch import go_on
 
 # Subsampled colour, whose last line is shared by two lines or, with an odd height, by one.
 SUBSAMPLED = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
@@ -89,6 +90,7 @@ def refuse_unproven(
 def _first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
     """The first one that decodes: damage is for the library to find, where it is asked for it."""
     for packet in container.demux(stream):
+        go_on()
         with suppress(av.error.InvalidDataError):
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame)

@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 from vivit_train.video.container import is_timed, open_video
 from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
 from vivit_train.video.picture import to_rgb
+from vivit_train.video.watch import go_on
 
 
 class FalseKeyFrame(ValueError):
@@ -61,6 +62,7 @@ class PyAV:
         # A duration of the container may be that of another stream, as of sound that is longer.
         streams = [self._stream] if _ends_at(self._stream) else []  # all
         for packet in self._container.demux(*streams):
+            go_on()
             if packet.size and not packet.is_discard and packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self._reached = max(self._reached, end)
@@ -129,6 +131,7 @@ class PyAV:
             self._reopen()
         shown, video_end = {}, 0.0
         for packet in self._container.demux(self._stream):
+            go_on()
             # No frame is shown before it is decoded: all that follow are shown later.
             if packet.dts is not None and packet.dts >= last:
                 video_end = inf
@@ -205,6 +208,7 @@ class PyAV:
         due = start
         try:
             for frame in self._container.decode(self._stream):
+                go_on()
                 if self._pts is not None:
                     if frame.pts is not None and frame.pts < self._pts[start]:
                         continue  # belongs to an earlier key frame

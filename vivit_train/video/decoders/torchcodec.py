@@ -7,6 +7,7 @@ import numpy as np
 from vivit_train.video.container import TIMED, local
 from vivit_train.video.decoders import OnFrame
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
+from vivit_train.video.watch import go_on
 
 try:
     from torchcodec.decoders import VideoDecoder
@@ -63,6 +64,7 @@ class TorchCodec:
         due = self._times[index]
         # Not by time: it takes the durations that the file states for true.
         frame = self._decoder.get_frame_at(self._first + index)
+        go_on()
         # Where what is marked as key frame is none, it returns a later one.
         if abs(frame.pts_seconds - due) > 1e-6:
             raise ValueError(

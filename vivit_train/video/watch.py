@@ -1,0 +1,34 @@
+"""Who watches a decoding process hears which video it begins, and that it goes on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# A video as `VideoReader` is asked for it: path, and segment if any.
+Source = tuple[str, tuple[float, float] | None]
+# Gets each video before it is opened, which it may refuse by raising; ``None`` for each step within
+# a video: a packet that was listed, a frame that was decoded.
+Watcher = Callable[[Source | None], None]
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Within, a watcher hears what is decoded in this process."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def begin(source: Source) -> None:
+    """Says that a video, or its bytes in a shard, will be opened now."""
+    for watcher in _watchers:
+        watcher(source)
+
+
+def go_on() -> None:
+    """Says that the video at hand has got further."""
+    for watcher in _watchers:
+        watcher(None)
