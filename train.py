@@ -18,6 +18,7 @@ from vivit_train.launch import (
 )
 from vivit_train.resume import begun_or_new, resumed
 from vivit_train.sweep import is_sweep, sweep
+from vivit_train.terminal import say
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -41,7 +42,7 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
     with run_folder(config, starts_again):
         run_dir = train(config)
     if is_rank_zero():
-        print(run_dir)
+        say(run_dir)
 
 
 def train(config: DictConfig) -> Path:
@@ -67,7 +68,7 @@ def train(config: DictConfig) -> Path:
     trainer, checkpoints = training.build_trainer(plain, run_dir)
     if is_rank_zero():
         for line in advice(plain, data, trainer.world_size):
-            print(f"advice: {line}", file=sys.stderr)
+            say(f"advice: {line}", file=sys.stderr)
         write_config(run_dir, plain)
     if plain["ckpt_path"] is not None:
         training.check_resumable(plain["ckpt_path"], data.class_names)
@@ -86,7 +87,7 @@ def train(config: DictConfig) -> Path:
         assert module.accuracy is not None
         write_report(run_dir, module.accuracy, data)
     if trainer.is_global_zero:
-        print(f"results {json.dumps(training.headline(results))}")
+        say(f"results {json.dumps(training.headline(results))}")
     return run_dir
 
 

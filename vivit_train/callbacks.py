@@ -20,6 +20,7 @@ from vivit_train.resume import BEST, LAST
 from vivit_train.run_dir import MetricsCsv
 from vivit_train.seeds import derive_seed
 from vivit_train.signals import Stopped, validates_next
+from vivit_train.terminal import say
 
 
 class StepSeed(Callback):
@@ -183,7 +184,7 @@ class Checkpoints(Checkpoint):
             return
         if trainer.state.fn == "fit":
             if trainer.is_global_zero:
-                print(f"saving {self.last}", file=sys.stderr, flush=True)
+                say(f"saving {self.last}", file=sys.stderr)
             self._validation_is_due = trainer.validating
             if trainer.validating:
                 self._save(trainer, self.last)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from vivit_train.errors import UserError
 from vivit_train.sweep import Trial
+from vivit_train.terminal import csv_cell, json_text, printable, say
 
 # The scores of an unfinished run are those of its last validation.
 SCORES = ("top1", "top5", "mean_class_accuracy")
@@ -178,27 +179,27 @@ class Comparison:
         table = Table(box=None, pad_edge=False)
         for column in self.columns:
             justify = "right" if column in (*self.scores, "num_videos") else "left"
-            table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(printable(column), justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for cells in self.text():
             table.add_row(*cells)
         # As wide as it needs: whoever narrows a terminal or pipes into a file loses no column.
         Console(markup=False, highlight=False, soft_wrap=True, width=10_000).print(table)
         if any(cell.endswith("*") for cells in self.text() for cell in cells):
-            print("* of the last validation: the run is not tested yet")
+            say("* of the last validation: the run is not tested yet")
         for warning in self.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}", file=sys.stderr)
 
     def write_csv(self, path: Path) -> None:
         """Writes the table; scores in full, empty where there is none."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerow({k: csv_cell(k) for k in self.columns})
+            writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in self.rows)
 
     def write_json(self, path: Path) -> None:
         """Writes ``{"runs": [...], "warnings": [...]}``."""
         content = {"runs": self.rows, "warnings": self.warnings}
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json_text(content) + "\n", encoding="utf-8")
 
     def write_png(self, path: Path) -> None:
         """Draws the table, with a bar from 0 to 1 behind each score that it is ordered by."""
@@ -234,7 +235,7 @@ class Comparison:
             return ""
         if column in self.scores:
             return f"{value:.4f}{'' if row['num_videos'] is not None else '*'}"
-        return str(value)
+        return printable(value)
 
     def _warnings(self, runs: Sequence[Run]) -> list[str]:
         splits: dict[str, Run] = {}

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from vivit_train.errors import UserError
 from vivit_train.launch import PROCESS_LOST, is_rank_zero
+from vivit_train.terminal import say
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease
@@ -166,11 +167,10 @@ def _acquire(lock: "SoftFileLease", folder: str) -> None:
         with suppress(FileNotFoundError):  # it is released at this moment
             touched.append(os.stat(lock.lock_file).st_mtime_ns)
             if len(touched) == 1:
-                print(
+                say(
                     f"{folder} is in use by {_owner(lock)}: waiting for a sign of life, at most "
                     f"{LEASE_SECONDS:.0f} s",
                     file=sys.stderr,
-                    flush=True,
                 )
         return len(set(touched)) > 1
 
@@ -197,10 +197,9 @@ def _owner(lock: "SoftFileLease") -> str:
 
 def _lost(compromise: "LeaseCompromise") -> None:
     """Ends this process at once: whatever it writes now would mix with another's."""
-    print(
+    say(
         f"error: {Path(compromise.lock_file).parent} no longer belongs to this process "
         f"({compromise.reason.replace('-', ' ')}): it ends without saving",
         file=sys.stderr,
-        flush=True,
     )
     os._exit(PROCESS_LOST)

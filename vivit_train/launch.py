@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
+from vivit_train.terminal import printable, say
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
 NO_ROOM_LEFT = 74  # EX_IOERR of sysexits.h: a full disk
@@ -210,7 +211,7 @@ def _end_with_children(children: list[subprocess.Popen]) -> None:
         told = _lost(children)
     if told:
         time.sleep(GRACE_SECONDS)  # for this process to find out, or to end for the same reason
-        print(f"error: {told}", file=sys.stderr, flush=True)
+        say(f"error: {told}", file=sys.stderr)
         _end(children, 0.0)
         os._exit(PROCESS_LOST)
 
@@ -283,23 +284,23 @@ def errors_in_one_line() -> Iterator[None]:
         with _loaders_let_go():
             yield
     except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         sys.exit(PROCESS_LOST)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            print(f"error: {no_room(error)}", file=sys.stderr)
+            say(f"error: {no_room(error)}", file=sys.stderr)
             sys.exit(NO_ROOM_LEFT)
         if isinstance(error, OSError) and error.filename is not None:
-            sys.exit(f"error: {error.filename}: {error.strerror}")
+            sys.exit(printable(f"error: {error.filename}: {error.strerror}"))
         if lost := lost_worker(error):
-            print(f"error: {lost}", file=sys.stderr)
+            say(f"error: {lost}", file=sys.stderr)
             sys.exit(PROCESS_LOST)
         # Lightning's own word for a wrong option; matched by name, as its import takes seconds.
         if type(error).__name__ == "MisconfigurationException":
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
         raise

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 from vivit_train.run_dir import MetricsCsv
+from vivit_train.terminal import say
 
 
 def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logger]:
@@ -45,7 +46,7 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> WandbLogger:
     if os.environ.get("WANDB_MODE") is None:
         reason = why_wandb_is_offline()
         if reason and is_rank_zero():
-            print(
+            say(
                 f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it"
             )
     wandb_logger = WandbLogger(

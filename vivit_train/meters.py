@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.data.dataset import Batch
 from vivit_train.data.loader import LazyLoader, batches_done, cores_per_process
+from vivit_train.terminal import say
 
 # A run that waits for more of its time than this is told what would help.
 MUCH_WAITING = 0.2
@@ -179,7 +180,7 @@ class Progress(TQDMProgressBar):
             self._last_line = now
             figures = " ".join(f"{k} {v}" for k, v in self._figures(trainer).items())
             position = f"{batch_idx + 1}/{int(trainer.num_training_batches)}"
-            print(f"epoch {trainer.current_epoch} [{position}] {figures}", flush=True)
+            say(f"epoch {trainer.current_epoch} [{position}] {figures}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the scores, above the bar or as a line."""
@@ -195,7 +196,7 @@ class Progress(TQDMProgressBar):
         if self.is_terminal:
             self.train_progress_bar.write(text)
         else:
-            print(text, flush=True)
+            say(text)
 
     def _figures(self, trainer: Trainer) -> dict[str, str]:
         scores = trainer.callback_metrics

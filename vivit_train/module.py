@@ -27,6 +27,7 @@ from vivit_train.optim import (
     warmup_cosine,
 )
 from vivit_train.sharding import Sharded
+from vivit_train.terminal import say
 
 
 class VivitModule(LightningModule):
@@ -135,7 +136,7 @@ class VivitModule(LightningModule):
         now = highest_lr(schedule.optimizer)
         if now != before and self.trainer.is_global_zero:
             step, peak = self.trainer.global_step, max(schedule.base_lrs)
-            print(
+            say(
                 f"learning rate {before:.4g} -> {now:.4g} at step {step}: the schedule is now that "
                 f"of a run of {self._total_steps} steps with a highest rate of {peak:.4g}. A lower "
                 "optim.lr lowers all of it; model.pretrained starts a new run, with its own "
@@ -150,7 +151,7 @@ class VivitModule(LightningModule):
         factors = (self.data.batch_size, trainer.accumulate_grad_batches, trainer.world_size)
         scaled = scaled_lr(lr, meant_for, math.prod(factors))
         if trainer.is_global_zero:
-            print(
+            say(
                 f"learning rate {scaled:.4g}: optim.lr={lr:.4g} is for {meant_for} clips per step "
                 f"(optim.lr_batch_size), this run has {math.prod(factors)} (batch {factors[0]} x "
                 f"{factors[1]} accumulated x {factors[2]} processes)"

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.files import write_whole
 from vivit_train.metrics import VideoAccuracy
+from vivit_train.terminal import csv_cell, say
 
 # Fewer than these may be taken for one class by chance.
 FEW_VIDEOS = 10
@@ -130,7 +131,7 @@ def _prediction_table(
 def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
     scored = sorted((row for row in rows if row["videos"]), key=lambda row: row["top1"])
     shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in scored[:number])
-    print(f"weakest classes: {shown} (classes.csv)")
+    say(f"weakest classes: {shown} (classes.csv)")
 
 
 @rank_zero_only
@@ -138,5 +139,5 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     write_whole(path, text.getvalue())

@@ -13,6 +13,7 @@ from vivit_train.changes import check_changes, differences
 from vivit_train.config import complete_config, override_config, parse_overrides, to_plain, word_of
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
+from vivit_train.terminal import say
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -70,7 +71,7 @@ def newest_whole(run_dir: Path) -> Path | None:
         if reason is None:
             if damaged:
                 told = "; ".join(damaged)
-                print(f"warning: DAMAGED CHECKPOINT {told}. Going on from {path}", file=sys.stderr)
+                say(f"warning: DAMAGED CHECKPOINT {told}. Going on from {path}", file=sys.stderr)
             return path
         damaged.append(f"{path} ({reason})")
     if damaged:
@@ -140,7 +141,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
     changes = differences(to_plain(base), to_plain(config))
     check_changes(changes, f"the run {saved.parent}")
     if changes and is_rank_zero():
-        print(f"changed from here on: {'; '.join(changes.values())}")
+        say(f"changed from here on: {'; '.join(changes.values())}")
     return config
 
 
@@ -162,7 +163,7 @@ def begun_or_new(config: DictConfig) -> None:
         changes = differences(to_plain(complete_config(before)), to_plain(config))
         check_changes(changes, f"the run {run_dir}")
         if changes and is_rank_zero():
-            print(
+            say(
                 f"warning: {run_dir} was started with other values: {'; '.join(changes.values())}",
                 file=sys.stderr,
             )

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 
 from vivit_train.errors import UserError
 from vivit_train.files import errors_name, write_whole
+from vivit_train.terminal import json_text, say
 
 
 @rank_zero_only
@@ -27,7 +27,7 @@ def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 @rank_zero_only
 def write_results(run_dir: Path, results: Mapping[str, Any]) -> None:
     """Writes results.json."""
-    write_whole(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_whole(run_dir / "results.json", json_text(results) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -123,7 +123,7 @@ class MetricsCsv(Logger):
                 ) from None
             self._written = len(self.rows)
         if len(self.rows) < rows:
-            print(
+            say(
                 f"warning: {self.path} has {len(self.rows)} of the {rows} rows that there were "
                 "when the checkpoint was written; the others are lost",
                 file=sys.stderr,

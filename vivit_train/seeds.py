@@ -9,5 +9,5 @@ def derive_seed(*key: int | str) -> int:
     All random draws of training start here, so none depends on the number of workers or on what
     was drawn before.
     """
-    text = ":".join(map(str, key)).encode()
+    text = ":".join(map(str, key)).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

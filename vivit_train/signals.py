@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from vivit_train.resume import resume_command
+from vivit_train.terminal import say
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -27,14 +28,13 @@ class Stopped(SystemExit):
 
     def report(self, checkpoint: Path) -> None:
         """Says how to go on; on a SLURM cluster SIGUSR1 puts the job back into the queue."""
-        print(
+        say(
             f"stopped by {self.signal.name}; go on with: {resume_command(checkpoint)}",
             file=sys.stderr,
-            flush=True,
         )
         job = slurm_job()
         if self.signal is signal.SIGUSR1 and job is not None:
-            print(f"SLURM job {job} {requeue(job)}", file=sys.stderr, flush=True)
+            say(f"SLURM job {job} {requeue(job)}", file=sys.stderr)
 
 
 def requeue(job: str) -> str:

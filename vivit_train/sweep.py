@@ -25,6 +25,7 @@ from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
 from vivit_train.files import write_whole
 from vivit_train.folders import names_the_moment, owned
+from vivit_train.terminal import say
 
 POLL_SECONDS = 0.2
 _FLAGS = ("-m", "--multirun")
@@ -223,7 +224,7 @@ class Sweep:
                 break
             trial.error = None
             trial.save()
-            print(f"trial {trial.number}: {shlex.join(trial.varied)}", flush=True)
+            say(f"trial {trial.number}: {shlex.join(trial.varied)}")
             job = self.launcher.start(trial, slot)
             self._running[slot] = trial, job
             if self.received:  # while it was being started
@@ -245,7 +246,7 @@ class Sweep:
             trial.pruned = False  # it was faster than the signal
             outcome = "finished"
         elif self.received:
-            print(f"trial {trial.number}: stopped", flush=True)
+            say(f"trial {trial.number}: stopped")
             return None  # unfinished: the same command goes on with it
         elif trial.pruned:
             outcome = "pruned"
@@ -253,7 +254,7 @@ class Sweep:
             trial.error = failure or "ended without results.json"
             outcome = f"failed: {trial.error}"
         trial.save()
-        print(f"trial {trial.number}: {outcome}", flush=True)
+        say(f"trial {trial.number}: {outcome}")
         self.search.done(trial)
         return trial
 
@@ -368,15 +369,15 @@ def report(home: Path, failed: Sequence[Trial], received: int) -> int:
         comparison.write_csv(home / "sweep.csv")
         comparison.write_png(home / "sweep.png")
     for trial in failed:
-        print(
+        say(
             f"error: trial {trial.number} ({shlex.join(trial.varied)}): {trial.error}; see "
             f"{trial.folder / 'log.txt'}",
             file=sys.stderr,
         )
     if failed or received:
-        print(
+        say(
             f"to go on, repeat the command with hydra.sweep.dir={shlex.quote(str(home))}",
             file=sys.stderr,
         )
-    print(home)
+    say(home)
     return 128 + received if received else int(bool(failed))

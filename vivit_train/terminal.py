@@ -3,12 +3,13 @@
 A name may hold whatever its author liked: sequences that clear the screen or set its title, line
 ends that forge another line, letters that run from right to left, or `=` at its beginning, which
 a spreadsheet takes for a formula. All that is printed goes through `say`, all text in a csv
-through `csv_cell`. Files for programs, such as results.json, keep names exactly.
+through `csv_cell`. JSON, which is for programs, keeps names exactly: `json_text`.
 """
 
+import json
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Any, TextIO
 
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@")
@@ -20,12 +21,14 @@ _JOINERS = "\u200c\u200d"  # invisible too, but a part of how Persian, Hindi and
 
 def printable(text: object) -> str:
     """Text with everything but letters, signs and spaces as an escape: ``\\x1b``, ``\\n``."""
-    return "".join(map(_escape, str(text)))
+    return "".join(_escape(c) if _is_unsafe(c) else c for c in str(text))
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE and character not in _JOINERS
 
 
 def _escape(character: str) -> str:
-    if unicodedata.category(character) not in _UNSAFE or character in _JOINERS:
-        return character
     code = ord(character)
     if code < 0x100:
         return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\x{code:02x}")
@@ -44,6 +47,21 @@ def say(line: object, file: TextIO | None = None) -> None:
     encoding = file.encoding or "utf-8"
     text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=file, flush=True)
+
+
+def json_text(value: Any) -> str:
+    """A value as indented JSON: letters as they are, what is not `printable` as JSON's escapes.
+
+    A program reads exactly the value back, names that are not UTF-8 included.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if _is_unsafe(c) and c != "\n" else c for c in text)
+
+
+def say_json(value: Any) -> None:
+    """Prints a value to standard output as `json_text`, for a program."""
+    for line in json_text(value).split("\n"):
+        say(line)
 
 
 def csv_cell(value: object) -> object:

@@ -31,6 +31,7 @@ from vivit_train.non_finite import NonFinite
 from vivit_train.run_dir import versions
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
+from vivit_train.terminal import printable, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.utilisation import Utilisation
@@ -116,7 +117,7 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
         sizes = [p.numel() for p in module.parameters() if p.requires_grad]
         total = sum(p.numel() for p in module.parameters())
         if is_rank_zero():
-            print(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
+            say(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
     for encoder in module.model.encoders:
         encoder.activation_checkpointing = config["model"]["activation_checkpointing"]
     if config["model"]["compile"]:
@@ -336,7 +337,7 @@ def hush_lightning() -> None:
 
     Warnings are then a line each, without the place in the code: they are for the user.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}") + "\n"
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (

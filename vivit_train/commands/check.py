@@ -11,7 +11,6 @@ evaluation says beside its scores what was found. The exit code is 1 if some vid
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         verdicts.close()
         left = len(jobs_to_do(to_do, file.verdicts, arguments.quick, decoder))
-        print(
+        say(
             f"stopped: {len(jobs) - left} of {len(jobs)} videos have a verdict in {file.path}; "
             "the same command goes on from there",
             file=sys.stderr,
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarise(data, jobs.values(), file)
     summary |= {"checked_now": len(to_do), "seconds": round(time.perf_counter() - start, 3)}
     if arguments.json:
-        print(json.dumps(summary, indent=2))
+        say_json(summary)
     else:
         print_summary(summary)
     return 1 if summary["unusable"] else 0
@@ -138,14 +138,14 @@ def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[str], 
     if not console.is_terminal:
         last = time.monotonic()
 
-        def say(verdict: str) -> None:
+        def tell(verdict: str) -> None:
             nonlocal last
             counts[verdict] += 1
             if time.monotonic() - last > line_seconds:
                 last = time.monotonic()
-                print(f"{counts.total()}/{total}  {in_words(counts)}", file=sys.stderr, flush=True)
+                say(f"{counts.total()}/{total}  {in_words(counts)}", file=sys.stderr)
 
-        yield say
+        yield tell
         return
     columns = (MofNCompleteColumn(), BarColumn(), TimeLeft(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
@@ -236,12 +236,9 @@ def shared_videos(data: "VideoDataModule") -> list[str]:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Prints the splits, the classes that lack videos, and the videos that are not as they should.
-
-    Names that are no valid text are shown with escapes.
-    """
+    """Prints the splits, the classes that lack videos, and the videos that are not ok."""
     for line in summary_lines(summary):
-        print(line.encode(errors="backslashreplace").decode())
+        say(line)
 
 
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:

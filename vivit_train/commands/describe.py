@@ -11,11 +11,11 @@ for a GPU on a machine without one, set trainer.accelerator=gpu.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_views("eval_views", config["data"]["eval_views"])
     description = describe_config(config, arguments.num_classes)
     if arguments.json:
-        print(json.dumps(description.to_dict(), indent=2))
+        say_json(description.to_dict())
     else:
         from rich.console import Console
 

@@ -14,6 +14,7 @@ import json
 from dataclasses import asdict
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import say
 
 SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in examine(config, arguments.seconds):
         failed += finding.verdict == "fail"
         if arguments.json:
-            print(json.dumps(asdict(finding)), flush=True)
+            say(json.dumps(asdict(finding)))
         else:
-            print(f"{SIGNS[finding.verdict]}  {finding.check:<12}  {finding.text}", flush=True)
+            say(f"{SIGNS[finding.verdict]}  {finding.check:<12}  {finding.text}")
     return 1 if failed else 0

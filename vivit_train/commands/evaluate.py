@@ -21,6 +21,7 @@ from typing import Any
 from vivit_train.errors import UserError
 from vivit_train.folders import owned
 from vivit_train.launch import is_rank_zero
+from vivit_train.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,10 +145,10 @@ def print_results(results: dict[str, Any], output: Path) -> None:
     """Prints the scores, what could not be decoded, and where the rest is written."""
     from vivit_train.training import headline
 
-    print(f"results {json.dumps(headline(results))}")
+    say(f"results {json.dumps(headline(results))}")
     if results["undecodable"]:
-        print(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
+        say(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
     if results["checked"]:
         counts = ", ".join(f"{count} {kind}" for kind, count in results["checked"].items())
-        print(f"vivit check found of these videos: {counts}")
-    print(output / "results.json")
+        say(f"vivit check found of these videos: {counts}")
+    say(output / "results.json")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import say
 
 FORMATS = ("huggingface", "safetensors", "torch-export", "onnx")
 
@@ -60,12 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     video = arguments.video
     clips = video_clips(classifier, video) if video else demo_clips(classifier)
     report = export(classifier, arguments.format, arguments.output, clips)
-    print(
+    say(
         f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
         f"allowed {report.tolerance:.0e}"
     )
     for path in sorted(arguments.output.iterdir()):
-        print(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")
+        say(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")
     return 0
 
 

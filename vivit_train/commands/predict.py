@@ -6,12 +6,12 @@ vivit predict owner/name clip.mp4 --top-k 3 --json
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import say, say_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             failed += 1
             report.append({"video": path, "error": error.reason})
             if not arguments.json:
-                print(f"error: {error}", file=sys.stderr)
+                say(f"error: {error}", file=sys.stderr)
             continue
         if heads:
             parts = best_of_heads(logits, classifier.class_names, heads, arguments.top_k)
@@ -70,14 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
             }
         report.append({"video": path, **parts})
         if not arguments.json:
-            print(path)
+            say(path)
             for part, rows in parts.items():
                 if heads:
-                    print(f" {part}")
+                    say(f" {part}")
                 for row in rows:
-                    print(f"  {row['probability']:.4f}  {row['class']}")
+                    say(f"  {row['probability']:.4f}  {row['class']}")
     if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        say_json(report)
     return 1 if failed else 0
 
 

@@ -26,6 +26,7 @@ from vivit_train.commands.check import (
     progress,
 )
 from vivit_train.errors import UserError
+from vivit_train.terminal import say
 
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             copies.close()
             left = len(jobs_to_do(to_do, manifest.copies))
-            print(
+            say(
                 f"stopped: {len(jobs) - left} of {len(jobs)} videos are done; the same command "
                 "goes on from there",
                 file=sys.stderr,
@@ -105,8 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
             manifest.close()
     done = [manifest.copies[job.video] for job in jobs]
     for line in summary_lines(done, len(to_do), annotations, unlisted_videos(root, jobs)):
-        print(line.encode(errors="backslashreplace").decode())
-    print(output)
+        say(line)
+    say(output)
     return 1 if any(copy.verdict != "ok" for copy in done) else 0
 
 

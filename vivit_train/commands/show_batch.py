@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vivit_train.errors import UserError
+from vivit_train.terminal import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,12 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
     pixels = to_pixels(batch.clips[: len(rows)], data.processor)
     write_pictures(arguments.output, pixels, labels, data.sampling.frame_stride)
     lines = [f"{path}  {', '.join(label)}" for path, label in zip(paths, labels)]
-    with open(arguments.output / "batch.txt", "w") as file:
+    with open(arguments.output / "batch.txt", "w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
-            print(f"{row + 1}  {line}  seed {batch.seeds[row]}", file=file)
-    print("\n".join(lines))
+            say(f"{row + 1}  {line}  seed {batch.seeds[row]}", file=file)
+            say(line)
     for name in ("batch.png", "batch.mp4", "batch.txt"):
-        print(arguments.output / name)
+        say(arguments.output / name)
     return 0
 
 
@@ -165,7 +166,7 @@ def panel(lines: list[str], height: int) -> "np.ndarray":
 
     image = Image.new("RGB", (PANEL_WIDTH, height))
     characters = PANEL_WIDTH // (FONT_SIZE // 2) - 6
-    text = "\n".join(textwrap.fill(line, characters) for line in lines)
+    text = "\n".join(textwrap.fill(printable(line), characters) for line in lines)
     font = ImageFont.load_default(FONT_SIZE)
     ImageDraw.Draw(image).multiline_text((8, 4), text, fill="white", font=font)
     return np.array(image)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
+from vivit_train.terminal import say
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs"
 _DEMO = "vivit_train.data.demo.Demo"
@@ -100,7 +101,7 @@ def complete_config(saved: DictConfig) -> DictConfig:
         else:
             gone.append(f"{key}={value}")
     if gone:
-        print(
+        say(
             "warning: the run's configuration is of another version; without meaning in this one: "
             f"{', '.join(gone)}",
             file=sys.stderr,

@@ -131,7 +131,7 @@ class Records:
             "\t".join([self.name(i), *(class_names[label] for label in np.atleast_1d(labels))])
             for i, labels in enumerate(self.labels)
         )
-        return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
+        return hashlib.sha256("\n".join(rows).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def size_and_mtime(path: str | Path) -> tuple[int | None, int | None]:

@@ -20,6 +20,7 @@ from vivit_train.data.records import is_video
 from vivit_train.data.shards import THREADS, Stat, is_remote, join, open_shard
 from vivit_train.errors import UserError
 from vivit_train.foreign import from_json, open_own, own_lock
+from vivit_train.terminal import say
 
 FILE_NAME = "vivit_index.jsonl"
 SIDECARS = ("json", "cls", "txt")
@@ -154,7 +155,7 @@ def _build(
 ) -> Iterator[Shard]:
     """Indexes shards in several threads and adds each to the file."""
     start = told = time.monotonic()
-    print(f"indexing {len(shards)} shards of {root} into {file}, once", file=sys.stderr, flush=True)
+    say(f"indexing {len(shards)} shards of {root} into {file}, once", file=sys.stderr)
     pool = ThreadPoolExecutor(THREADS if is_remote(root) else os.cpu_count())
     faults, videos = [], 0
     try:
@@ -175,11 +176,11 @@ def _build(
                 videos += len(shard.members)
                 if time.monotonic() - told > LINE_SECONDS:
                     told = time.monotonic()
-                    print(f"{done}/{len(shards)} shards, {videos} videos", file=sys.stderr)
+                    say(f"{done}/{len(shards)} shards, {videos} videos", file=sys.stderr)
                 yield shard
     finally:
         pool.shutdown(cancel_futures=True)
-    print(f"{videos} videos in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    say(f"{videos} videos in {time.monotonic() - start:.1f} s", file=sys.stderr)
     if faults:
         raise UserError(
             f"{len(faults)} of the {len(shards)} shards under {root} cannot be used: "

@@ -1,11 +1,11 @@
 """What a folder says of its classifier beside the weights: ``vivit_train.json``."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vivit_train.checkpoint import Classifier
 from vivit_train.model.weights.checkpoint import DESCRIPTION, FORMAT_VERSION
+from vivit_train.terminal import json_text
 
 
 def write_description(classifier: Classifier, folder: Path) -> None:
@@ -32,4 +32,4 @@ def description_of(classifier: Classifier) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes plain values, indented, with names in any script as they are."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content) + "\n", encoding="utf-8")

@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from vivit_train.terminal import printable
+
 Key = TypeVar("Key")
 
 
@@ -38,13 +40,13 @@ def print_account(rows: Sequence[Row], origin: str) -> None:
     for column in table.columns[:3]:
         column.no_wrap = True
     for name, (status, detail), count in by_kind((r.name, (r.status, r.detail)) for r in rows):
-        table.add_row(name, status, str(count), detail)
+        table.add_row(printable(name), status, str(count), printable(detail))
     statuses = Counter(row.status for row in rows)
     # No markup: names and paths may hold brackets.
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)  # a log wraps no lines
-    console.print(f"Weights from {origin}", soft_wrap=True)
+    console.print(printable(f"Weights from {origin}"), soft_wrap=True)
     console.print(table)
     console.print(", ".join(f"{count} {status}" for status, count in statuses.items()))
 
