@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from vivit_train import load
-from vivit_train.checkpoint import AtomicCheckpointIO, link_or_copy, resolve_checkpoint
+from vivit_train.checkpoint import (
+    AtomicCheckpointIO,
+    NonFiniteLogits,
+    link_or_copy,
+    resolve_checkpoint,
+)
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
+from vivit_train.model.weights import read_weights
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.sampling import spread_windows
 from vivit_train.video.write import write_video
@@ -84,6 +90,63 @@ class TestOurs:
         assert classifier.eval_views == (2, 1)
         assert classifier.processor.crop_size == (16, 16)
         assert not any(module.training for module in classifier.modules())  # dropout is off
+
+    def test_frames_as_people_hold_them(self, best: Path) -> None:
+        classifier, frames = load(best), noise(4, 40, 50, 3)
+        logits, array = classifier(frames), frames.numpy()
+        frozen = array.copy()
+        frozen.flags.writeable = False
+        for same in (array, array[None], list(array), list(frames), array[:, :, ::-1][:, :, ::-1]):
+            assert torch.equal(classifier(same), logits)
+        assert torch.equal(classifier(frozen), logits)
+        for other in ([array[0], array[1, :9]], ["a"], None, [None], {}, "clip.mp4"):
+            with pytest.raises(UserError, match="frames must be|pixels must be"):
+                classifier(other)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_models_of_another_type(self, best: Path, video: Path, dtype: torch.dtype) -> None:
+        classifier, frames = load(best), noise(4, 40, 50, 3)
+        expected, of_video = classifier(frames), classifier.classify(video)
+        classifier.to(dtype)
+        assert classifier(frames).dtype == dtype
+        torch.testing.assert_close(classifier(frames).float(), expected, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(classifier.classify(video), of_video, rtol=0.05, atol=0.02)
+
+    def test_a_run(self, best: Path) -> None:
+        """As every command takes one."""
+        frames = noise(4, 40, 50, 3)
+        assert torch.equal(load(best.parent.parent)(frames), load(best)(frames))
+
+    def test_a_flipped_bit(self, best: Path, tmp_path: Path) -> None:
+        """`torch.load` reads what results, and a NaN is named as a class."""
+        content = bytearray(best.read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "x.ckpt").write_bytes(content)
+        torch.load(tmp_path / "x.ckpt", weights_only=True)
+        message = r"x\.ckpt is damaged \(the checksum of its part .* does not match\): copy or"
+        for use in (load, read_weights):  # as predict, evaluate, export and model.pretrained do
+            with pytest.raises(UserError, match=message):
+                use(tmp_path / "x.ckpt")
+
+    def test_weights_that_are_not_finite(self, best: Path, tmp_path: Path) -> None:
+        content = torch.load(best, weights_only=True)
+        content["state_dict"]["model.head.weight"][3, 2] = torch.inf
+        torch.save(content, tmp_path / "x.ckpt")
+        with pytest.raises(UserError, match=r"head\.weight holds NaN or infinite values"):
+            load(tmp_path / "x.ckpt")
+
+    def test_logits_that_are_not_finite(self, best: Path, video: Path) -> None:
+        classifier = load(best)
+        classifier.model.head.bias.data[1] = torch.nan
+        with pytest.raises(NonFiniteLogits, match=r"clip\.mp4: the logits are NaN or infinite"):
+            classifier.classify(video)
+
+    @pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors", "x.bin", "x.npz", "checkpoint_1"])
+    def test_a_pipe(self, tmp_path: Path, name: str) -> None:
+        """Opening it would wait for ever."""
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="is not a regular file but a pipe"):
+            load(tmp_path / name)
 
     def test_home(self, best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(best.parent))

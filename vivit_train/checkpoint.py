@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
@@ -16,9 +17,8 @@ from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.files import temporary_name, written_whole
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
-from vivit_train.model.weights.checkpoint import DESCRIPTION
-from vivit_train.model.weights.files import read_json
 from vivit_train.resume import LAST, PREVIOUS
+from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import for_evaluation
 from vivit_train.video.decode import VideoReader
@@ -98,6 +98,21 @@ def _bytes_of(content: Any) -> int:
     return sum(map(_bytes_of, content))
 
 
+class NonFiniteLogits(UserError):
+    """Logits of a video that are NaN or infinite, and so name no class.
+
+    Attributes:
+        reason: The message without the video's name.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.reason = (
+            "the logits are NaN or infinite, so no class is named: the weights diverged in "
+            "training, or numbers overflow in the model's precision"
+        )
+        super().__init__(f"{path}: {self.reason}")
+
+
 class Classifier(nn.Module):
     """A model with all that it needs to name what a video shows.
 
@@ -108,6 +123,8 @@ class Classifier(nn.Module):
         config: The configuration of the run that trained it; ``None`` for foreign weights.
         clip_frames: Frames per clip.
         frame_stride: Frames of the video from one frame of the clip to the next.
+        tells_frame_stride: Whether the checkpoint says so; else ``frame_stride`` is 2, as of the
+            published ViViTs.
         eval_views: (temporal, spatial) views per video.
         heads: Classes of each head, side by side in the logits, where a video has several classes
             (EPIC-Kitchens: nouns, verbs); empty for one head.
@@ -120,7 +137,7 @@ class Classifier(nn.Module):
         class_names: list[str],
         config: dict[str, Any] | None = None,
         clip_frames: int | None = None,
-        frame_stride: int = 2,
+        frame_stride: int | None = None,
         eval_views: tuple[int, int] = (4, 3),
         heads: Sequence[int] = (),
     ) -> None:
@@ -130,22 +147,32 @@ class Classifier(nn.Module):
         self.class_names = class_names
         self.config = config
         self.clip_frames = clip_frames or model.config["num_frames"]
-        self.frame_stride = frame_stride
+        self.frame_stride = frame_stride or 2
+        self.tells_frame_stride = frame_stride is not None
         self.eval_views = eval_views
         self.heads = list(heads)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
         """Class logits of clips as decoded.
 
         Args:
-            frames: uint8 ``[T, H, W, 3]`` or ``[B, T, H, W, 3]``, RGB.
+            frames: uint8 ``[T, H, W, 3]`` or ``[B, T, H, W, 3]``, RGB: a tensor, a NumPy array or
+                a list of frames. It is moved to the model's device.
 
         Returns:
-            Float ``[B, K]`` (B = 1 for a single clip).
+            ``[B, K]`` (B = 1 for a single clip), of the model's type: float32, or bfloat16 after
+            ``classifier.bfloat16()``.
+
+        Raises:
+            UserError: If it is something else.
         """
-        if frames.ndim == 4:
-            frames = frames.unsqueeze(0)
-        return self.model(self.processor(frames))
+        frames = as_tensor(frames)
+        return self._logits(frames.unsqueeze(0) if frames.ndim == 4 else frames)
+
+    def _logits(self, clips: Tensor, spatial_views: int = 1) -> Tensor:
+        """uint8 ``[B, T, H, W, 3]`` -> ``[B * spatial_views, K]``."""
+        weight = self.model.head.weight
+        return self.model(self.processor(clips.to(weight.device), spatial_views).to(weight.dtype))
 
     @torch.no_grad()
     def classify(self, path: str | Path, views: tuple[int, int] | None = None) -> Tensor:
@@ -160,6 +187,7 @@ class Classifier(nn.Module):
 
         Raises:
             DecodeError: If the video cannot be decoded.
+            NonFiniteLogits: If they say nothing.
         """
         temporal, spatial = views or self.eval_views
         with VideoReader(path) as video:
@@ -168,14 +196,17 @@ class Classifier(nn.Module):
             )
             shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
             frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
-        frames = frames.unflatten(0, windows.shape).to(self.model.head.weight.device)
         # One temporal view at a time: the memory of a clip or three, however many views.
-        logits = [self.model(self.processor(clip[None], spatial)) for clip in frames]
-        return torch.cat(logits).float().mean(dim=0).cpu()
+        clips = frames.unflatten(0, windows.shape)
+        logits = torch.cat([self._logits(clip[None], spatial) for clip in clips]).float()
+        if not logits.isfinite().all():
+            raise NonFiniteLogits(path)
+        return logits.mean(dim=0).cpu()
 
 
 def load_classifier(source: str | Path, **model: Any) -> Classifier:
     """See `vivit_train.load`."""
+    source = resolve_checkpoint(source)
     weights = read_weights(source)
     known = inspect.signature(ViViT).parameters
     if unknown := sorted(model.keys() - known.keys()):
@@ -208,28 +239,37 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
     if "image_size" in model:
         processor = with_crop(processor, network.config["image_size"])
-    hyper_parameters = hyper_parameters_of(source) if weights.format == "vivit_train" else {}
-    sampling = hyper_parameters.get("sampling", {})
+    sampling = weights.sampling
     classifier = Classifier(
         network,
         processor,
         class_names,
-        config=hyper_parameters.get("config"),
+        config=weights.config,
         clip_frames=model.get("num_frames", sampling.get("clip_frames")),
-        frame_stride=sampling.get("frame_stride", 2),
+        frame_stride=sampling.get("frame_stride"),
         eval_views=tuple(sampling.get("eval_views", (4, 3))),
-        heads=hyper_parameters.get("heads", ()),
+        heads=weights.heads,
     )
     return classifier.eval()
 
 
 def processor_of(weights: Weights) -> Processor | None:
-    """The image processor that weights were trained with; ``None`` where they do not tell."""
+    """The image processor that weights were trained with; ``None`` where they do not tell.
+
+    Raises:
+        UserError: If their settings are none that a processor has.
+    """
     if weights.processor is None:
         return None
-    if weights.format == "huggingface":
-        return Processor.from_huggingface(weights.processor)
-    return Processor(**weights.processor)
+    try:
+        if weights.format == "huggingface":
+            return Processor.from_huggingface(weights.processor)
+        known = inspect.signature(Processor).parameters
+        if unknown := sorted(weights.processor.keys() - known.keys()):
+            raise UserError(f"processor settings that there are not: {', '.join(unknown)}")
+        return Processor(**weights.processor)
+    except UserError as error:
+        raise UserError(f"{weights.origin}: {error}") from None
 
 
 def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor:
@@ -240,24 +280,6 @@ def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor
     size = before["size"]
     size = round(scale * size) if isinstance(size, int) else [round(scale * s) for s in size]
     return Processor(**before | {"crop_size": crop, "size": size})
-
-
-def hyper_parameters_of(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself: model, class_names, processor, sampling, config.
-
-    Args:
-        path: A ``.ckpt``, or a folder that ``vivit export --format safetensors`` wrote.
-
-    Raises:
-        UserError: If it is not a checkpoint of ours.
-    """
-    read_weights(path)  # says what is wrong, if anything is
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return read_json(path / DESCRIPTION)
-    # Mapped, not read: the tensors stay on disk.
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return content["hyper_parameters"]
 
 
 def resolve_checkpoint(source: str | Path) -> Path:

@@ -5,9 +5,9 @@ See SECURITY.md. Nothing here imports torch: a damaged checkpoint is refused bef
 
 import contextlib
 import json
-import math
 import os
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+        raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
@@ -121,11 +121,12 @@ def is_of(value: Any, kind: Any) -> bool:
         name, part = get_args(kind)
         items = value.items() if isinstance(value, dict) else [(None, None)]
         return all(is_of(key, name) and is_of(item, part) for key, item in items)
-    if kind is float:
-        return is_of(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return kind is Any or (
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    )
+    if isinstance(value, bool) or kind is not float:
+        return kind in (Any, type(value)) or (
+            isinstance(value, kind) and not isinstance(value, bool)
+        )
+    # False for NaN, and for integers that no float can hold.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def open_own(path: Path, begins: bytes) -> BinaryIO:

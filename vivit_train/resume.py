@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from vivit_train.changes import check_changes, differences
 from vivit_train.config import complete_config, override_config, parse_overrides, to_plain, word_of
 from vivit_train.errors import UserError
+from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
 from vivit_train.terminal import say
 
@@ -22,20 +22,6 @@ def resume_command(checkpoint: Path) -> str:
     """The command that goes on from a checkpoint."""
     key, _, value = word_of("ckpt_path", str(checkpoint)).partition("=")
     return f"python train.py {key}={shlex.quote(value)}"
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint file, or ``None`` if it is whole.
-
-    `torch.save` writes a zip archive with a CRC-32 of each tensor, which `torch.load` does not
-    compare: it would train on from a flipped bit. Reads the whole file (1.5 GB/s from memory).
-    """
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            name = archive.testzip()
-    except Exception as error:  # what a damaged header leads to is not documented
-        return f"{type(error).__name__}: {error}"
-    return None if name is None else f"the checksum of its part {name} does not match"
 
 
 def check_whole(checkpoint: Path) -> None:

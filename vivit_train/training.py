@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
-from vivit_train.checkpoint import AtomicCheckpointIO, hyper_parameters_of, processor_of
+from vivit_train.checkpoint import AtomicCheckpointIO, processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.elastic import SameSteps
@@ -26,6 +26,7 @@ from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, devices_of_launcher, 
 from vivit_train.loggers import build_loggers
 from vivit_train.meters import Meter, Progress
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
+from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
 from vivit_train.run_dir import versions
@@ -231,7 +232,8 @@ def check_resumable(ckpt_path: str, class_names: list[str]) -> None:
     Raises:
         UserError: Naming the classes that differ.
     """
-    theirs = hyper_parameters_of(ckpt_path)["class_names"]
+    # Its checksums are compared before, by `resume`, on one process.
+    theirs = read_checkpoint(Path(ckpt_path), verify=False).class_names or []
     if theirs != class_names:
         lost = sorted(set(theirs) ^ set(class_names))[:8]
         raise UserError(

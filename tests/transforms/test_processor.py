@@ -495,8 +495,8 @@ class TestErrors:
             Processor.from_huggingface(tmp_path)
         file = tmp_path / "preprocessor_config.json"
         file.write_text("{")
-        with pytest.raises(UserError, match="is not JSON"):
+        with pytest.raises(UserError, match="is not readable as JSON"):
             Processor.from_huggingface(tmp_path)
         file.write_text("[]")
-        with pytest.raises(UserError, match="must hold a JSON object, not list"):
+        with pytest.raises(UserError, match="must hold a JSON object, not a list"):
             Processor.from_huggingface(file)

@@ -45,19 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and prints what was written."""
     model = parse_arguments(arguments.arguments)
 
-    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.checkpoint import load_classifier
     from vivit_train.export import export
     from vivit_train.export.clips import demo_clips, video_clips
     from vivit_train.export.staging import check_output
 
     check_output(arguments.output)  # before a checkpoint is read, which may take long
-    try:
-        classifier = load_classifier(resolve_checkpoint(arguments.checkpoint), **model)
-    except TypeError as error:
-        if not model:
-            raise
-        words = " ".join(arguments.arguments)
-        raise UserError(f"{words}: not values that ViViT takes ({error})") from error
+    classifier = load_classifier(arguments.checkpoint, **model)
     video = arguments.video
     clips = video_clips(classifier, video) if video else demo_clips(classifier)
     report = export(classifier, arguments.format, arguments.output, clips)

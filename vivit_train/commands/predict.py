@@ -42,12 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.checkpoint import NonFiniteLogits, load_classifier
     from vivit_train.video.decode import DecodeError
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = load_classifier(arguments.checkpoint)
     try:
-        classifier = load_classifier(resolve_checkpoint(arguments.checkpoint)).to(device)
+        classifier.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
     heads = classifier.heads
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.videos:
         try:
             logits = classifier.classify(path, views)
-        except DecodeError as error:
+        except (DecodeError, NonFiniteLogits) as error:
             failed += 1
             report.append({"video": path, "error": error.reason})
             if not arguments.json:

@@ -32,23 +32,36 @@ NAMES = {
 }
 
 
-def check_types(arguments: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+def check_types(
+    arguments: Mapping[str, Any], types: Mapping[str, Any], origin: str | None = None
+) -> None:
     """Refuses arguments of other types than the constructor of ViViT declares.
 
     Args:
         arguments: Some or all of them.
         types: ``ViViT.__init__.__annotations__``.
+        origin: The file that they come from, for the message.
 
     Raises:
         UserError: Naming the first.
     """
+    whose = f"{origin}: " if origin else ""
     for name, value in arguments.items():
         kind = types[name]
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         expected = " or ".join(NAMES[choice] for choice in kinds)
-        _require(is_of(value, kind), f"model.{name}={value!r:.80} is not {expected}")
+        _require(is_of(value, kind), f"{whose}model.{name}={value!r:.80} is not {expected}")
     if isinstance(size := arguments.get("image_size"), list | tuple):
-        _require(len(size) == 2, f"model.image_size={size} is not one number or (height, width)")
+        _require(
+            len(size) == 2,
+            f"{whose}model.image_size={size} is not one number or (height, width)",
+        )
+    tubelet = arguments.get("tubelet_size", (1, 1, 1))
+    _require(
+        len(tubelet) == 3 and min(tubelet) >= 1,
+        f"{whose}model.tubelet_size is (frames, height, width), three numbers of 1 or more, got "
+        f"{list(tubelet)}",
+    )
 
 
 def check_ranges(config: dict[str, Any]) -> None:

@@ -32,11 +32,6 @@ class TubeletEmbedding(nn.Module):
         sampled_frames: int | None = None,
     ) -> None:
         super().__init__()
-        if len(tubelet_size) != 3 or min(tubelet_size) < 1:
-            raise UserError(
-                "model.tubelet_size is (frames, height, width), three numbers of 1 or more, "
-                f"got {list(tubelet_size)}"
-            )
         self.tubelet_size: Grid = (tubelet_size[0], tubelet_size[1], tubelet_size[2])
         self.sampled_frames = sampled_frames
         if sampled_frames is not None and (sampled_frames < 1 or tubelet_size[0] != 1):

@@ -1,9 +1,30 @@
 """What every transform expects of the frames that it is given."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from vivit_train.errors import UserError
+
+
+def as_tensor(frames: Any) -> Tensor:
+    """Frames as people hold them: a tensor, a NumPy array, or a list of either or of images.
+
+    Raises:
+        UserError: If they do not make one array, such as frames of several sizes.
+    """
+    if isinstance(frames, Tensor):
+        return frames
+    try:
+        array = np.ascontiguousarray(frames)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            "frames must be a tensor, a NumPy array or a list of frames of one size, uint8 "
+            f"[T, H, W, 3], not {type(frames).__name__} ({error})"
+        ) from None
 
 
 def check_frames(frames: Tensor, layout: str) -> None:

@@ -1,10 +1,10 @@
 """The configuration of Hugging Face's ``VivitImageProcessor``: what it says in our settings."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import read_json
 
 
 def read_settings(source: dict[str, Any] | str | Path, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_settings(source: dict[str, Any] | str | Path, defaults: dict[str, Any])
     """
     config = source if isinstance(source, dict) else _read_config(Path(source))
     kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "Vivit"
-    if not kind.startswith("Vivit"):
+    if not str(kind).startswith("Vivit"):
         raise UserError(
             f"the image processor's configuration is for {kind}, whose defaults differ: "
             "expected VivitImageProcessor"
@@ -53,12 +53,6 @@ def _size_from_dict(name: str, size: dict[str, int]) -> int | tuple[int, int]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "preprocessor_config.json" if path.is_dir() else path
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"no image processor configuration at {file}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{file} must hold a JSON object, not {type(config).__name__}")
-    return config
+    if not file.exists():
+        raise UserError(f"no image processor configuration at {file}")
+    return read_json(file)

@@ -1,7 +1,6 @@
 """The image processor: decoded frames to what the model sees, on whatever device the frames are."""
 
 import inspect
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import is_of
 from vivit_train.transforms.frames import check_frames, is_eager_on_cpu
 from vivit_train.transforms.huggingface import read_settings, size_to_dict
 from vivit_train.transforms.resize import Window
@@ -23,6 +23,7 @@ from vivit_train.transforms.settings import (
     pixel_pair,
     pixels,
     resample_name,
+    switch,
 )
 
 # The settings that decide a pixel's value, not which pixels are kept -> the switch that they need.
@@ -85,22 +86,22 @@ class Processor(nn.Module):
         image_std: float | Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
-        self.do_resize = do_resize
-        self.do_center_crop = do_center_crop
+        self.do_resize = switch("do_resize", do_resize)
+        self.do_center_crop = switch("do_center_crop", do_center_crop)
         self.crop_size = pixel_pair("crop_size", crop_size)
         if size is None:
             size = round(min(self.crop_size) * 8 / 7)
         self.size = pixels("size", size) if isinstance(size, int) else pixel_pair("size", size)
         self.resample = resample_name(resample)
-        self.do_rescale = do_rescale
-        self.rescale_factor = float(rescale_factor)
-        self.offset = offset
-        self.do_normalize = do_normalize
+        self.do_rescale = switch("do_rescale", do_rescale)
+        self.offset = switch("offset", offset)
+        self.do_normalize = switch("do_normalize", do_normalize)
         self.image_mean = per_channel("image_mean", image_mean)
         self.image_std = per_channel("image_std", image_std)
 
-        if not (math.isfinite(self.rescale_factor) and self.rescale_factor > 0):
-            raise UserError(f"rescale_factor must be a positive number, not {rescale_factor}")
+        if not is_of(rescale_factor, float) or rescale_factor <= 0:
+            raise UserError(f"rescale_factor must be a positive number, not {rescale_factor!r:.80}")
+        self.rescale_factor = float(rescale_factor)
         if min(self.image_std) <= 0:
             raise UserError(f"image_std must be positive, not {list(self.image_std)}")
         if offset and not do_rescale:

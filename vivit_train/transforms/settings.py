@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torchvision.transforms import InterpolationMode
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import is_of
 
 # name -> (PIL's code, torchvision's mode). PIL's "nearest" samples at pixel centres, which
 # torchvision calls NEAREST_EXACT; its plain NEAREST is OpenCV's and shifts the picture.
@@ -15,10 +16,23 @@ RESAMPLE = {
 }
 
 
+# A side of a frame that is resized to: no clip of larger ones fits into memory.
+MOST_PIXELS = 2**13
+
+
+def switch(name: str, value: bool) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, not {value!r:.80}")
+    return value
+
+
 def pixels(name: str, value: int) -> int:
     """A whole number of pixels, 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} must be in whole pixels, 1 or more, not {value!r}")
+    if not is_of(value, int) or value < 1:
+        raise UserError(f"{name} must be in whole pixels, 1 or more, not {value!r:.80}")
+    if value > MOST_PIXELS:
+        raise UserError(f"{name} may be {MOST_PIXELS} pixels at most, not {value}")
     return value
 
 
@@ -26,15 +40,15 @@ def pixel_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """(height, width); one number is a square."""
     pair = [value, value] if isinstance(value, int) else value
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise UserError(f"{name} must be a number of pixels or (height, width), not {value!r}")
+        raise UserError(f"{name} must be a number of pixels or (height, width), not {value!r:.80}")
     return pixels(name, pair[0]), pixels(name, pair[1])
 
 
 def per_channel(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
     """A value for R, G and B each; one number is for all."""
     values = [value] * 3 if isinstance(value, (int, float)) else value
-    if len(values) != 3:
-        raise UserError(f"{name} must be one number or three, for R, G and B, not {value!r}")
+    if not is_of(values, list[float]) or len(values) != 3:
+        raise UserError(f"{name} must be one number or three, for R, G and B, not {value!r:.80}")
     red, green, blue = map(float, values)
     return red, green, blue
 
@@ -46,7 +60,7 @@ def resample_name(resample: str | int) -> str:
             return name
     choices = ", ".join(f'"{name}" ({code})' for name, (code, _) in RESAMPLE.items())
     raise UserError(
-        f"resample must be one of {choices}, not {resample!r}: "
+        f"resample must be one of {choices}, not {resample!r:.80}: "
         "on a GPU torchvision has no other filter"
     )
 

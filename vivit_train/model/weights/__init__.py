@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import check_regular
 from vivit_train.model.weights.account import Row, print_account
 from vivit_train.model.weights.checkpoint import DESCRIPTION, read_checkpoint, read_exported
-from vivit_train.model.weights.files import Weights
+from vivit_train.model.weights.files import Weights, check_size
 from vivit_train.model.weights.huggingface import download, read_file, read_folder
 from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
@@ -33,7 +34,20 @@ def read_weights(source: str | Path) -> Weights:
     Raises:
         UserError: If there is no such source, or it is broken or of another model.
     """
+    weights = _read(source)
+    check_size(weights)
+    return weights
+
+
+def _read(source: str | Path) -> Weights:
     path = Path(source).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # a hub id, or said below
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{str(source)[:300]!r} cannot be opened: {reason}") from None
     if path.is_dir():
         return read_exported(path) if (path / DESCRIPTION).is_file() else read_folder(path)
     if path.exists():
@@ -47,6 +61,7 @@ def read_weights(source: str | Path) -> Weights:
 
 
 def _read_file(path: Path) -> Weights:
+    check_regular(path)
     if path.suffix == ".ckpt":
         return read_checkpoint(path)
     if path.suffix == ".npz":
@@ -54,7 +69,7 @@ def _read_file(path: Path) -> Weights:
     if path.suffix in SUFFIXES:
         return read_file(path)
     # Scenic's files have no suffix, or the step as one.
-    if path.is_file() and is_msgpack_map(path):
+    if is_msgpack_map(path):
         return read_scenic(path)
     raise UserError(
         f"{path} is not a file of weights: expected {', '.join(SUFFIXES)} or a Scenic checkpoint"

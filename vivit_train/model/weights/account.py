@@ -55,7 +55,7 @@ def by_kind(items: Iterable[tuple[str, Key]]) -> list[tuple[str, Key, int]]:
     """Joins the numbered tensors of one kind: ``blocks.0-11.attn.qkv.weight``, key, count."""
     groups: dict[tuple[str, Key], list[int]] = {}
     for name, key in items:
-        number = re.search(r"\.(\d+)\.", name)
+        number = re.search(r"\.(\d{1,9})\.", name)
         kind = name.replace(number[0], ".*.", 1) if number else name
         groups.setdefault((kind, key), []).append(int(number[1]) if number else 0)
     return [

@@ -7,9 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.model.arguments import settled
+from vivit_train.foreign import is_of, read_json
+from vivit_train.model.arguments import check_types, settled
 from vivit_train.model.vivit import ViViT
-from vivit_train.model.weights.files import Weights, read_json, read_tensors
+from vivit_train.model.weights.files import (
+    Weights,
+    check_sampling,
+    check_tensors,
+    read_tensors,
+)
 
 # The attribute of the LightningModule that is the ViViT.
 PREFIX = "model."
@@ -18,13 +24,14 @@ DESCRIPTION = "vivit_train.json"
 FORMAT_VERSION = 1
 
 
-def read_checkpoint(path: Path) -> Weights:
+def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     """Reads the model out of a checkpoint that training wrote.
 
     Args:
         path: A ``.ckpt`` with the model's tensors in ``state_dict`` under ``model.`` and in
-            ``hyper_parameters`` plain values: ``model`` (ViViT's arguments), ``class_names`` and
-            ``processor``.
+            ``hyper_parameters`` plain values: ``model`` (ViViT's arguments), ``class_names``,
+            ``processor``, and maybe ``sampling``, ``heads`` and ``config``, see `Weights`.
+        verify: See `read_tensors`.
 
     Returns:
         The weights; ``model`` holds every argument of ViViT, defaults included.
@@ -32,10 +39,10 @@ def read_checkpoint(path: Path) -> Weights:
     Raises:
         UserError: If the file is broken, or written by another program or version.
     """
-    content = read_tensors(path)
+    content = read_tensors(path, verify)
     stored = content if isinstance(content, dict) else {}
-    state_dict = _part(stored, "state_dict", dict)
-    hyper_parameters = _part(stored, "hyper_parameters", dict) or {}
+    state_dict = _part(stored, "state_dict", dict[str, Any])
+    hyper_parameters = _part(stored, "hyper_parameters", dict[str, Any]) or {}
     state: dict[str, Tensor] = {}
     unused: dict[str, str] = {}
     for name, tensor in (state_dict or {}).items():
@@ -88,7 +95,7 @@ def read_exported(folder: Path) -> Weights:
 
 def _missing(hyper_parameters: dict[str, Any]) -> list[str]:
     """What a model cannot be rebuilt without and is not there, or is of another type."""
-    kinds = {"model": dict, "class_names": list, "processor": dict}
+    kinds = {"model": dict[str, Any], "class_names": list[str], "processor": dict[str, Any]}
     return [name for name, kind in kinds.items() if _part(hyper_parameters, name, kind) is None]
 
 
@@ -107,11 +114,17 @@ def _weights(
             f"{path} was written by another version of vivit-train: this one has no "
             f"{', '.join(f'model.{name}' for name in unknown)}"
         )
+    check_types(arguments, ViViT.__init__.__annotations__, origin)
     if arguments.get("num_classes") != len(class_names):
         raise UserError(
             f"{path} is inconsistent: its model has {arguments.get('num_classes')} classes, "
             f"its list of class names {len(class_names)}"
         )
+    sampling, heads = hyper_parameters.get("sampling", {}), hyper_parameters.get("heads", [])
+    check_sampling(origin, sampling, heads)
+    if heads and sum(heads) != len(class_names):
+        raise UserError(f"{path} is inconsistent: heads={heads} for {len(class_names)} classes")
+    check_tensors(origin, state)
     defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
     return Weights(
         origin=origin,
@@ -121,9 +134,12 @@ def _weights(
         class_names=class_names,
         processor=hyper_parameters["processor"],
         unused=unused,
+        sampling=sampling,
+        heads=list(heads),
+        config=hyper_parameters.get("config"),
     )
 
 
-def _part(parent: dict[str, Any], key: str, kind: type) -> Any:
+def _part(parent: dict[str, Any], key: str, kind: Any) -> Any:
     value = parent.get(key)
-    return value if isinstance(value, kind) else None
+    return value if is_of(value, kind) else None

@@ -1,10 +1,11 @@
 """What every format's reader returns, and reading files that are not trusted."""
 
-import json
 import math
 import os
 import pickle
 import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import check_regular, damage, is_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Weights:
             video models can start.
         pixel_range: What black and white were for each channel in training, e.g. (-1, 1), where
             the format tells that without a processor.
+        sampling: How clips were taken from videos: ``clip_frames``, ``frame_stride`` and
+            ``eval_views`` (temporal, spatial), as far as the file tells.
+        heads: Classes of each head where a video has several; empty for one head.
+        config: The configuration of the run that trained it; ``None`` where the file has none.
     """
 
     origin: str
@@ -46,13 +52,18 @@ class Weights:
     unused: dict[str, str] = field(default_factory=dict)
     is_image: bool = False
     pixel_range: tuple[tuple[float, float], ...] | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    heads: list[int] = field(default_factory=list)
+    config: dict[str, Any] | None = None
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, verify: bool = True) -> Any:
     """Reads a ``.safetensors`` file or one of ``torch.save`` without running code from it.
 
     Args:
         path: The file; every suffix but ``.safetensors`` means ``torch.save``.
+        verify: Whether to compare the checksums that ``torch.save`` writes, by reading the file
+            once as a whole. Tensors are mapped into memory: only those that are used are read.
 
     Returns:
         What the file holds, on the CPU: tensors by name for ``.safetensors``.
@@ -60,24 +71,17 @@ def read_tensors(path: Path) -> Any:
     Raises:
         UserError: If the file is broken, of another kind or holds objects that could run code.
     """
+    check_regular(path)
+    is_archive = path.suffix != ".safetensors" and zipfile.is_zipfile(path)
+    if is_archive and verify and (reason := damage(path)):
+        raise UserError(f"{path} is damaged ({reason}): copy or download it again")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     # A damaged pickle fails in any instruction, so with nearly any exception: text is a KeyError.
     except Exception as error:
         raise UserError(f"{path} {_fault(path, error)}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises UserError where the file holds anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def fuse(
@@ -91,13 +95,18 @@ def fuse(
         counts: How many parts each tensor has.
 
     Raises:
-        UserError: If a part is missing.
+        UserError: If a part is missing, or has another shape than the first.
     """
     for name, found in parts.items():
         if len(found) != counts[name]:
             raise UserError(
                 f"{origin} is incomplete: of the query, key and value that make {name} it holds "
                 f"{len(found)}"
+            )
+        shapes = {part.shape for part in found.values()}
+        if len(shapes) > 1 or (len(found) > 1 and found[0].ndim == 0):
+            raise UserError(
+                f"{origin}: the query, key and value that make {name} have different shapes"
             )
     return {
         name: found[0] if len(found) == 1 else torch.cat([found[i] for i in sorted(found)])
@@ -115,12 +124,149 @@ def square_image_size(positions: Tensor, model: dict[str, Any]) -> int | list[in
     Returns:
         ``None`` where the rows make no square.
     """
-    rows = positions.shape[1] - (model["pooling"] == "cls")
+    rows = max(0, positions.shape[1] - (model["pooling"] == "cls"))
     side = math.isqrt(rows)
     if side * side != rows:
         return None
     _, height, width = (side * size for size in model["tubelet_size"])
     return height if height == width else [height, width]
+
+
+def check_tensors(origin: str, state: Mapping[str, Any], embed_rank: int = 5) -> None:
+    """Refuses what is no plain tensor, and tensors of another rank than their name asks for.
+
+    Args:
+        origin: The file, for messages.
+        state: Tensors by ViViT's parameter names. Other names may have any rank.
+        embed_rank: 5, or 4 where ``embed.weight`` is still an image's.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or not _is_plain(tensor):
+            raise UserError(f"{origin}: {name} is a {type(tensor).__name__}, not a plain tensor")
+        rank = embed_rank if name == "embed.weight" else _rank(name)
+        if rank is not None and tensor.ndim != rank:
+            raise UserError(
+                f"{origin}: {name} has the shape {list(tensor.shape)}, and must have {rank} "
+                "dimensions"
+            )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's values are all in memory: not sparse, not on the meta device, ..."""
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    # A view of a few bytes may be expanded to any shape.
+    is_plain = is_dense and not tensor.is_complex() and not tensor.is_quantized
+    return is_plain and tensor.nbytes <= len(tensor.untyped_storage())
+
+
+def _rank(name: str) -> int | None:
+    module, _, leaf = name.rpartition(".")
+    kind = module.rpartition(".")[2]
+    if leaf in ("pos_embed", "cls_token"):
+        return 3
+    if leaf == "bias" or (leaf == "weight" and "norm" in kind):
+        return 1
+    is_matrix = leaf == "weight" and kind in ("qkv", "proj", "fc1", "fc2", "head", "pre_logits")
+    return 2 if is_matrix else None
+
+
+def check_size(weights: Weights) -> None:
+    """Refuses a file that describes a much larger model than it holds the values of.
+
+    Raises:
+        UserError: Naming both numbers.
+    """
+    held, needed = sum(t.numel() for t in weights.state.values()), _least_values(weights.model)
+    if needed > 2 * held + 10**6:  # less is a file with parts missing, which loading names
+        raise UserError(
+            f"{weights.origin} describes a model of at least {needed:,} values, and holds {held:,}"
+        )
+
+
+def _least_values(model: dict[str, Any]) -> int:
+    """How many values a model of these arguments has at least, as far as they tell."""
+    width, classes = model.get("hidden_size", 1), model.get("num_classes", 1)
+    depth, height, patch = model.get("tubelet_size", (1, 1, 1))
+    values = width * model.get("num_channels", 1) * depth * height * patch
+    values += classes * (model.get("representation_size") or width)
+    for prefix in ("", "temporal_"):
+        layers = model.get("num_layers" if not prefix else "temporal_layers") or 0
+        values += layers * (4 * width**2 + 2 * width * (model.get(f"{prefix}mlp_size") or 0))
+    if "image_size" in model and "num_frames" in model:
+        size = model["image_size"]
+        sides = (size, size) if isinstance(size, int) else size
+        rows, columns = (side // max(1, s) for side, s in zip(sides, (height, patch)))
+        frames = min(model["num_frames"], model.get("sampled_frames") or model["num_frames"])
+        if model.get("attention") == "factorised_encoder":
+            values += rows * columns * width
+        else:
+            values += rows * columns * (frames // max(1, depth)) * width
+    return values
+
+
+# The largest values that a file may give: beyond them even one clip does not fit into memory.
+MOST_FRAMES, MOST_VIEWS, MOST_ACTIONS = 2**12, 2**10, 2**24
+
+
+def check_sampling(origin: str, sampling: Any, heads: Any = ()) -> None:
+    """Refuses a file's words on clips and heads that no video could be read by.
+
+    Args:
+        origin: The file, for messages.
+        sampling: See `Weights`.
+        heads: See `Weights`.
+
+    Raises:
+        UserError: Naming the value and what was expected.
+    """
+    if not is_of(sampling, dict[str, Any]):
+        raise UserError(f"{origin}: sampling={sampling!r:.80} is not a group of values")
+    for name in ("clip_frames", "frame_stride"):
+        value = sampling.get(name, 1)
+        if not is_of(value, int) or not 1 <= value <= MOST_FRAMES:
+            raise UserError(
+                f"{origin}: sampling.{name}={value!r:.80} is not a whole number from 1 to "
+                f"{MOST_FRAMES}"
+            )
+    views = sampling.get("eval_views", (1, 1))
+    if (
+        not is_of(views, list[int])
+        or len(views) != 2
+        or not 1 <= views[0] <= MOST_VIEWS
+        or views[1] not in (1, 3)
+    ):
+        raise UserError(
+            f"{origin}: sampling.eval_views={views!r:.80} is not [temporal, spatial], 1 to "
+            f"{MOST_VIEWS} and 1 or 3"
+        )
+    if not is_of(heads, list[int]) or min(heads, default=1) < 1 or math.prod(heads) > MOST_ACTIONS:
+        raise UserError(f"{origin}: heads={heads!r:.80} are not the numbers of classes of heads")
+
+
+def pixel_range(
+    origin: str, mean: Any, std: Any, white: Any = 1.0
+) -> tuple[tuple[float, float], ...]:
+    """What black and white become for each channel, by a file's mean and standard deviation.
+
+    Args:
+        origin: The file, for messages.
+        mean: A number for each channel.
+        std: The same.
+        white: What white is before these are applied.
+
+    Raises:
+        UserError: If they are something else.
+    """
+    are_numbers = is_of([mean, std], list[list[float]]) and is_of(white, float)
+    if not are_numbers or len(mean) != len(std) or 0 in std:
+        raise UserError(
+            f"{origin}: mean={mean!r:.80}, std={std!r:.80} and the value of white {white!r:.80} "
+            "are not numbers by which pixels could be scaled"
+        )
+    return tuple((-m / s, (white - m) / s) for m, s in zip(mean, std))
 
 
 def kinetics400_names() -> list[str]:

@@ -8,13 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import is_of, read_json
+from vivit_train.model.arguments import check_types
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import timm
 from vivit_train.model.weights.files import (
     Weights,
+    check_tensors,
     fuse,
     kinetics400_names,
-    read_json,
+    pixel_range,
     read_tensors,
     square_image_size,
 )
@@ -67,6 +70,13 @@ CONFIG_KEYS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "layer_norm_eps": "layer_norm_eps",
     "qkv_bias": "qkv_bias",
+}
+# The types of what else is read there.
+CONFIG_TYPES: dict[str, Any] = {
+    "model_type": str,
+    "architectures": list[str],
+    "id2label": dict[str, str | int],
+    "pretrained_cfg": dict[str, Any],
 }
 WEIGHT_FILES = (
     "model.safetensors",
@@ -178,6 +188,12 @@ def download(repo_id: str) -> Path:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
+    for key, kind in CONFIG_TYPES.items():
+        if not is_of(config.get(key), kind | None):
+            raise UserError(
+                f"{folder / 'config.json'}: {key} is {config[key]!r:.80}, which is not what a "
+                "checkpoint of Hugging Face's has there"
+            )
     is_timm = "architecture" in config and "pretrained_cfg" in config
     if config.get("model_type") not in ("vivit", "vit") and not is_timm:
         raise UserError(
@@ -195,7 +211,7 @@ def _read_processor(folder: Path) -> dict[str, Any] | None:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     tensors = read_tensors(path)
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not is_of(tensors, dict[str, Tensor]):
         held = list(tensors)[:5] if isinstance(tensors, dict) else type(tensors).__name__
         raise UserError(
             f"{path} is not a dictionary of tensors, it holds {held}; "
@@ -207,14 +223,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Tensors of all the files that ``*.index.json`` names."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise UserError(f"{index} has no 'weight_map'")
+    if not is_of(weight_map, dict[str, str]):
+        raise UserError(f"{index} has no 'weight_map' from tensors to file names")
+    assert isinstance(weight_map, dict)
+    there = {path.name for path in index.parent.iterdir()}
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
         # Only beside the index, wherever its names point.
         shard = index.parent / Path(name).name
-        if not shard.is_file():
-            raise UserError(f"{shard} is missing: {index.name} lists it")
+        if shard.name not in there:
+            raise UserError(f"{str(shard)[:300]} is missing: {index.name} lists it")
         tensors |= _read_file(shard)
     if absent := sorted(weight_map.keys() - tensors.keys()):
         raise UserError(
@@ -233,11 +251,12 @@ def _convert(
         return timm.convert(origin, tensors, config)
     is_image = any(n.endswith(PROJECTION) and t.ndim == 4 for n, t in tensors.items())
     state, unused = _rename(origin, tensors, is_image)
+    check_tensors(origin, state, embed_rank=4 if is_image else 5)
     if is_image:
         return _image_model(origin, state, config, processor)
     if config is not None and config.get("model_type") != "vivit":
         raise UserError(f"{origin} holds a video model, but its config.json describes an image one")
-    model = _arguments(config) if config is not None else _sizes(origin, state)
+    model = _arguments(origin, config) if config is not None else _sizes(origin, state)
     class_names = None
     # A model without a head says nothing of classes; its config.json then holds a default of two.
     if "head.weight" in state:
@@ -265,15 +284,15 @@ def _image_model(
     model = _sizes(origin, state) | {"num_frames": 1}
     del model["attention"]
     if config is not None:
-        model["num_heads"] = config["num_attention_heads"]
-        model["image_size"] = config["image_size"]
+        keys = {"num_heads": "num_attention_heads", "image_size": "image_size"}
+        model |= {ours: config[key] for ours, key in keys.items() if key in config}
+        check_types(model, ViViT.__init__.__annotations__, origin)
     elif size := square_image_size(state["encoder.pos_embed"], model):
         model["image_size"] = size
     ranges = None
     if processor is not None and processor.get("image_mean") and processor.get("image_std"):
         white = 255 * processor.get("rescale_factor", 1 / 255)
-        means_and_stds = zip(processor["image_mean"], processor["image_std"])
-        ranges = tuple((-mean / std, (white - mean) / std) for mean, std in means_and_stds)
+        ranges = pixel_range(origin, processor["image_mean"], processor["image_std"], white)
     return Weights(
         origin=f"{origin}, an image ViT",
         format="huggingface",
@@ -308,11 +327,12 @@ def _rename(
     return fuse(origin, parts, fused), unused
 
 
-def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+def _arguments(origin: str, config: dict[str, Any]) -> dict[str, Any]:
     """ViViT's arguments from config.json."""
     # What config.json leaves out is the library's default, and ViViT's are the same.
     defaults = inspect.signature(ViViT).parameters
     arguments = {ours: config.get(key, defaults[ours].default) for ours, key in CONFIG_KEYS.items()}
+    check_types(arguments, ViViT.__init__.__annotations__, origin)
     arguments["tubelet_size"] = list(arguments["tubelet_size"])
     return {"attention": "spatio_temporal", "pooling": "cls"} | arguments
 
@@ -320,7 +340,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
     """ViViT's arguments as far as shapes tell."""
     embed, fc1 = state.get("embed.weight"), state.get("encoder.blocks.0.mlp.fc1.weight")
-    if embed is None or embed.ndim != 5 or fc1 is None:
+    if embed is None or fc1 is None:
         raise UserError(
             f"{origin} does not hold a video model of Hugging Face's ViViT: it needs "
             f"{LAYOUT_V4['embed'][0]}.weight with 5 dimensions and Transformer blocks; "

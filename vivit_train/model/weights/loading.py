@@ -357,6 +357,9 @@ class _Plan:
     @torch.no_grad()
     def carry_out(self) -> None:
         """Copies all values, or raises and copies none."""
+        for name, value in self.values.items():
+            if not value.isfinite().all():
+                self.misfits.append((name, "holds NaN or infinite values: training diverged"))
         if self.faults or self.misfits:
             lines = [*self.faults, *(f"{name} {what}" for name, what, _ in by_kind(self.misfits))]
             shown = [f"  {line}" for line in lines[:20]]

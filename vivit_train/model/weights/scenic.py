@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from vivit_train.errors import UserError
+from vivit_train.foreign import damage, is_of
 from vivit_train.model.weights.files import (
     Weights,
+    check_tensors,
     fuse,
     kinetics400_names,
     square_image_size,
@@ -103,6 +105,8 @@ def read_npz(path: Path) -> Weights:
     Raises:
         UserError: If the file is broken, holds Python objects, or is of another model.
     """
+    if reason := damage(path):
+        raise UserError(f"{path} is not an .npz file of arrays, or not a whole one ({reason})")
     try:
         with np.load(path, allow_pickle=False) as file:
             leaves = {name: torch.from_numpy(file[name].copy()) for name in file.files}
@@ -141,9 +145,10 @@ def convert(leaves: dict[str, Tensor], origin: str, is_image: bool = False) -> W
         ours, part, count = translate(path)
         if part in parts.setdefault(ours, {}):
             raise UserError(f"{origin} holds {ours} twice: as {path} and under another name")
-        parts[ours][part] = _reshape(path, leaf)
+        parts[ours][part] = _reshape(path, leaf, origin)
         counts[ours] = count
     state = fuse(origin, parts, counts)
+    check_tensors(origin, state)
     model = _sizes(origin, state, leaves)
     class_names = None
     if is_image:
@@ -199,11 +204,15 @@ def _array(leaf: Any, msgpack: Any) -> Tensor:
     """An array as flax packs it: shape, type and bytes; above 1 GiB, in flat pieces."""
     if isinstance(leaf, dict):
         shape = [leaf["shape"][str(i)] for i in range(len(leaf["shape"]))]
+        if not is_of(shape, list[int]) or min(shape, default=0) < 0:
+            raise ValueError(f"an array of the shape {shape}")
         pieces = [_array(leaf["chunks"][str(i)], msgpack) for i in range(len(leaf["chunks"]))]
         return torch.cat(pieces).reshape(shape)
     if not isinstance(leaf, msgpack.ExtType) or leaf.code not in (ARRAY, SCALAR):
         raise ValueError(f"a {type(leaf).__name__} where an array should be")
     shape, dtype, buffer = msgpack.unpackb(leaf.data, raw=True)
+    if not is_of(shape, list[int]) or min(shape, default=0) < 0:
+        raise ValueError(f"an array of the shape {shape}")
     torch_type = getattr(torch, dtype.decode(), None)
     if not isinstance(torch_type, torch.dtype):
         raise ValueError(f"an array of type {dtype.decode()}")
@@ -216,7 +225,7 @@ def _renumber(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     ``LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3`` become
     ``LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0``.
     """
-    kinds = r"(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_(\d+)"
+    kinds = r"(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_(\d{1,9})"
     found: dict[tuple[str, str], set[int]] = {}
     for path in leaves:
         if match := re.search(kinds, path):
@@ -269,8 +278,28 @@ def translate(path: str) -> tuple[str, int, int]:
     return path, 0, 1
 
 
-def _reshape(path: str, leaf: Tensor) -> Tensor:
-    """A leaf in PyTorch's layout."""
+def _ranks(path: str) -> tuple[int, ...] | None:
+    """How many dimensions a leaf may have; ``None``: any number."""
+    if path == "embedding/kernel":
+        return 4, 5
+    if path.endswith(tuple(f"/{name}/bias" for name in QKV)):
+        return (2,)
+    if path.endswith(tuple(f"/{name}/kernel" for name in (*QKV, "out"))):
+        return (3,)
+    return (2,) if path.endswith("/kernel") else None
+
+
+def _reshape(path: str, leaf: Tensor, origin: str) -> Tensor:
+    """A leaf in PyTorch's layout.
+
+    Raises:
+        UserError: If it has other dimensions than its name asks for.
+    """
+    if (ranks := _ranks(path)) and leaf.ndim not in ranks:
+        raise UserError(
+            f"{origin}: {path} has the shape {list(leaf.shape)}, and must have "
+            f"{' or '.join(map(str, ranks))} dimensions"
+        )
     if path == "embedding/kernel":
         leaf = leaf if leaf.ndim == 5 else leaf[None]  # [t, h, w, C, D]
         return leaf.permute(4, 3, 0, 1, 2)  # [D, C, t, h, w]

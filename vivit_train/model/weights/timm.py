@@ -6,7 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.model.weights.files import Weights, square_image_size
+from vivit_train.model.weights.files import (
+    Weights,
+    check_tensors,
+    pixel_range,
+    square_image_size,
+)
 
 # timm's names -> ours. Within a block they are the same.
 MODULES = {
@@ -46,7 +51,9 @@ def convert(
         ours = _translate(name)
         if ours in state:
             raise UserError(f"{origin} holds {ours} twice: as {name} and under another name")
-        state[ours] = tensor[:, :, None] if name == "patch_embed.proj.weight" else tensor
+        state[ours] = tensor
+    check_tensors(origin, state, embed_rank=4)
+    state["embed.weight"] = state["embed.weight"][:, :, None]  # [D, C, 1, h, w]
     for name in ("encoder.pos_embed", "encoder.blocks.0.mlp.fc1.weight"):
         if name not in state:
             raise UserError(f"{origin} is not a ViT of timm's: it has nothing that makes {name}")
@@ -65,18 +72,16 @@ def convert(
     if size := square_image_size(state["encoder.pos_embed"], model):
         model["image_size"] = size
     settings = (config or {}).get("pretrained_cfg") or {}
-    pixel_range = None
+    ranges = None
     if "mean" in settings and "std" in settings:
-        pixel_range = tuple(
-            (-m / s, (1 - m) / s) for m, s in zip(settings["mean"], settings["std"])
-        )
+        ranges = pixel_range(origin, settings["mean"], settings["std"])
     return Weights(
         origin=f"{origin}, an image ViT of timm's",
         format="timm",
         state=state,
         model=model,
         is_image=True,
-        pixel_range=pixel_range,
+        pixel_range=ranges,
     )
 
 
