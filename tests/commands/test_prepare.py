@@ -11,7 +11,7 @@ from vivit_train.__main__ import main
 from vivit_train.commands import prepare
 from vivit_train.commands.check import STOPPED
 from vivit_train.config import compose_config, to_plain
-from vivit_train.data.prepare import FILE_NAME, Manifest
+from vivit_train.data.manifest import FILE_NAME, Manifest
 from vivit_train.errors import UserError
 from vivit_train.training import build_data
 from vivit_train.video.decode import VideoReader
@@ -76,6 +76,43 @@ def test_broken_videos_are_listed(
     assert "1 videos that no split lists were left out" in lines
     assert splits(output, "data=folder") == splits(root, "data=folder")
     assert run(root, output) == 1
+
+
+def test_links_out_of_the_root_are_named_and_not_copied(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, outside = tmp_path / "copy", tmp_path / "home"
+    (outside / ".aws").mkdir(parents=True)
+    (outside / "secret.txt").write_text("secret")
+    (outside / ".aws" / "credentials.csv").write_text("secret")
+    write_video(outside / "private.mp4", noise(16, 96, 128))
+    (root / "extra").symlink_to(outside)
+    (root / "notes.txt").symlink_to(outside / "secret.txt")
+    (root / "train" / "a" / "k.mp4").symlink_to(outside / "secret.txt")
+    (root / "train" / "a" / "l.mp4").symlink_to(outside / "private.mp4")
+    (root / "train" / "c").symlink_to(outside)
+    # Within the root a link is as good as what it names, and the root itself may be one.
+    (root / "labels.txt").write_text("a")
+    (root / "same.txt").symlink_to("labels.txt")
+    (root / "val" / "a" / "m.mp4").symlink_to("3.mp4")
+    (tmp_path / "data_link").symlink_to(root)
+    assert run(tmp_path / "data_link", output) == 1
+    told = capsys.readouterr().out
+    for name in ("train/a/k.mp4", "train/a/l.mp4", "train/c/private.mp4"):
+        assert f"outside     {name}: a link to {outside}" in told
+        assert (output / name).read_bytes() == b""
+    for name in ("extra", "notes.txt", "train/c"):
+        assert f"outside     {name}: a link out of data.root" in told
+    assert "what lies outside of data.root was not copied: put it there, or set data.root" in told
+    assert "as they were" not in told
+    for path in output.rglob("*"):
+        assert not path.is_symlink()
+        assert not path.is_file() or b"secret" not in path.read_bytes() or path.name == FILE_NAME
+    assert (output / "same.txt").read_text() == "a"
+    with VideoReader(output / "val" / "a" / "m.mp4") as video:
+        assert video.num_frames == 18
+    assert not (output / "extra").exists()
+    assert run(tmp_path / "data_link", output) == 1  # and again
 
 
 def test_webm_keeps_its_name(tmp_path: Path) -> None:

@@ -8,12 +8,9 @@ import pytest
 
 from tests.data.torture import evil_decoder, noise, write_sound
 from vivit_train.data import prepare as prepare_module
+from vivit_train.data.manifest import FILE_NAME, Copy, Manifest, cannot_write
 from vivit_train.data.prepare import (
-    FILE_NAME,
     PARTIAL,
-    Copy,
-    Manifest,
-    cannot_write,
     check_folders,
     copy_annotations,
     jobs_of,
@@ -153,6 +150,15 @@ def test_paths_that_a_copy_would_not_have(folders, path):
         jobs_in(root, output, path.format(root=root))
 
 
+def test_a_root_of_links_alone_is_refused_before_anything_is_copied(folders):
+    root, output = folders
+    links = root.parent / "links"
+    links.mkdir()
+    (links / "a").symlink_to(root / "a")
+    with pytest.raises(UserError, match="every video of .*links is a link out of it, as a/0.mp4"):
+        jobs_in(links, output, "a/0.mp4", "a/1.mp4")
+
+
 def test_what_a_killed_process_left_goes(folders):
     root, output = folders
     (output / PARTIAL).mkdir(parents=True)
@@ -220,12 +226,12 @@ def test_annotations_are_copied_and_nothing_else(tmp_path):
     (root / "linked").symlink_to(root / "labels")
     (root / "x" / "loop").symlink_to(root)
     output.mkdir()
-    assert copy_annotations(root, output) == 3
+    assert copy_annotations(root, output) == (3, [])
     found = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
     assert found == set(kept)
-    assert copy_annotations(root, output) == 0
+    assert copy_annotations(root, output) == (0, [])
     (root / "train.csv").write_text("changed")
-    assert copy_annotations(root, output) == 1
+    assert copy_annotations(root, output) == (1, [])
     assert (output / "train.csv").read_text() == "changed"
     assert sorted(os.listdir(output)) == ["annotations", "labels", "train.csv"]
 

@@ -6,13 +6,14 @@
 Each video that a split lists is re-encoded: smaller, H.264 with a key frame every few frames, no
 sound, upright. Annotations are copied, so data.root=DIR is all that changes in a training command.
 Stop when you like: the next call does only what is missing or changed. Broken videos are copied as
-they are and listed at the end; the exit code is 1 if there are any.
+they are and listed at the end; links out of data.root are listed and not copied. The exit code is 1
+if there are any.
 """
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from vivit_train.terminal import say
 
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
-    from vivit_train.data.prepare import Copy
+    from vivit_train.data.manifest import Copy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_options(arguments)
     config = to_plain(compose_config(arguments.overrides))
 
+    from vivit_train.data.manifest import FILE_NAME, Manifest
     from vivit_train.data.prepare import (
-        FILE_NAME,
-        Manifest,
         check_folders,
         copy_annotations,
         jobs_of,
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers = arguments.workers or max(1, data.num_workers)
         copies = prepare(to_do, output, encoding, workers, arguments.timeout)
         try:
-            annotations = copy_annotations(root, output)
+            annotations, outside = copy_annotations(root, output)
             with progress(len(to_do)) as advance:
                 for copy in copies:
                     manifest.add(copy)
@@ -105,10 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             manifest.close()
     done = [manifest.copies[job.video] for job in jobs]
-    for line in summary_lines(done, len(to_do), annotations, unlisted_videos(root, jobs)):
+    unlisted = unlisted_videos(root, jobs)
+    for line in summary_lines(done, len(to_do), annotations, unlisted, outside):
         say(line)
     say(output)
-    return 1 if any(copy.verdict != "ok" for copy in done) else 0
+    return 1 if outside or any(copy.verdict != "ok" for copy in done) else 0
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -157,7 +158,7 @@ def locked(output: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    from vivit_train.data.prepare import cannot_write
+    from vivit_train.data.manifest import cannot_write
 
     lock = FileLock(output / ".lock")
     try:
@@ -176,7 +177,7 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def summary_lines(
-    copies: "Iterable[Copy]", done_now: int, annotations: int, unlisted: int
+    copies: "Iterable[Copy]", done_now: int, annotations: int, unlisted: int, outside: Sequence[str]
 ) -> Iterator[str]:
     """What the copy holds: the broken videos, counts and bytes."""
     copies = list(copies)
@@ -185,9 +186,16 @@ def summary_lines(
         f"{copy.verdict:<10}  {copy.video}: {copy.reason}"
         for copy in sorted(broken, key=lambda copy: copy.verdict)
     )
+    yield from cut_short(f"outside     {name}: a link out of data.root" for name in outside)
     yield in_words(Counter(copy.verdict for copy in copies))
-    if broken:
-        yield f"{len(broken)} are in the copy as they were, or missing as they were"
+    num_outside = sum(copy.verdict == "outside" for copy in copies)
+    if len(broken) > num_outside:
+        yield f"{len(broken) - num_outside} are in the copy as they were, or missing as they were"
+    if num_outside or outside:
+        yield (
+            "what lies outside of data.root was not copied: put it there, or set data.root to a "
+            "folder that holds all"
+        )
     if unlisted:
         yield f"{unlisted} videos that no split lists were left out"
     before, after = (

@@ -1,26 +1,23 @@
 """A copy of a data set that decodes faster: same names, same annotations, same frames."""
 
-import errno
-import json
 import os
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vivit_train.data.check import TOLERANCE
+from vivit_train.data.manifest import FILE_NAME, Copy, cannot_write
 from vivit_train.data.records import Records, is_video, size_and_mtime
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
-from vivit_train.foreign import open_own
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
 from vivit_train.video.guard import CAN_GUARD, Failure, Tell
 from vivit_train.video.pool import guarded_map
 from vivit_train.video.write import Encoding, reencode_video
 
-FILE_NAME = "vivit_prepare.jsonl"
 # What is being written, on the same file system as what it becomes. A scan of class folders
 # passes over names with a dot.
 PARTIAL = ".partial"
@@ -32,39 +29,18 @@ FRAME_FOLDERS = frozenset(["flow", "flow_frames", "frames", "rgb", "rgb_frames"]
 LASTING = frozenset(["ok", "truncated", "missing", "unreadable"])
 
 
-@dataclass(frozen=True)
-class Copy:
-    """What became of one video.
-
-    Attributes:
-        video: Path relative to the root of the data set, and to that of the copy.
-        verdict: ``ok``: re-encoded. Otherwise it is in the copy as it is in the source:
-            ``truncated``, ``missing``, ``unreadable``, ``timeout`` or ``crashed`` as `vivit check`
-            says, or ``failed``: it decodes, but no exact copy of it could be written.
-        reason: Why, in words; empty where it is ok.
-        frames: Frames of the copy; 0 where it is not ok.
-        size: Bytes of the source; ``None``: there was none.
-        mtime: Its time of change, in nanoseconds.
-        copy_size: Bytes of the copy; ``None``: there is none.
-    """
-
-    video: str
-    verdict: str
-    reason: str = ""
-    frames: int = 0
-    size: int | None = None
-    mtime: int | None = None
-    copy_size: int | None = None
-
-
 class Job(NamedTuple):
-    """One video: its name, where it lies, where its copy goes, and the source's identity."""
+    """One video: its name, where it lies, where its copy goes, and the source's identity.
+
+    ``outside`` is what it is a link to, where that lies outside of the data's root, else empty.
+    """
 
     video: str
     source: Path
     target: Path
     size: int | None
     mtime: int | None
+    outside: str = ""
 
 
 def check_folders(root: Path, output: Path) -> None:
@@ -93,7 +69,8 @@ def jobs_of(splits: Iterable[Records], root: Path, output: Path) -> list[Job]:
     """The videos of some splits, each once, whatever the number of its segments.
 
     Raises:
-        UserError: If a copy under ``output`` would not be found by the same annotations.
+        UserError: If a copy under ``output`` would not be found by the same annotations, or no
+            video lies within the root.
     """
     jobs: dict[str, Job] = {}
     for records in splits:
@@ -111,8 +88,23 @@ def jobs_of(splits: Iterable[Records], root: Path, output: Path) -> list[Job]:
                     "data.root, and set it to a folder that holds all videos"
                 )
             if video not in jobs:
-                jobs[video] = Job(video, source, output / video, *size_and_mtime(source))
+                outside = outside_of(root, source)
+                size, mtime = (None, None) if outside else size_and_mtime(source)
+                jobs[video] = Job(video, source, output / video, size, mtime, outside)
+    if jobs and all(job.outside for job in jobs.values()):
+        job = next(iter(jobs.values()))
+        raise UserError(
+            f"every video of data.root={root} is a link out of it, as {job.video} to "
+            f"{job.outside}, and a copy holds only what lies within: set data.root to the folder "
+            "that holds the videos"
+        )
     return list(jobs.values())
+
+
+def outside_of(root: Path, path: Path) -> str:
+    """What a path within a folder is in truth, if by links it lies outside of it; else empty."""
+    real = os.path.realpath(path)
+    return "" if Path(real).is_relative_to(os.path.realpath(root)) else real
 
 
 def jobs_to_do(jobs: Iterable[Job], copies: dict[str, Copy]) -> list[Job]:
@@ -122,6 +114,7 @@ def jobs_to_do(jobs: Iterable[Job], copies: dict[str, Copy]) -> list[Job]:
         copy = copies.get(job.video)
         return (
             copy is not None
+            and not job.outside
             and copy.verdict in LASTING
             and (copy.size, copy.mtime) == (job.size, job.mtime)
             and (copy.verdict == "missing" or copy.copy_size == size_and_mtime(job.target)[0])
@@ -162,7 +155,7 @@ def prepare(
             if isinstance(copy, Failure):
                 copy = Copy(job.video, copy.verdict, copy.reason)
             if copy.verdict != "ok":
-                copy_as_it_is(job.source, job.target, partial)
+                copy_as_it_is(job, partial)
             yield replace(
                 copy, size=job.size, mtime=job.mtime, copy_size=size_and_mtime(job.target)[0]
             )
@@ -206,6 +199,8 @@ def why_broken(job: Job) -> Copy | None:
 
     A copy of one that was cut off would pass for whole.
     """
+    if job.outside:
+        return Copy(job.video, "outside", f"a link to {job.outside}, which is not copied")
     reason = why_no_file(job.source)
     if reason:
         return Copy(job.video, "missing" if job.size is None else "unreadable", reason)
@@ -219,25 +214,25 @@ def why_broken(job: Job) -> Copy | None:
     return None
 
 
-def copy_as_it_is(source: Path, target: Path, partial: Path) -> None:
+def copy_as_it_is(job: Job, partial: Path) -> None:
     """Puts a broken video into the copy, so that its splits list the same videos.
 
     Left out of a folder it would leave the split unseen, and the score would be of fewer videos.
-    For a link to nothing, a pipe, a folder or what may not be read an empty file stands in, as
-    undecodable as it; what the annotations alone name stays missing.
+    For a link to nothing or out of the root, a pipe, a folder or what may not be read an empty
+    file stands in, as undecodable as it; what the annotations alone name stays missing.
     """
-    if not os.path.lexists(source):
+    if not os.path.lexists(job.source):
         return
     staged = partial / "as_it_is"
-    if source.is_file() and os.access(source, os.R_OK):
-        shutil.copy2(source, staged)
+    if job.source.is_file() and os.access(job.source, os.R_OK) and not job.outside:
+        shutil.copy2(job.source, staged)
     else:
         staged.write_bytes(b"")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staged, target)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staged, job.target)
 
 
-def copy_annotations(root: Path, output: Path) -> int:
+def copy_annotations(root: Path, output: Path) -> tuple[int, list[str]]:
     """Copies the annotations of a tree, where they are new or changed, with their times.
 
     Args:
@@ -245,16 +240,20 @@ def copy_annotations(root: Path, output: Path) -> int:
         output: Root of the copy.
 
     Returns:
-        How many files were copied now.
+        How many files were copied now; and the links, to annotations or folders, that lead out of
+        the root, of which nothing is copied.
 
     Raises:
         UserError: If the output cannot be written.
     """
-    copied = 0
+    copied, outside = 0, []
     partial = output / f"{PARTIAL}_annotation"
     try:
         for name in _annotations(root):
             target = output / name
+            if outside_of(root, root / name):
+                outside.append(name)
+                continue
             if size_and_mtime(root / name) == size_and_mtime(target):
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -265,24 +264,31 @@ def copy_annotations(root: Path, output: Path) -> int:
         raise cannot_write(output, error) from error
     finally:
         partial.unlink(missing_ok=True)
-    return copied
+    return copied, outside
 
 
 def _annotations(root: Path) -> Iterator[str]:
-    """Paths, relative to the root, of all that a data set may read beside its videos."""
+    """Paths, relative to the root, of all that a data set may read beside its videos.
+
+    Links to folders outside of the root are among them, but nothing that lies there.
+    """
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = [f for f in sorted(folders) if f[0] != "." and f not in FRAME_FOLDERS]
         if real in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
-        for name in sorted(files):
+        folders[:] = [f for f in sorted(folders) if f[0] != "." and f not in FRAME_FOLDERS]
+        outside = [f for f in folders if outside_of(root, Path(folder, f))]
+        folders[:] = [f for f in folders if f not in outside]
+        for name in [*outside, *sorted(files)]:
             is_annotation = os.path.splitext(name)[1].lower() in ANNOTATION_SUFFIXES
             path = Path(folder, name)
             # Verdicts are on the files of the source.
-            if is_annotation and name[0] != "." and name != VERDICTS_NAME and path.is_file():
+            if name in outside or (
+                is_annotation and name[0] != "." and name != VERDICTS_NAME and path.is_file()
+            ):
                 yield path.relative_to(root).as_posix()
 
 
@@ -295,90 +301,3 @@ def unlisted_videos(root: Path, jobs: Iterable[Job]) -> int:
         names = (Path(os.path.relpath(os.path.join(folder, f), root)).as_posix() for f in files)
         found += sum(is_video(name) and name not in listed for name in names)
     return found
-
-
-class Manifest:
-    """What a copy holds: its settings, then a line of JSON for each video as it is done.
-
-    Args:
-        path: The file; it is made if need be.
-        settings: The encoding and the source, which must be those of an earlier call.
-
-    Attributes:
-        copies: Video -> what last became of it.
-
-    Raises:
-        UserError: If it was made with other settings, or cannot be written.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_own(path, begins=b'{"settings": ')
-        except OSError as error:
-            raise cannot_write(path.parent, error) from error
-        self._path = path
-        self.copies: dict[str, Copy] = {}
-        earlier = self._read()
-        if earlier is None:
-            self._add({"settings": settings})
-        elif earlier != settings:
-            self.close()
-            differing = [k for k in settings if earlier.get(k) != settings[k]]
-            raise UserError(
-                f"{path.parent} was prepared with "
-                f"{', '.join(f'{k}={earlier.get(k)}' for k in differing)}; asked for is "
-                f"{', '.join(f'{k}={settings[k]}' for k in differing)}. One copy holds videos of "
-                "one kind: ask for the same again, name another --output, or delete the folder"
-            )
-
-    def add(self, copy: Copy) -> None:
-        """Adds a line, which replaces an earlier one on the same video.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        self.copies[copy.video] = copy
-        self._add(asdict(copy))
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def _add(self, content: dict[str, Any]) -> None:
-        try:
-            # ASCII: names that are not valid text survive as escapes.
-            self._file.write(json.dumps(content).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self._path.parent, error) from error
-
-    def _read(self) -> dict[str, Any] | None:
-        """Reads the copies, and returns the settings; lines that were cut off do not count."""
-        settings = None
-        names = {field.name for field in fields(Copy)}
-        self._file.seek(0)
-        line = b"\n"
-        for line in self._file:
-            try:
-                content = json.loads(line)
-                if "settings" in content:
-                    settings = content["settings"]
-                else:
-                    copy = Copy(**{k: v for k, v in content.items() if k in names})
-                    self.copies[copy.video] = copy
-            except (ValueError, TypeError, AttributeError):
-                continue
-        if not line.endswith(b"\n"):
-            self._file.write(b"\n")
-        return settings
-
-
-def cannot_write(output: Path, error: OSError) -> UserError:
-    """What to tell when the output cannot be written."""
-    cure = (
-        "free some space there and run the same again: it goes on from here"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "mend that, or name another --output"
-    )
-    return UserError(f"{output} cannot be written ({error.strerror or error}): {cure}")
