@@ -56,7 +56,7 @@ def train(config: DictConfig) -> Path:
     from vivit_train import training
     from vivit_train.advice import advice
     from vivit_train.report import write_report
-    from vivit_train.run_dir import MetricsCsv, write_config, write_results
+    from vivit_train.run_dir import MetricsCsv, write_results
 
     training.hush_lightning()
     run_dir = Path(plain["run_dir"])
@@ -64,19 +64,19 @@ def train(config: DictConfig) -> Path:
 
     data = training.build_data(plain)
     data.setup()  # the classes decide the size of the model's head
+    if plain["ckpt_path"] is not None and is_rank_zero():
+        training.check_resumable(plain, data)
     module = training.build_module(plain, data)
     trainer, checkpoints = training.build_trainer(plain, run_dir)
     if is_rank_zero():
         for line in advice(plain, data, trainer.world_size):
             say(f"advice: {line}", file=sys.stderr)
-        write_config(run_dir, plain)
     if plain["ckpt_path"] is not None:
-        training.check_resumable(plain["ckpt_path"], data.class_names)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.resume(*training.rows_of(plain["ckpt_path"]))
 
-    with launched_from(run_dir):
+    with launched_from(run_dir, plain):
         trainer.fit(module, datamodule=data, ckpt_path=plain["ckpt_path"], weights_only=True)
         best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
         trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

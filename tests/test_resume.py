@@ -247,6 +247,19 @@ def test_hyper_parameters_take_effect(
     assert {(tuple(group["betas"]), group["eps"]) for group in groups} == {((0.5, 0.75), 1e-6)}
 
 
+def test_config_yaml_says_what_was_used(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    before = (run / "config.yaml").read_bytes()
+    words = [f"run_dir={run}", "ckpt_path=last", "trainer.max_epochs=3"]
+    with pytest.raises(UserError, match="1 processes x 3 videos each"):
+        train(resumed([*words, "data.batch_size=3"]))
+    assert (run / "config.yaml").read_bytes() == before
+    with pytest.warns(UserWarning, match="accumulate_grad_batches=1 becomes 2"):
+        train(resumed([*words, "data.batch_size=2"]))
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (2, 2)
+
+
 def test_what_is_advised_after_a_nan(
     small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def test_run_folder(finished_run: Path) -> None:
         "metrics.csv",
         "predictions.csv",
         "results.json",
+        "videos.json.gz",
     ]
 
 

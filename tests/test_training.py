@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.golden_files import GOLDEN
 from vivit_train import training
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO
 from vivit_train.config import compose_config, to_plain
+from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
@@ -22,8 +24,9 @@ from vivit_train.metrics import VideoAccuracy
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
-from vivit_train.run_dir import MetricsCsv
+from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.signals import StopSignals
+from vivit_train.splits import SameVideos
 from vivit_train.training import (
     build_data,
     build_module,
@@ -191,7 +194,10 @@ class TestTrainer:
         assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
         assert [type(logger) for logger in trainer.loggers] == [MetricsCsv]
         kinds = {type(callback) for callback in trainer.callbacks}
-        ours = {StepSeed, SameSteps, NonFinite, BrokenVideos, Meter, Checkpoints, StopSignals}
+        ours = {
+            StepSeed, SameSteps, SameVideos, NonFinite, BrokenVideos, Meter, Checkpoints,
+            StopSignals, ConfigFile,
+        }  # fmt: skip
         assert ours | {Progress} <= kinds
         broken = next(c for c in trainer.callbacks if isinstance(c, BrokenVideos))
         assert broken.max_bad_fraction == 0.1
@@ -387,22 +393,39 @@ def test_a_linear_probe_trains_nothing_else(
 
 
 class TestResuming:
-    def test_the_runs_own_classes(self, finished_run: Path) -> None:
-        check_resumable(str(finished_run / "checkpoints" / "last.ckpt"), list(CLASS_NAMES))
+    @pytest.fixture
+    def config(self, finished_run: Path) -> dict[str, Any]:
+        config: Any = OmegaConf.to_container(OmegaConf.load(finished_run / "config.yaml"))
+        return config | {"ckpt_path": str(finished_run / "checkpoints" / "last.ckpt")}
 
-    def test_other_classes_are_named(self, finished_run: Path) -> None:
-        names = [*CLASS_NAMES[1:], "juggling"]
+    @pytest.fixture
+    def data(self, config: dict[str, Any]) -> VideoDataModule:
+        data = build_data(config)
+        data.setup()
+        return data
+
+    def test_the_runs_own(self, config: dict, data: VideoDataModule) -> None:
+        check_resumable(config, data)
+
+    def test_other_classes_are_named(self, config: dict, data: VideoDataModule) -> None:
+        data.class_names = [*CLASS_NAMES[1:], "juggling"]
         with pytest.raises(UserError) as caught:
-            check_resumable(str(finished_run / "checkpoints" / "last.ckpt"), names)
+            check_resumable(config, data)
         message = str(caught.value)
         assert f"data set has: {', '.join(sorted([CLASS_NAMES[0], 'juggling']))}. Resume" in message
         assert "model.pretrained" in message
 
-    def test_another_order(self, finished_run: Path) -> None:
+    def test_another_order(self, config: dict, data: VideoDataModule) -> None:
+        data.class_names = list(reversed(CLASS_NAMES))
         with pytest.raises(UserError, match="the same names in another order"):
-            check_resumable(
-                str(finished_run / "checkpoints" / "last.ckpt"), list(reversed(CLASS_NAMES))
-            )
+            check_resumable(config, data)
+
+    def test_other_settings_than_the_checkpoints(self, config: dict, data: VideoDataModule) -> None:
+        """As where config.yaml was changed by hand."""
+        config["optim"] = {**config["optim"], "layer_decay": 0.5, "lr": 0.5}
+        config["model"] = {**config["model"], "of_another_version": 1}
+        with pytest.raises(UserError, match=r"last\.ckpt cannot .*layer_decay: 0\.8 -> 0\.5"):
+            check_resumable(config, data)
 
     def test_rows(self, finished_run: Path, tmp_path: Path) -> None:
         assert rows_of(str(finished_run / "checkpoints" / "last.ckpt")) == (18, None)

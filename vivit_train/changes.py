@@ -72,7 +72,7 @@ RULES = (
         "data._target_ data.root data.train_split data.val_split data.val_fraction "
         "data.label_key data.verdicts data.train_per_class data.val_per_class",
         USED,
-        "the training and validation splits must hold the same videos as before, in the same order",
+        "the training and validation splits must hold the same videos in the same order",
     ),
     Rule("data.test_split data.eval_views trainer.limit_test_batches", USED, "in the test"),
     Rule("data.decoder", USED, "colours may differ between decoders by rounding"),
@@ -128,6 +128,11 @@ RULES = (
         FREE,
     ),
     Rule("seed", REFUSED, "the order of the videos and all random draws follow from it"),
+    Rule(
+        "allow_other_videos",
+        USED,
+        "in this call only: splits that hold other videos are accepted, with a warning",
+    ),
     Rule("ckpt_path run_dir", FREE, "the checkpoint to resume from, and the folder to write to"),
 )
 # Keys that the shipped configuration does not have.

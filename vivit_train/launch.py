@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
 from vivit_train.terminal import printable, say
 
@@ -37,6 +39,7 @@ _LAUNCH_VARIABLES = (
     "PL_SEED_WORKERS",
 )
 _PARENT = "VIVIT_TRAIN_PARENT"  # in a child's environment: the process that started it
+_STARTING = "starting"  # the configuration that the other ranks start from
 QUIET_HYDRA = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -110,7 +113,7 @@ def devices_of_launcher(trainer: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def launched_from(run_dir: Path) -> Iterator[None]:
+def launched_from(run_dir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """Within, Lightning's launcher starts the other ranks on the run's own configuration.
 
     Its own way repeats the command line: a sweep would start the whole sweep again in each
@@ -118,7 +121,8 @@ def launched_from(run_dir: Path) -> Iterator[None]:
     are gone and the environment as before, so that the next run of a sweep starts from nothing.
 
     Args:
-        run_dir: The run's folder, with its config.yaml.
+        run_dir: The run's folder; the configuration lies there for the other ranks meanwhile.
+        config: The run's, resolved.
 
     Raises:
         ProcessLost: If the run fails because one of its processes is gone.
@@ -127,10 +131,12 @@ def launched_from(run_dir: Path) -> Iterator[None]:
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     children: list[subprocess.Popen] = []
+    file = run_dir / f"{_STARTING}.yaml"
 
     def command() -> list[str]:
+        OmegaConf.save(dict(config), file)
         words = [sys.executable, os.path.abspath(sys.argv[0])]
-        words += ["--config-path", str(run_dir.resolve()), "--config-name", "config"]
+        words += ["--config-path", str(run_dir.resolve()), "--config-name", _STARTING]
         return [*words, *QUIET_HYDRA]
 
     def observe(child_processes: list[subprocess.Popen]) -> None:
@@ -162,6 +168,8 @@ def launched_from(run_dir: Path) -> Iterator[None]:
         raise
     finally:
         _end(children, grace)
+        if children:
+            file.unlink(missing_ok=True)
         for name, function in stock.items():
             setattr(subprocess_script, name, function)
         if torch.distributed.is_initialized():

@@ -122,6 +122,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
     assert isinstance(base, DictConfig)
     base.run_dir = str(saved.parent)
     base.ckpt_path = str(checkpoint)
+    base.allow_other_videos = False  # is said anew each time
     base = complete_config(base)
     config = override_config(base, overrides)
     changes = differences(to_plain(base), to_plain(config))

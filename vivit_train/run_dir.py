@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
@@ -22,6 +23,33 @@ def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Writes the resolved configuration, enough to run the same again."""
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     write_whole(run_dir / "config.yaml", text)
+
+
+class ConfigFile(Callback):
+    """Writes config.yaml when training begins: it never holds what was refused before that.
+
+    Args:
+        run_dir: The run's folder.
+        config: The resolved configuration.
+    """
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
+        self.run_dir = run_dir
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the configuration, with the values that a resumed run has adapted."""
+        given = self.config["trainer"]
+        used = {
+            name: getattr(trainer, name)
+            for name in ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
+            if isinstance(given[name], int)
+        }
+        write_config(self.run_dir, {**self.config, "trainer": {**given, **used}})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it where there was nothing left to train."""
+        self.on_train_start(trainer, pl_module)
 
 
 @rank_zero_only

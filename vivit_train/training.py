@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
+from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -29,9 +30,10 @@ from vivit_train.model.weights import FromImage, load_weights, print_account, re
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
-from vivit_train.run_dir import versions
+from vivit_train.run_dir import ConfigFile, versions
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
+from vivit_train.splits import SameVideos, check_same_videos
 from vivit_train.terminal import printable, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -65,6 +67,8 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
 def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     """The LightningModule for the classes of the data, with pretrained weights if any.
 
+    A run that is resumed has its weights from the checkpoint.
+
     Raises:
         UserError: If a value does not fit the model, the weights or the machine.
     """
@@ -82,7 +86,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         config=config,
         heads=list(data.heads.values()),
     )
-    if config["model"]["pretrained"] is not None:
+    if config["model"]["pretrained"] is not None and config["ckpt_path"] is None:
         weights = read_weights(config["model"]["pretrained"])
         from_image = FromImage(**config["model"]["from_image"])
         rows = load_weights(module.model, weights, data.class_names, from_image)
@@ -169,6 +173,8 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
             Ema(callbacks["ema_decay"]),
             checkpoints,
             StopSignals(),
+            SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),
+            ConfigFile(run_dir, config),
             *progress,
         ],
         plugins=[AtomicCheckpointIO()],
@@ -226,21 +232,36 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
     return module.batch
 
 
-def check_resumable(ckpt_path: str, class_names: list[str]) -> None:
-    """Refuses to go on from a checkpoint whose classes are not the data's, in order.
+def check_resumable(config: dict[str, Any], data: VideoDataModule) -> None:
+    """Refuses to resume from a checkpoint what it was not trained with.
+
+    Args:
+        config: The resolved configuration, with ``ckpt_path``.
+        data: Set up.
 
     Raises:
-        UserError: Naming the classes that differ.
+        UserError: Naming the classes, settings or videos that differ.
     """
+    path = Path(config["ckpt_path"])
     # Its checksums are compared before, by `resume`, on one process.
-    theirs = read_checkpoint(Path(ckpt_path), verify=False).class_names or []
-    if theirs != class_names:
-        lost = sorted(set(theirs) ^ set(class_names))[:8]
+    saved = read_checkpoint(path, verify=False)
+    classes = saved.class_names or []
+    if classes != data.class_names:
+        lost = sorted(set(classes) ^ set(data.class_names))[:8]
         raise UserError(
-            f"ckpt_path={ckpt_path} was trained on other classes than the data set has: "
+            f"ckpt_path={path} was trained on other classes than the data set has: "
             f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
             "run's own data; to start a new run from its weights use model.pretrained"
         )
+    # The run's config.yaml may have been changed by hand. Another version may have had other keys,
+    # and kept the ~ of a path, which is not read again.
+    before = saved.config or {}
+    shared = dict(values(before)).keys() & dict(values(config)).keys() - {"model.pretrained"}
+    changes = differences(before, config)
+    check_changes({k: v for k, v in changes.items() if k in shared}, f"ckpt_path={path}")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    run_dir = path.parent.parent
+    check_same_videos(content.get("splits"), data, run_dir, config["allow_other_videos"])
 
 
 def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:

@@ -34,6 +34,23 @@ def test_records_hold_no_object_per_video() -> None:
     assert arrays / len(records) < 40  # bytes per video
 
 
+def test_a_digest_is_that_of_the_rows_in_order() -> None:
+    def digest(root="/data", paths=("a/1", "b/2"), labels=(0, 1), segments=None) -> str:
+        return Records(Path(root), paths, labels, segments).digest()
+
+    assert digest() == digest("/elsewhere")
+    others = [
+        digest(),
+        digest(paths=("b/2", "a/1")),
+        digest(paths=("a/1b", "/2")),
+        digest(labels=(1, 0)),
+        digest(labels=((0, 1), (1, 1))),
+        digest(segments=((0, 1), (0, 2))),
+        digest(paths=("a/1",), labels=(0,)),
+    ]
+    assert len(set(others)) == len(others)
+
+
 def test_fingerprint_depends_on_the_videos_and_their_classes_only() -> None:
     one = Records(Path("/data"), ["a/1.mp4", "b/2.mp4"], [0, 1]).fingerprint(["a", "b"])
     other_order = Records(Path("/x"), ["b/2.mp4", "a/1.mp4"], [0, 1]).fingerprint(["b", "a"])

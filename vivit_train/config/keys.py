@@ -29,6 +29,7 @@ KEYS: Mapping[str, Kind] = {
     "name": text,
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": path | null,
+    "allow_other_videos": switch,
     "run_dir": path,
     # ViViT's arguments, and what is done with the model.
     "model.name": text,
