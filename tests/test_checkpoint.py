@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.data.torture import evil_decoder
 from vivit_train import load
 from vivit_train.checkpoint import (
     AtomicCheckpointIO,
@@ -22,7 +23,9 @@ from vivit_train.checkpoint import (
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.model.weights import read_weights
+from vivit_train.video import container
 from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.sampling import spread_windows
 from vivit_train.video.write import write_video
 
@@ -218,13 +221,32 @@ class TestClassify:
         asked: list[np.ndarray] = []
         read = VideoReader.read
         monkeypatch.setattr(VideoReader, "read", lambda s, i, *a: asked.append(i) or read(s, i, *a))
-        load(best, num_frames=8).classify(video, (1, 1))
+        load(best, num_frames=8).classify(video, (1, 1), timeout=None)
         assert len(asked[0]) == 8
 
     def test_a_broken_video(self, best: Path, tmp_path: Path) -> None:
         (tmp_path / "bad.mp4").write_bytes(b"no video")
         with pytest.raises(DecodeError, match=r"bad\.mp4: Invalid data"):
             load(best).classify(tmp_path / "bad.mp4")
+
+    @pytest.mark.skipif(not CAN_GUARD, reason="needs fork")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_video_that_hangs_or_takes_too_much(
+        self, best: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        evil_decoder(monkeypatch)
+        classifier = load(best)
+        plain = classifier.classify(video, (1, 1), timeout=None)
+        assert torch.equal(classifier.classify(video, (1, 1)), plain)
+        for name in ("hangs.mp4", "crashes.mp4"):
+            (tmp_path / name).write_bytes(video.read_bytes())
+        with pytest.raises(DecodeError, match=r"hangs\.mp4: no answer within 0.5 s"):
+            classifier.classify(tmp_path / "hangs.mp4", timeout=0.5)
+        with pytest.raises(DecodeError, match=r"crashes\.mp4: .*died \(SIGSEGV\)"):
+            classifier.classify(tmp_path / "crashes.mp4")
+        monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 100)
+        with pytest.raises(DecodeError, match="at most 100 pixels"):
+            classifier.classify(video)
 
 
 class TestHuggingFace:

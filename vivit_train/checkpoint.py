@@ -5,6 +5,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from vivit_train.resume import LAST, PREVIOUS
 from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import for_evaluation
-from vivit_train.video.decode import VideoReader
+from vivit_train.video.decode import DecoderLost, VideoReader
+from vivit_train.video.guard import DECODE_SECONDS, Failure, call_apart
 from vivit_train.video.sampling import spread_windows
 
 
@@ -175,12 +177,21 @@ class Classifier(nn.Module):
         return self.model(self.processor(clips.to(weight.device), spatial_views).to(weight.dtype))
 
     @torch.no_grad()
-    def classify(self, path: str | Path, views: tuple[int, int] | None = None) -> Tensor:
+    def classify(
+        self,
+        path: str | Path,
+        views: tuple[int, int] | None = None,
+        timeout: float | None = DECODE_SECONDS,
+    ) -> Tensor:
         """Logits of a video file, averaged over views that are spread over it.
+
+        The video is decoded in a process of its own (on Linux), whose memory is limited.
 
         Args:
             path: The video.
             views: (temporal, spatial) views; ``None``: as the model was tested.
+            timeout: Seconds that decoding may take from one frame to the next; ``None``: no
+                limit, and no other process.
 
         Returns:
             Float ``[K]`` on the CPU.
@@ -190,18 +201,25 @@ class Classifier(nn.Module):
             NonFiniteLogits: If they say nothing.
         """
         temporal, spatial = views or self.eval_views
-        with VideoReader(path) as video:
-            windows = spread_windows(
-                video.num_frames, self.clip_frames, self.frame_stride, temporal
-            )
-            shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
-            frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
+        try:
+            clips = call_apart(partial(self._decode, path, temporal), timeout)
+        except Failure as failure:
+            raise DecoderLost(str(path), failure.reason) from None
         # One temporal view at a time: the memory of a clip or three, however many views.
-        clips = frames.unflatten(0, windows.shape)
         logits = torch.cat([self._logits(clip[None], spatial) for clip in clips]).float()
         if not logits.isfinite().all():
             raise NonFiniteLogits(path)
         return logits.mean(dim=0).cpu()
+
+    def _decode(self, path: str | Path, num_views: int) -> Tensor:
+        """Temporal views of a video: uint8 ``[V, T, H, W, 3]``."""
+        with VideoReader(path) as video:
+            windows = spread_windows(
+                video.num_frames, self.clip_frames, self.frame_stride, num_views
+            )
+            shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
+            frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
+        return frames.unflatten(0, windows.shape)
 
 
 def load_classifier(source: str | Path, **model: Any) -> Classifier:

@@ -15,13 +15,13 @@ import torch
 from tests.faults import identical, state
 from train import train
 from vivit_train.config import compose_config
-from vivit_train.data import guarded as guarded_module
 from vivit_train.data.dataset import EvalDataset, GivenUp, Sampling, TrainDataset
 from vivit_train.data.guarded import TRIES, GuardedDataset, _Turns
 from vivit_train.data.loader import build_loader
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key
 from vivit_train.errors import ProcessLost
+from vivit_train.video import watch
 from vivit_train.video.decoders import pyav
 from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.watch import go_on
@@ -130,7 +130,7 @@ def test_a_video_may_take_long_as_long_as_it_goes_on(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is on the time between two frames, wanted or not."""
-    monkeypatch.setattr(guarded_module, "WORD_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "WORD_SECONDS", 0.1)
     monkeypatch.setattr(pyav, "go_on", lambda: time.sleep(0.2) or go_on())
     start = time.monotonic()
     sample = GuardedDataset(EvalDataset(records, SAMPLING, 2, seed=0), 1.0)[0]

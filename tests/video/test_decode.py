@@ -557,6 +557,18 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(
         VideoReader(path, decoder)
 
 
+def test_a_picture_that_is_too_large_is_not_decoded_to_see_what_it_is(tmp_path):
+    """FFmpeg decodes the first PNG of a file when it opens it, to learn of its pixels."""
+    path = tmp_path / "large.mov"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 8200, 8200, "gray"
+        file.mux(stream.encode(av.VideoFrame(8200, 8200, "gray")))
+        file.mux(stream.encode())
+    with pytest.raises(DecodeError, match=r"a size that cannot be decoded; at most 67,108,864"):
+        VideoReader(path)
+
+
 def test_frames_that_are_larger_than_the_container_says_are_refused_too(tmp_path):
     path = tmp_path / "large.mp4"
     write_video(path, np.zeros((2, 48, 64, 3), np.uint8))

@@ -15,13 +15,11 @@ from vivit_train.data.dataset import Sample
 from vivit_train.errors import ProcessLost
 from vivit_train.video.decode import DecodeError, DecoderLost
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
-from vivit_train.video.watch import Source, watched
+from vivit_train.video.watch import Source, now_and_then, watched
 
 # How often a video is tried that hangs or kills its decoder, each time in a new process. The
 # storage may have paused, or memory run short: the last time no other worker decodes beside it.
 TRIES = 3
-# Seconds between two words of a decoder that goes on.
-WORD_SECONDS = 1.0
 
 
 class GuardedDataset(Dataset[Sample]):
@@ -107,18 +105,14 @@ def _sample(
 ) -> Sample:
     """The sample of a key, without the videos that have been lost over it."""
     key, lost = call
-    now: tuple[Source | None, float] = None, 0.0
+    tell_of = now_and_then(tell)
 
     def hear(source: Source | None) -> None:
-        nonlocal now
-        at = source or now[0]
-        if source and source in refused:
+        if source is not None and source in refused:
             raise DecodeError(source[0], refused[source])
-        if source and source in lost:
+        if source is not None and source in lost:
             raise DecoderLost(source[0], lost[source])
-        if source or time.monotonic() - now[1] > WORD_SECONDS:
-            now = at, time.monotonic()
-            tell(at)
+        tell_of(source)
 
     with watched(hear):
         start = time.perf_counter()

@@ -46,6 +46,7 @@ OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file
 # A larger frame is refused before it is decoded, which takes 20 bytes of memory for each pixel: of
 # this size 1.3 GB. 8K is half of it.
 MAX_FRAME_PIXELS = 8192 * 8192
+LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 # Containers that record when each frame is shown. In others frames are told apart by counting.
 TIMED = ("mov", "matroska")
 
@@ -81,7 +82,10 @@ def open_video(
     """
     try:
         container = av.open(
-            local(path) if data is None else BytesIO(data), "r", container_options=OPTIONS
+            local(path) if data is None else BytesIO(data),
+            "r",
+            container_options=OPTIONS,
+            options=LIMITS,  # of the streams: to learn what they are, FFmpeg may decode a frame
         )
     except av.error.ArgumentError:
         raise ValueError(
@@ -96,14 +100,13 @@ def open_video(
         container.close()
         raise ValueError("no decoder for its video stream")
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_FRAME_PIXELS:
+    if not 0 < width * height <= MAX_FRAME_PIXELS:
         container.close()
+        size = f"{width}x{height} pixels" if width * height else "a size that cannot be decoded"
         raise ValueError(
-            f"frames of {width}x{height} pixels; at most {MAX_FRAME_PIXELS:,} pixels, such as "
-            "8192x8192, are decoded"
+            f"frames of {size}; at most {MAX_FRAME_PIXELS:,} pixels, such as 8192x8192, are decoded"
         )
-    # The frames themselves may be larger than the container says.
-    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    stream.codec_context.options = LIMITS  # its frames may be larger than the container says
     stream.codec_context.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream

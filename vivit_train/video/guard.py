@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from vivit_train.video.handover import receive, send
+from vivit_train.video.watch import now_and_then, watched
 
 # Elsewhere a process that talks to the system's frameworks may not survive its own fork.
 CAN_GUARD = sys.platform == "linux"
@@ -161,6 +162,32 @@ class Guard(Generic[Argument, Result]):
             return f"the decoding process ended with exit code {code}"
         died_of = signal.Signals(-code)
         return f"the decoding process died ({died_of.name}{HINTS.get(died_of, '')})"
+
+
+def call_apart(function: Callable[[], Result], timeout: float | None = DECODE_SECONDS) -> Result:
+    """Calls a function that decodes in a process of its own, as a `Guard` does, once.
+
+    Args:
+        function: What to call.
+        timeout: Seconds that may pass without a step forward (`go_on`). ``None``: no limit, and
+            no other process; nor is there one on systems without forks.
+
+    Raises:
+        Failure: If the process hangs or dies.
+        Exception: What the function raised.
+    """
+    if timeout is None or not CAN_GUARD:
+        return function()
+
+    def call(argument: None, tell: Tell) -> Result:
+        with watched(now_and_then(tell)):
+            return function()
+
+    guard = Guard(call, timeout)
+    try:
+        return guard(None)
+    finally:
+        guard.close()
 
 
 def _serve(

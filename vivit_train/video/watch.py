@@ -1,5 +1,6 @@
 """Who watches a decoding process hears which video it begins, and that it goes on."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,9 @@ Source = tuple[str, tuple[float, float] | None]
 # Gets each video before it is opened, which it may refuse by raising; ``None`` for each step within
 # a video: a packet that was listed, a frame that was decoded.
 Watcher = Callable[[Source | None], None]
+
+# Between two words of a decoder that goes on.
+WORD_SECONDS = 1.0
 
 _watchers: list[Watcher] = []
 
@@ -32,3 +36,17 @@ def go_on() -> None:
     """Says that the video at hand has got further."""
     for watcher in _watchers:
         watcher(None)
+
+
+def now_and_then(tell: Callable[[Source | None], None]) -> Watcher:
+    """A watcher that tells of each video, and every second whether the one at hand goes on."""
+    at: Source | None = None
+    told = float("-inf")
+
+    def hear(source: Source | None) -> None:
+        nonlocal at, told
+        if source is not None or time.monotonic() - told > WORD_SECONDS:
+            at, told = source or at, time.monotonic()
+            tell(at)
+
+    return hear
