@@ -212,7 +212,6 @@ def test_decoders_agree_to_the_bit(videos, name):
         "training_dog.mp4",
         "flipping_pancake.mkv",
         "eye_makeup.avi",
-        "two_streams.mp4",
         "rotated_90.mov",
     ],
 )

@@ -219,6 +219,16 @@ def test_colours_stay(tmp_path, colours):
     assert np.abs(bias).max() < 3  # another matrix or range: 5 to 20
 
 
+def test_a_source_whose_colours_change_has_no_copy(tmp_path):
+    """Transport streams can simply be joined; a copy has one colour space for all its frames."""
+    joined = b""
+    for space in (1, 5):  # BT.709, BT.601
+        joined += clip(tmp_path / "part.ts", colorspace=space, color_range=1).read_bytes()
+    (tmp_path / "a.ts").write_bytes(joined)
+    with pytest.raises(ValueError, match="frame 12 is of another colour space than those before"):
+        reencode_video(tmp_path / "a.ts", tmp_path / "b.ts", ENCODING)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
 def test_times_stay(tmp_path, name):
     """A variable rate: a segment by seconds holds the same frames."""

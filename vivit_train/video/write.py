@@ -212,10 +212,11 @@ def _frames(
 
     Raises:
         DecodeError: If one of them does not decode.
-        ValueError: If they are not as many as listed, or their times do not increase.
+        ValueError: If they are not as many as listed, their times do not increase, or their
+            colours change.
     """
     has_times = is_timed(container)
-    size, last = None, None
+    size, colours, last = None, None, None
     frames = container.decode(stream)
     for index in range(num_frames):
         try:
@@ -226,7 +227,11 @@ def _frames(
             raise DecodeError(path, f"frame {index} of {num_frames} does not decode")
         if size not in (None, (frame.height, frame.width)):
             raise DecodeError(path, f"frame {index} differs in size from those before it")
+        if colours not in (None, (frame.colorspace, frame.color_range)):
+            # A reader would convert it otherwise; a copy has one colour space for all.
+            raise ValueError(f"frame {index} is of another colour space than those before it")
         size, time = (frame.height, frame.width), index
+        colours = (frame.colorspace, frame.color_range)
         if has_times:
             if frame.pts is None or (last is not None and frame.pts <= last):
                 raise ValueError(f"frame {index} has no time after that of the one before it")

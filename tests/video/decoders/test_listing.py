@@ -6,7 +6,7 @@ import pytest
 
 from tests.video.decoders.test_pyav import with_matrix, write
 from tests.video.decoders.test_torchcodec import needs_torchcodec
-from tests.video.test_decode import clip_path, needs_decord, numbered
+from tests.video.test_decode import clip_path, needs_decord, numbered, numbers
 from tests.video.test_write import fields
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.write import write_video
@@ -197,3 +197,30 @@ def test_pixels_are_read_as_they_are_stored(tmp_path, library):
         assert container.streams.video[0].sample_aspect_ratio == 2
     with VideoReader(path, library) as reader:
         assert reader.read([0]).shape == (1, 48, 128, 3)
+
+
+@pytest.mark.parametrize("library", ["pyav", *LIBRARIES])
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_default_stream_is_read(tmp_path, default, library):
+    """Even where the other is larger."""
+    path, sizes = tmp_path / "clip.mkv", [(32, 64), (64, 128)]
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=30) for _ in sizes]
+        for number, (stream, (height, width)) in enumerate(zip(streams, sizes)):
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            is_default = number == default
+            stream.disposition = av.stream.Disposition.default if is_default else 0
+        for frames in zip(*(numbered(6, *size) for size in sizes)):
+            for stream, image in zip(streams, frames):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    if library == "decord":  # it took the first
+        with pytest.raises(DecodeError, match="decord may read several video streams differently"):
+            VideoReader(path, library)
+        return
+    with VideoReader(path, library) as reader:
+        frames = reader.read([5, 2])
+    assert frames.shape[1:3] == sizes[default]
+    assert numbers(frames) == [5, 2]

@@ -77,28 +77,6 @@ def test_mirrored_frames_are_mirrored_back(tmp_path, matrix):
         np.testing.assert_array_equal(reader.read([2])[0], expected)
 
 
-@pytest.mark.parametrize("default", [0, 1])
-def test_the_default_stream_is_read(tmp_path, default):
-    """Even where the other is larger."""
-    path, sizes = tmp_path / "clip.mkv", [(32, 64), (64, 128)]
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=30) for _ in sizes]
-        for number, (stream, (height, width)) in enumerate(zip(streams, sizes)):
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            is_default = number == default
-            stream.disposition = av.stream.Disposition.default if is_default else 0
-        for frames in zip(*(numbered(6, *size) for size in sizes)):
-            for stream, image in zip(streams, frames):
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                container.mux(stream.encode(frame))
-        for stream in streams:
-            container.mux(stream.encode())
-    with VideoReader(path) as reader:
-        frames = reader.read([5, 2])
-    assert frames.shape[1:3] == sizes[default]
-    assert numbers(frames) == [5, 2]
-
-
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [

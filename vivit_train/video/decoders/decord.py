@@ -29,7 +29,7 @@ class Decord:
     ) -> None:
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._data = path, data
-        refuse_unproven("decord", path, data, CONTAINERS, CODECS)
+        refuse_unproven("decord", path, data, CONTAINERS, CODECS, one_stream=True)
         listing = list_frames(path, segment, data)
         self._first, self.num_frames = listing.first, listing.num_frames
         self.fps, self.promised = listing.fps, listing.promised

@@ -25,6 +25,7 @@ class Listing(NamedTuple):
     """The frames of a video, or of a segment of it.
 
     Attributes:
+        stream: Number of the video stream in the file.
         in_all: Frames of the whole video.
         first: Number in the whole video of the segment's first frame.
         num_frames: Frames of the segment.
@@ -33,6 +34,7 @@ class Listing(NamedTuple):
         promised: See `VideoReader`.
     """
 
+    stream: int
     in_all: int
     first: int
     num_frames: int
@@ -44,15 +46,15 @@ class Listing(NamedTuple):
 def list_frames(path: str, segment: tuple[float, float] | None, data: bytes | None) -> Listing:
     """Have PyAV list the frames: the libraries assume a constant rate, or count hidden ones."""
     with closing(PyAV(path, None, data)) as whole:
-        in_all, fps, times = whole.num_frames, whole.fps, whole.times
+        stream, in_all, fps, times = whole.stream_index, whole.num_frames, whole.fps, whole.times
         if segment is None:
-            return Listing(in_all, 0, in_all, times, fps, whole.promised)
+            return Listing(stream, in_all, 0, in_all, times, fps, whole.promised)
     with closing(PyAV(path, segment, data)) as part:
         if times is None or part.times is None:
             first, _ = span(*segment, fps, in_all)
         else:
             first = times.index(part.times[0])
-        return Listing(in_all, first, part.num_frames, part.times, fps, part.promised)
+        return Listing(stream, in_all, first, part.num_frames, part.times, fps, part.promised)
 
 
 def refuse_unproven(
@@ -61,6 +63,7 @@ def refuse_unproven(
     data: bytes | None,
     containers: tuple[str, ...],
     codecs: tuple[str, ...] | None = None,
+    one_stream: bool = False,
 ) -> None:
     """Refuse a video of which a library may show other pixels than PyAV, by its first frame.
 
@@ -70,6 +73,7 @@ def refuse_unproven(
         data: Its content, where it is not on disk.
         containers: How FFmpeg's names of the formats begin that the library reads right.
         codecs: FFmpeg's names of the codecs that it reads right; ``None``: all.
+        one_stream: Whether it may choose another one of several video streams.
 
     Raises:
         ValueError: If it is such a video, or none of its frames decodes.
@@ -81,6 +85,8 @@ def refuse_unproven(
             trait: str | None = f"{name.split(',')[0]} files"
         elif codecs is not None and codec not in codecs:
             trait = f"{codec} video"
+        elif one_stream and len(container.streams.video) > 1:
+            trait = "several video streams"
         else:
             trait = _unproven(_first_frame(container, stream))
     if trait:

@@ -48,6 +48,11 @@ class PyAV:
             raise
 
     @property
+    def stream_index(self) -> int:
+        """Which of the file's streams is read."""
+        return self._stream.index
+
+    @property
     def times(self) -> list[float] | None:
         """When each frame is shown, in seconds; None where the container does not record it."""
         if self._pts is None:
@@ -126,7 +131,7 @@ class PyAV:
         Also the time at which the video ends, infinity if that is after ``last``.
         """
         if target > (self._stream.start_time or 0):
-            self._container.seek(target, stream=self._stream)
+            self._seek(target)
         else:
             self._reopen()
         shown, video_end = {}, 0.0
@@ -202,7 +207,7 @@ class PyAV:
     def _frames(self, start: int) -> Iterator[av.VideoFrame]:
         """Decode from frame ``start`` on, each frame checked to be the one due."""
         if self._pts and (start or not self._begins_at_start):
-            self._container.seek(self._pts[start], stream=self._stream)
+            self._seek(self._pts[start])
         else:
             self._reopen()
         due = start
@@ -230,6 +235,14 @@ class PyAV:
         if index >= self._first:
             return f"frame {index - self._first} of {self.num_frames}"
         return f"a frame {self._first - index} before the segment, on which it depends,"
+
+    def _seek(self, time: int) -> None:
+        """To the last key frame before a time, in ticks of the stream."""
+        try:
+            self._container.seek(time, stream=self._stream)
+        except av.error.FFmpegError as error:  # as a rule "Operation not permitted"
+            seconds = _seconds(time, self._stream)
+            raise ValueError(f"the file's index does not lead to {seconds:.2f} s") from error
 
     def _reopen(self) -> None:
         """Back to the beginning, to which not every file can seek."""

@@ -40,6 +40,7 @@ class TorchCodec:
         self.promised = listing.promised
         self._decoder = VideoDecoder(
             local(path) if data is None else data,
+            stream_index=listing.stream,
             seek_mode="exact",
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
