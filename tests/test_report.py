@@ -20,7 +20,13 @@ def read(path: Path) -> list[dict[str, str]]:
 def data(labels: list[Any], names: list[str], heads: dict[str, int] | None = None) -> Any:
     paths = [f"{i}.mp4" for i in range(len(labels))]
     records = {"test": Records(Path("/data"), paths, labels)}
-    return SimpleNamespace(records=records, class_names=names, heads=heads or {})
+    return SimpleNamespace(
+        records=records,
+        class_names=names,
+        heads=heads or {},
+        splits={"test": "held"},
+        tests_on_validation=False,
+    )
 
 
 def scored(guesses: list[int | None], labels: list[int], num_classes: int) -> VideoAccuracy:
@@ -65,6 +71,17 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 def test_always_the_same_class(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"every video was taken for 'b': .* `vivit doctor`"):
         write_report(tmp_path, scored([1] * 10, [0, 1] * 5, 2), data([0, 1] * 5, ["a", "b"]))
+
+
+def test_a_test_on_the_validation_split_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    videos = data([0, 1], ["a", "b"])
+    write_report(tmp_path, scored([0, 1], [0, 1], 2), videos)
+    assert "validation" not in capsys.readouterr().out
+    videos.tests_on_validation = True
+    write_report(tmp_path, scored([0, 1], [0, 1], 2), videos)
+    assert "tested on the validation split, held: where best.ckpt" in capsys.readouterr().out
 
 
 def test_a_video_left_out_by_a_limit_is_no_mistake(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_odd_names_go_all_the_way(
     words += ["data=folder", f"data.root={odd}", "trainer.max_epochs=1"]
     run = train(compose_config([*words, f"run_dir={tmp_path / 'run'}"]))
     results = json.loads((run / "results.json").read_text())
+    assert results["test_is_validation"] is True
     assert results["undecodable"] == ["val/=1+1/junk\udce9.mp4"]
     table = (run / "predictions.csv").read_text()
     assert r"val/caf\udce9/-b\udce9\x1bc.mp4,caf\udce9," in table

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.files import write_whole
+from vivit_train.launch import is_rank_zero
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.terminal import csv_cell, say
 
@@ -45,6 +46,11 @@ def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -
             "with the same settings looks for the cause"
         )
     _print_weakest(rows)
+    if data.tests_on_validation and is_rank_zero():
+        say(
+            f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
+            "it, its score is a little too good. data.test_split names another"
+        )
     _write(folder / "classes.csv", rows)
     _write(folder / "predictions.csv", _prediction_table(labels, guesses, seen, data))
 

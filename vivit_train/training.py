@@ -393,6 +393,7 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
         "undecodable": [records.name(row) for row in undecodable],
         "views": list(data.eval_views),
         "split": data.splits["test"],
+        "test_is_validation": data.tests_on_validation,
         "split_fingerprint": records.fingerprint(data.class_names),
         "checked": data.verdicts.counts(records, data.clip_span),
         "data": data.name,

@@ -155,6 +155,37 @@ def test_renamed_split_folders(tmp_path: Path, clip: bytes) -> None:
     assert listed(data, "test") == [("validation/a/2.mp4", "a")]
 
 
+@pytest.mark.parametrize("form", ["folders", "lists", "one list"])
+def test_a_test_split_is_used_where_there_is_one(tmp_path: Path, clip: bytes, form: str) -> None:
+    splits = ("train", "val", "test")
+    fill(tmp_path, clip, *(f"{split}/{name}/1.mp4" for split in splits for name in "ab"))
+    if form == "lists":
+        for split in splits:
+            (tmp_path / f"{split}.csv").write_text(f"{split}/a/1.mp4,a\n{split}/b/1.mp4,b\n")
+    elif form == "one list":
+        rows = [f"{split}/{name}/1.mp4,{name},{split}" for split in splits for name in "ab"]
+        (tmp_path / "videos.csv").write_text("\n".join(rows))
+    data = build(tmp_path)
+    data.setup("test")
+    assert listed(data, "test") == [("test/a/1.mp4", "a"), ("test/b/1.mp4", "b")]
+    assert not data.tests_on_validation
+    asked = build(tmp_path, test_split="val")
+    asked.setup()
+    assert listed(asked, "test") == [("val/a/1.mp4", "a"), ("val/b/1.mp4", "b")]
+    assert asked.tests_on_validation
+
+
+def test_a_test_folder_without_classes_is_not_used(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    fill(tmp_path, clip, "train/a/1.mp4", "val/a/2.mp4", "test/3.mp4")
+    data = build(tmp_path)
+    data.setup()
+    assert data.tests_on_validation
+    assert listed(data, "test") == [("val/a/2.mp4", "a")]
+    assert f"{tmp_path}/test holds no class folders and is not used" in capsys.readouterr().err
+
+
 def test_train_without_val(tmp_path: Path, clip: bytes) -> None:
     fill(tmp_path, clip, "train/a/1.mp4", "validation/a/2.mp4")
     with pytest.raises(UserError, match=r"has a folder train but none named val: .*data.val_split"):

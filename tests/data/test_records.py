@@ -2,10 +2,7 @@ import pickle
 import pickletools
 from pathlib import Path
 
-import pytest
-
-from vivit_train.data.records import Records, list_videos, scan_class_folders
-from vivit_train.errors import UserError
+from vivit_train.data.records import Records, list_videos
 
 NAMES = ["b/ü 1.mp4", "a/2.mp4", "a/long name with spaces.webm"]
 
@@ -102,22 +99,6 @@ def test_list_videos(tmp_path: Path) -> None:
     assert set(list_videos(tmp_path, 1)) == {"a.MP4", "b.webm", "x/1.mp4", "rgb_frames/3.mp4"}
     found = ["a.MP4", "b.webm", "x/1.mp4", "x/y/2.mkv"]
     assert list(list_videos(tmp_path, 2, skip=["rgb_frames"])) == found
-
-
-def test_scan(tmp_path: Path) -> None:
-    touch(tmp_path, "b/2.mp4", "b/10.MKV", "a/x.webm", "a/notes.txt", ".hidden/1.mp4")
-    assert scan_class_folders(tmp_path) == {"a": ["a/x.webm"], "b": ["b/10.MKV", "b/2.mp4"]}
-
-
-def test_empty_tree(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no class folders; expected .*<class name>"):
-        scan_class_folders(tmp_path)
-
-
-def test_class_folder_without_video(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.mp4", "b/notes.txt")
-    with pytest.raises(UserError, match=r"no video file in .*/b: add videos \(.*\.mp4"):
-        scan_class_folders(tmp_path)
 
 
 def test_a_subset_keeps_paths_labels_and_segments(tmp_path: Path) -> None:

@@ -97,6 +97,14 @@ def test_splits(tmp_path: Path, clips: list[bytes], names: Sequence[str], splits
     assert [label for _, label in listed(data, "val")] == ["a", "b", "a", "b"]
 
 
+def test_shards_of_a_test_split_are_used(tmp_path: Path, clips: list[bytes]) -> None:
+    write_shards(tmp_path, clips, ["train/0.tar", "val/0.tar", "test/0.tar"])
+    data = build(tmp_path)
+    data.setup()
+    assert data.splits["test"] == "test"
+    assert listed(data, "test") != listed(data, "val")
+
+
 def test_a_part_is_set_aside(tmp_path: Path, clips: list[bytes]) -> None:
     """The same videos as in a data set of files with the same names."""
     write_shards(tmp_path, clips, ["0.tar", "1.tar", "2.tar"])
@@ -215,8 +223,12 @@ def test_a_label_key(tmp_path: Path, clips: list[bytes]) -> None:
 
 def test_samples_without_video_are_counted(tmp_path: Path, clips: list[bytes]) -> None:
     gone = [(f"x{i}.json", {"status": "failed_to_download", "label": "a"}) for i in range(3)]
-    write_tar(tmp_path / "0.tar", [*samples(clips[0], "abab"), *gone, ("y.txt", "a")])
-    message = "4 of the 8 samples in the shards of .* are left out: 3 failed_to_download, 1 no vid"
+    odd = [("y.txt", "a"), ("z.divx", b""), ("._0.mp4", b"")]
+    write_tar(tmp_path / "0.tar", [*samples(clips[0], "abab"), *gone, *odd])
+    message = (
+        "6 of the 10 samples in the shards of .* are left out: 3 failed_to_download, 2 no video, "
+        "1 with a dot at the beginning"
+    )
     with pytest.warns(UserWarning, match=message):
         build(tmp_path).setup("fit")
 

@@ -85,7 +85,7 @@ KEYS: Mapping[str, Kind] = {
     "data.val_views": views,
     "data.train_split": path,
     "data.val_split": path,
-    "data.test_split": path,
+    "data.test_split": path | null,
     "data.frame_order": choice("natural", "shuffled", "repeated"),
     "data.decoder": choice("auto", "pyav", "decord", "torchcodec"),
     "data.max_bad_fraction": share,

@@ -187,6 +187,11 @@ class VideoDataModule(LightningDataModule, ABC):
                     self._read(role)
             self._tell_counts()
 
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether the test is on the videos by which best.ckpt is chosen."""
+        return self.splits["test"] == self.splits["val"]
+
     def _tell_counts(self) -> None:
         counts = ", ".join(
             f"{role} {len(records)}"

@@ -1,14 +1,16 @@
 """A folder of one's own videos."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vivit_train.class_names import shorten
+from vivit_train.data.class_folders import from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.list_records import check_first, number_labels, records_from_list
 from vivit_train.data.lists import read_list
-from vivit_train.data.records import Records, scan_class_folders
+from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.seeds import derive_seed
 from vivit_train.video.decode import DecodeError, VideoReader
@@ -25,20 +27,50 @@ class Folder(VideoDataModule):
     - ``train/<class name>/<video>`` and ``val/<class name>/<video>``;
     - ``<class name>/<video>``.
 
+    The test is on the split ``test`` where there is one in the same form (``test.csv`` beside
+    ``train.csv``, rows of ``videos.csv``, or class folders in ``test/`` beside ``train/``), else
+    on the validation split; ``test_split`` names another.
+
     Where nothing names a validation split, about ``val_fraction`` of every class is set aside: a
     hash of a video's own path decides, so that adding videos moves none of the others. Only where
     a class would be left without a training or a validation video, one changes sides.
 
     Args:
         val_fraction: Part of each class to validate on where the data set names no split.
+        test_split: The split to test on; ``None``: see above.
         **kwargs: As for `VideoDataModule`.
     """
 
-    def __init__(self, *, val_fraction: float = 0.2, **kwargs: Any) -> None:
+    def __init__(
+        self, *, val_fraction: float = 0.2, test_split: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self._finds_test = test_split is None
+        self.splits["test"] = test_split or self.splits["val"]
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction must be between 0 and 1, got {val_fraction}")
         self.val_fraction = val_fraction
+
+    def setup(self, stage: str | None = None) -> None:
+        """See `VideoDataModule.setup`."""
+        if self._finds_test and self.root.is_dir() and self.has_split("test"):
+            self.splits["test"] = "test"
+        self._finds_test = False
+        super().setup(stage)
+
+    def has_split(self, split: str) -> bool:
+        """Whether the data set has a split in the form in which it has the training split."""
+        if find_list(self.root, self.splits["train"]):
+            return find_list(self.root, split) is not None
+        if (self.root / "videos.csv").is_file():
+            return split in read_list(self.root / "videos.csv").columns.get("split", ())
+        folder = self.root / split
+        if not (self.root / self.splits["train"]).is_dir() or not folder.is_dir():
+            return False
+        if any(entry.is_dir() for entry in os.scandir(folder)):
+            return True
+        self.tell(f"{folder} holds no class folders and is not used")
+        return False
 
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
@@ -55,7 +87,7 @@ class Folder(VideoDataModule):
                 "or name yours with data.train_split, data.val_split and data.test_split"
             )
         folder = self.root / split if has_splits else self.root
-        videos = scan_class_folders(folder)
+        videos = scan_class_folders(folder, self.tell)
         if self.leaves_out(split):
             check_readable(folder, videos, self.sampling.decoder, self.decode_timeout)
         if not has_splits:
@@ -139,19 +171,6 @@ def find_list(folder: Path, split: str) -> Path | None:
     """``<split>.csv``, .txt or .list in a folder, if there is one."""
     candidates = (folder / f"{split}{suffix}" for suffix in (".csv", ".txt", ".list"))
     return next((path for path in candidates if path.is_file()), None)
-
-
-def from_class_folders(
-    root: Path, folder: Path, videos: dict[str, list[str]]
-) -> tuple[Records, list[str]]:
-    """Records of the class folders under ``folder``, with paths relative to ``root``."""
-    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    rows = [
-        (f"{prefix}{path}", label)
-        for label, paths in enumerate(videos.values())
-        for path in paths
-    ]  # fmt: skip
-    return Records(root, [path for path, _ in rows], [label for _, label in rows]), list(videos)
 
 
 def check_readable(

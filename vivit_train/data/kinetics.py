@@ -5,10 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from sys import intern
 
+from vivit_train.data.class_folders import from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.folder import find_list, from_class_folders
+from vivit_train.data.folder import find_list
 from vivit_train.data.list_records import records_from_list
-from vivit_train.data.records import Records, is_video, scan_class_folders
+from vivit_train.data.records import Records, is_video
 from vivit_train.data.tables import check_width, read_rows, read_text
 from vivit_train.errors import UserError
 
@@ -43,7 +44,7 @@ class Kinetics(VideoDataModule):
             return records_from_list(listing, roots, lists, self.tell)
         if (self.root / split).is_dir():
             return from_class_folders(
-                self.root, self.root / split, scan_class_folders(self.root / split)
+                self.root, self.root / split, scan_class_folders(self.root / split, self.tell)
             )
         raise UserError(
             f"{self.root} holds no split {split!r} of {self.name}: expected "

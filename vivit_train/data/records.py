@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vivit_train.class_names import shorten
-from vivit_train.errors import UserError
 from vivit_train.video.watch import Source
 
 if TYPE_CHECKING:
@@ -180,31 +178,3 @@ def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[
         elif depth and entry.name not in skip and entry.is_dir():
             for below in list_videos(Path(entry.path), depth - 1, skip):
                 yield f"{entry.name}/{below}"
-
-
-def scan_class_folders(folder: Path) -> dict[str, list[str]]:
-    """Videos in ``folder/<class name>/``, sorted; class name -> paths relative to ``folder``.
-
-    Raises:
-        UserError: If there are no class folders, or one of them holds no video file.
-    """
-    classes = sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "._"
-    )
-    if not classes:
-        raise UserError(
-            f"{folder} holds no class folders; expected {folder}/<class name>/<video>.mp4"
-        )
-    videos = {
-        name: sorted(
-            f"{name}/{entry.name}" for entry in os.scandir(folder / name) if is_video(entry.name)
-        )
-        for name in classes
-    }
-    empty = [name for name, paths in videos.items() if not paths]
-    if empty:
-        raise UserError(
-            f"no video file in {shorten([str(folder / name) for name in empty])}: add videos "
-            f"({', '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder"
-        )
-    return videos

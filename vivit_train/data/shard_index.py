@@ -219,8 +219,7 @@ def _read(file: BinaryIO, shard: Shard) -> None:
         if current in seen:
             raise ShardFault(f"the sample {current} is there twice")
         seen.add(current)
-        if videos or texts:
-            _add(shard, current, videos, texts)
+        _add(shard, current, videos, texts)
         videos.clear()
         texts.clear()
 
@@ -231,7 +230,10 @@ def _read(file: BinaryIO, shard: Shard) -> None:
             end = member.offset_data + -(-member.size // 512) * 512
             folder, base = os.path.split(member.name)
             stem, _, suffix = base.partition(".")
-            if member.isdir() or not stem:
+            if member.isdir():
+                continue
+            if not stem:
+                _leave_out(shard, "with a dot at the beginning")
                 continue
             key = os.path.join(folder, stem)
             if key != current:
@@ -266,6 +268,10 @@ def _check_end(file: BinaryIO, end: int, size: int) -> None:
         )
 
 
+def _leave_out(shard: Shard, reason: str) -> None:
+    shard.skipped[reason] = shard.skipped.get(reason, 0) + 1
+
+
 def _add(shard: Shard, key: str, videos: list[tarfile.TarInfo], texts: Mapping[str, bytes]) -> None:
     """One sample."""
     if len(videos) > 1:
@@ -279,8 +285,7 @@ def _add(shard: Shard, key: str, videos: list[tarfile.TarInfo], texts: Mapping[s
     if not isinstance(fields, dict):
         raise ShardFault(f"{key}.json holds no fields")
     if not videos:
-        reason = str(fields.get("status") or "no video")
-        shard.skipped[reason] = shard.skipped.get(reason, 0) + 1
+        _leave_out(shard, str(fields.get("status") or "no video"))
         return
     label, source = label_of(fields, plain, shard.label_key)
     if isinstance(label, bool) or not isinstance(label, int | str | None):

@@ -20,6 +20,7 @@ from vivit_train.errors import UserError
 
 # Where labels may be captions: as many names as this part of the videos are not classes.
 MOST_NAMES = 0.5
+_IS_PATTERN = re.compile(r"[*?[{]|\.tar$")  # of shards, not the name of a split
 
 
 class WebDataset(Folder):
@@ -75,6 +76,13 @@ class WebDataset(Folder):
                 ) from None
         super().setup(stage)
 
+    def has_split(self, split: str) -> bool:
+        """See `Folder.has_split`."""
+        train = self.splits["train"]
+        return not _IS_PATTERN.search(train) and all(
+            find_shards(self.url, _patterns(name)) for name in (train, split)
+        )
+
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
         found, is_own = self._find(split)
@@ -92,7 +100,7 @@ class WebDataset(Folder):
 
     def _find(self, split: str) -> tuple[dict[str, Stat], bool]:
         """A split's shards, and whether they are its own or all there are."""
-        if re.search(r"[*?[{]|\.tar$", split):
+        if _IS_PATTERN.search(split):
             found = find_shards(self.url, [split])
             if not found:
                 raise UserError(f"no shard under {self.url} matches {split!r}")
@@ -130,7 +138,7 @@ class WebDataset(Folder):
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
             rank_zero_warn(
                 f"{self.name}: {counts.total()} of the {every} samples in the shards of {split} "
-                f"have no video and are left out: {reasons}"
+                f"are left out: {reasons}"
             )
 
     def _check_labels(self, shards: Sequence[Shard]) -> None:

@@ -1,0 +1,89 @@
+"""Videos in a folder per class: what is taken, and what is left out."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from vivit_train.class_names import shorten
+from vivit_train.data.records import VIDEO_SUFFIXES, Records, is_video
+from vivit_train.errors import UserError
+
+# Why something in such a folder is not taken for a video.
+_HIDDEN = "with a dot at the beginning"
+_UNDERSCORE = "with an underscore at the beginning"
+_LOOSE = "videos outside a class folder"
+_DEEPER = "folders within a class folder"
+_OTHER = "files without the suffix of a video"
+# What systems leave in every folder, of which nothing needs to be said.
+_SYSTEM_FILES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini"])
+
+
+def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, list[str]]:
+    """Videos in ``folder/<class name>/``, sorted; class name -> paths relative to ``folder``.
+
+    Args:
+        folder: Where the class folders are.
+        tell: Is told what is left out, how much and for example what.
+
+    Raises:
+        UserError: If there are no class folders, or one of them holds no video file.
+    """
+    videos: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and entry.name[0] not in "._":
+            videos[entry.name] = _scan_class(folder, entry.name, left_out)
+        elif entry.is_dir():
+            reason = _HIDDEN if entry.name[0] == "." else _UNDERSCORE
+            left_out.setdefault(f"folders {reason}", []).append(entry.name)
+        elif is_video(entry.name):
+            left_out.setdefault(_LOOSE, []).append(entry.name)
+    told = "; ".join(
+        f"{len(names)} {reason} ({shorten(names, 3)})" for reason, names in left_out.items()
+    )
+    if not videos:
+        raise UserError(
+            f"{folder} holds no class folders; expected {folder}/<class name>/<video>.mp4"
+            f"{f'. Left out: {told}' if told else ''}"
+        )
+    empty = [name for name, paths in videos.items() if not paths]
+    if empty:
+        raise UserError(
+            f"no video file in {shorten([str(folder / name) for name in empty])}: add videos "
+            f"({', '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder"
+            f"{f'. Left out: {told}' if told else ''}"
+        )
+    if told:
+        tell(f"left out under {folder}: {told}")
+    return videos
+
+
+def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list[str]:
+    """The videos of one class; adds to what is left out."""
+    paths = []
+    for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
+        path = f"{name}/{entry.name}"
+        if entry.name in _SYSTEM_FILES:
+            continue
+        if entry.name[0] == ".":
+            left_out.setdefault(f"files {_HIDDEN}", []).append(path)
+        elif is_video(entry.name):
+            paths.append(path)
+        elif entry.is_dir():
+            left_out.setdefault(_DEEPER, []).append(path)
+        else:
+            left_out.setdefault(_OTHER, []).append(path)
+    return paths
+
+
+def from_class_folders(
+    root: Path, folder: Path, videos: dict[str, list[str]]
+) -> tuple[Records, list[str]]:
+    """Records of the class folders under ``folder``, with paths relative to ``root``."""
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    rows = [
+        (f"{prefix}{path}", label)
+        for label, paths in enumerate(videos.values())
+        for path in paths
+    ]  # fmt: skip
+    return Records(root, [path for path, _ in rows], [label for _, label in rows]), list(videos)
