@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from vivit_train.launch import errors_in_one_line, leave_cores_to_workers
 
@@ -20,25 +21,39 @@ VERBS = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """One that says in one line what is wrong, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with a message."""
+        self.exit(2, f"error: {message}; {self.prog} --help says what there is\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb; the verb's module imports what is heavy only when it runs."""
     leave_cores_to_workers()
-    parser = argparse.ArgumentParser(
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = Parser(
         prog="vivit", description="Evaluate and use trained ViViT models; train.py trains them."
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    parsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = {}
     for name in VERBS:
         verb = import_module(f"vivit_train.commands.{name.replace('-', '_')}")
         first_line = (verb.__doc__ or "").splitlines()[0]
-        subparser = verbs.add_parser(
+        verbs[name] = parsers.add_parser(
             name,
             help=first_line,
             description=verb.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.add_arguments(subparser)
-        subparser.set_defaults(run=verb.run)
-    parsed = parser.parse_args(arguments)
+        verb.add_arguments(verbs[name])
+        verbs[name].set_defaults(run=verb.run)
+    if arguments and arguments[0] in verbs:
+        # Options may stand anywhere, also between KEY=VALUE words, which sub-parsers cannot.
+        parsed = verbs[arguments[0]].parse_intermixed_args(arguments[1:])
+    else:
+        parsed = parser.parse_args(arguments)
     with errors_in_one_line():
         sys.exit(parsed.run(parsed))
 

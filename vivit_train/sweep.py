@@ -318,7 +318,7 @@ def sweep(arguments: Sequence[str]) -> int:
     overrides = list({o.key_or_group: o for o in parse_overrides(words, sweeps=True)}.values())
     check(overrides)
     is_new = names_the_moment(settings.sweep, "dir")
-    with owned(Path(str(settings.sweep.dir)).expanduser(), "hydra.sweep.dir", is_new) as home:
+    with owned(Path(str(settings.sweep.dir)), "hydra.sweep.dir", is_new) as home:
         running = Sweep(build_search(home, overrides, settings), build_launcher(settings))
         failed = running.run()
         return report(home, failed, running.received)

@@ -147,7 +147,9 @@ def parse_overrides(words: Sequence[str], sweeps: bool = False) -> list[Override
                 f"have a meaning of their own there, except in quotes: {key}='\"...\"' for a shell"
             ) from None
         if parsed[-1].is_sweep_override() and not sweeps:
-            raise UserError(f"{word}: several values are a sweep, a run for each: add -m")
+            raise UserError(
+                f"{word}: several values are a sweep, with a run for each; add -m to train.py"
+            )
     return parsed
 
 

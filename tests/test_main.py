@@ -1,0 +1,75 @@
+"""The command line of `vivit`: options stand anywhere, and mistakes take one line."""
+
+import argparse
+
+import pytest
+
+from vivit_train import __main__
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch):
+    """What a verb's ``run`` gets from a command line."""
+
+    def parse(*words: str) -> argparse.Namespace:
+        calls: list[argparse.Namespace] = []
+        module = f"vivit_train.commands.{words[0].replace('-', '_')}"
+        monkeypatch.setattr(f"{module}.run", lambda arguments: calls.append(arguments) or 0)
+        with pytest.raises(SystemExit) as end:
+            __main__.main(words)
+        assert end.value.code == 0
+        return calls[0]
+
+    return parse
+
+
+def test_options_stand_between_words(parsed) -> None:
+    got = parsed("describe", "model=x", "--num-classes", "174", "trainer.accelerator=gpu", "--json")
+    assert got.overrides == ["model=x", "trainer.accelerator=gpu"]
+    assert (got.num_classes, got.json) == (174, True)
+    got = parsed("evaluate", "--output", "out", "RUN", "seed=1", "--output", "other", "name=x")
+    assert (got.checkpoint, got.overrides) == ("RUN", ["seed=1", "name=x"])
+    assert str(got.output) == "other"
+    got = parsed("predict", "a=b.ckpt", "--top-k", "2", "c=(1).mp4", "--json", "d.mp4")
+    assert (got.checkpoint, got.videos) == ("a=b.ckpt", ["c=(1).mp4", "d.mp4"])
+    got = parsed("check", "data=csv", "--quick", "--", "-odd=1")
+    assert got.overrides == ["data=csv", "-odd=1"]
+
+
+@pytest.mark.parametrize("verb", __main__.VERBS)
+def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
+    needed = {
+        "compare": ["RUN"], "evaluate": ["RUN"], "predict": ["RUN", "clip.mp4"],
+        "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
+        "show-batch": ["--output", "x"],
+    }  # fmt: skip
+    assert parsed(verb, *needed.get(verb, []))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["describe", "seed=1", "-m"], "unrecognized arguments: -m; vivit describe --help"),
+        (["describe", "--num-classes", "x"], "invalid int value: 'x'"),
+        (["prepare"], "--output"),
+        (["predict"], "checkpoint"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        ([], "VERB"),
+    ],
+)
+def test_mistakes_take_one_line(words, message, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        __main__.main(words)
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_help_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        __main__.main(["--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    assert all(verb in told for verb in ("show-batch", "predict"))
