@@ -20,6 +20,7 @@ from tests.conftest import REPOSITORY
 from tests.golden_files import GOLDEN
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.errors import UserError
 from vivit_train.loggers import build_loggers
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage
@@ -190,7 +191,7 @@ def test_experiments_follow_the_paper(option: str) -> None:
     if variant == "scenic":
         assert option in RELEASED
         return
-    assert optim["lr"] == LEARNING_RATES[data]
+    assert (optim["lr"], optim["lr_batch_size"]) == (LEARNING_RATES[data], 64)
     assert plain["model"]["temporal_layers"] == (4 if "_fe" in model else None)
     assert (plain["model"]["image_size"], from_image["positions"]) == (224, "tile")
     assert plain["data"]["eval_views"] == ([1, 3] if option == "vivit_l_fe_k400" else [4, 3])
@@ -273,6 +274,20 @@ def test_experiments_say_what_they_are(option: str) -> None:
     assert re.search(r"[Ss]tarts from an? (ImageNet-21k )?Vi(Vi)?T-[BLH]/1", head)
 
 
+@pytest.mark.parametrize("option", RECIPES)
+def test_the_papers_recipes_start_from_weights(option: str) -> None:
+    """Or from scratch where that is said; what needs no weights does not ask for them."""
+    config = compose_config([f"experiment={option}", "data.root=/x"])
+    with pytest.raises(UserError, match=r"model\.pretrained is not set.*model\.pretrained=none"):
+        to_plain(config)
+    assert to_plain(config, needs_weights=False)["model"]["pretrained"] is None
+    for word in ("none", "null"):
+        plain = composed(f"experiment={option}", "data.root=/x", f"model.pretrained={word}")
+        assert plain["model"]["pretrained"] is None
+    assert experiment(option)["model"]["pretrained"]
+    assert plain["optim"]["lr_batch_size"] == 64
+
+
 def test_the_demo_has_an_experiment_for_each_model() -> None:
     for option in ("demo_fe", "demo_fsa", "demo_fdp"):
         plain = experiment(option)
@@ -291,7 +306,7 @@ def test_a_value_on_the_command_line_wins_over_what_a_data_set_sets() -> None:
     assert epochs[0] < epochs[1] == 30  # the demo sets its own
     plain = composed("trainer.max_epochs=77", "optim.lr=0.5")
     assert (plain["trainer"]["max_epochs"], plain["optim"]["lr"]) == (77, 0.5)
-    plain = composed("experiment=vivit_b_k400", "trainer.max_epochs=3")
+    plain = composed("experiment=vivit_b_k400", "model.pretrained=none", "trainer.max_epochs=3")
     assert plain["trainer"]["max_epochs"] == 3
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tests.conftest import REPOSITORY, hears_ctrl_c
 from tests.faults import same_run
+from train import train
 from vivit_train import load
+from vivit_train.config import compose_config
+from vivit_train.errors import UserError
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -140,28 +145,72 @@ def test_torchrun(small: tuple[str, ...], tmp_path: Path, command) -> None:
     assert results["num_videos_scored"] == 16
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
-        (["+trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
-        (["model=vivit_bb"], "did you mean vivit_b or "),
-        (["optim.lr=fast"], "optim.lr=fast: expected a number"),
-        (["experiment=nope"], "experiment=nope: there is no such option"),
-        (["ckpt_path=nowhere.ckpt"], "expected RUN/checkpoints/last.ckpt"),
-    ],
-)
-def test_mistakes_are_answered_before_torch_is_imported(words, message, command) -> None:
+MISTAKES = {
+    "trainer.max_epoch=3": "did you mean trainer.max_epochs",
+    "+trainer.max_epoch=3": "did you mean trainer.max_epochs",
+    "++trainer.max_epoch=3": "did you mean trainer.max_epochs",
+    "ckpt_path=null +optim.lrr=1": "there is no key 'optim.lrr'",
+    "++ckpt_path=none optim.lrr=1": "there is no key 'optim.lrr'",
+    "ckpt_path=auto run_dir=x +optim.lrr=1": "there is no key 'optim.lrr'",
+    "--cfg job +optim.lrr=1": "there is no key 'optim.lrr'",
+    "+optim.lrr=1 --info all": "there is no key 'optim.lrr'",
+    "seed=1 -m +optim.lrr=1,2": "there is no key 'optim.lrr'",
+    "--config-dir x +optim.lrr=1": "no key can be added",
+    "~optim.lr": "keys can be set, not removed",
+    "+seed=1": "+seed=1: the key exists, write it without the +",
+    "--fast": "unrecognized arguments: --fast",
+    "model=vivit_bb": "did you mean vivit_b or ",
+    "experiment=nope": "experiment=nope: there is no such option",
+    "data=video": "data=video is what all data sets have in common",
+    "optim={lr: 1}": "optim={lr: 1}: there is no such option",
+    "optim.lr=fast": "optim.lr=fast: expected a number",
+    "optim.lr=1e-4,3e-4": "add -m",
+    "optim.lr=1e-4,x -m": "optim.lr=x: expected a number",
+    "data.batch_size=null": "data.batch_size=null: expected a whole number",
+    "data.frame_stride=${optim.lr}": "data.frame_stride=0.001: expected a whole number",
+    "model.from_image={inflation: x}": "model.from_image.inflation=x: expected central",
+    "model.from_image={x: 1}": "there is no key 'model.from_image.x'",
+    "data.root=/nowhere": "To use the videos in that folder add data=folder",
+    "ckpt_path=nowhere.ckpt": "expected RUN/checkpoints/last.ckpt",
+    "--cfg job ckpt_path=nowhere.ckpt": "config.yaml in its folder",
+    "hydra.launcher.n_jobs=0 -m": "hydra.launcher.n_jobs=0: expected a whole number",
+    "hydra.launcher.jobs=2 -m": "hydra.launcher.jobs",
+    "experiment=vivit_b_k400": "model.pretrained=none to start from scratch",
+}
+
+
+def test_mistakes_are_answered_in_a_line_before_torch_is_imported(command) -> None:
     probe = (
-        "import runpy, sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "try: runpy.run_path('train.py', run_name='__main__')\n"
-        "except SystemExit as end: print(end, file=sys.stderr)\n"
+        "import json, runpy, sys\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['train.py', *words]\n"
+        "    try: runpy.run_path('train.py', run_name='__main__')\n"
+        "    except SystemExit as end: print(json.dumps(end.code))\n"
         "assert 'torch' not in sys.modules"
     )
-    done = command("-c", probe, *words)
+    lines = [shlex.split(line.replace("{", "'{").replace("}", "}'")) for line in MISTAKES]
+    done = command("-c", probe, json.dumps(lines))
     assert done.returncode == 0, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    for words, expected, message in zip(MISTAKES, MISTAKES.values(), told, strict=True):
+        assert message.startswith("error: "), words
+        assert expected in message, words
+        assert len(message.splitlines()) == 1, words
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "trainer.val_check_interval=100",
+            "trainer.val_check_interval=100: an epoch has 8 batches",
+        ),
+        ("trainer.limit_train_batches=0.01", "Please increase the"),
+    ],
+)
+def test_what_only_the_data_can_tell(word, message, small, tmp_path: Path) -> None:
+    with pytest.raises((UserError, MisconfigurationException), match=message):
+        train(compose_config([*small, f"run_dir={tmp_path}/run", word]))
 
 
 @pytest.mark.parametrize(("given", "spins"), [(None, "10000"), ("5", "5")])

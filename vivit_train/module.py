@@ -165,12 +165,21 @@ class VivitModule(LightningModule):
         the loaders before a resumed run has restored its progress.
 
         Raises:
-            UserError: If the run has no end, or the warm-up does not end before it.
+            UserError: If the run has no end, or validation is asked for after more batches than an
+                epoch has.
         """
         trainer = self.trainer
         batches = len(self.data.train_dataloader())
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        interval = trainer.val_check_interval
+        counts_within_epochs = trainer.check_val_every_n_epoch is not None
+        if isinstance(interval, int) and interval > batches and counts_within_epochs:
+            raise UserError(
+                f"trainer.val_check_interval={interval}: an epoch has {batches} batches. Give that "
+                "or less, a share of the epoch such as 0.5, or, to count batches on from epoch to "
+                "epoch, trainer.check_val_every_n_epoch=null"
+            )
         steps_per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
         ends = [trainer.max_steps] if trainer.max_steps > 0 else []
         max_epochs = trainer.max_epochs or -1

@@ -337,10 +337,11 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """``auto`` made definite: bf16-mixed, or 32-true where bf16 would be slower.
 
     Raises:
-        UserError: For 16-mixed on a CPU, which Lightning would silently run as bf16.
+        UserError: For half precision on a CPU: Lightning would silently run 16-mixed as bf16, and
+            16-true takes minutes for what others do in a second.
     """
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if str(precision) in ("16-mixed", "16") and on_cpu:
+    if str(precision) in ("16-mixed", "16", "16-true") and on_cpu:
         raise UserError(
             f"trainer.precision={precision} needs a GPU; on a CPU use bf16-mixed or 32-true"
         )

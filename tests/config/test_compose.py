@@ -219,7 +219,12 @@ class TestCompletingASavedConfiguration:
         "words",
         [
             ("experiment=demo_fe", "seed=3", "callbacks.ema_decay=0.9"),
-            ("experiment=vivit_l_fe_ssv2", "data.root=/s", "augment.flip_labels=[[left,right]]"),
+            (
+                "experiment=vivit_l_fe_ssv2",
+                "data.root=/s",
+                "model.pretrained=none",
+                "augment.flip_labels=[[left,right]]",
+            ),
             ("data=webdataset", "data.root=s3://bucket", "data.name=mine", "optim.freeze=[head]"),
             ("data=kinetics400", "data.root=/k", "logger=wandb", "optim=adamw", "augment=none"),
         ],

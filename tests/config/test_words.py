@@ -114,7 +114,10 @@ def test_a_real_shell(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("optim.lr=1e-4,3e-4", "several values are a sweep, with a run for each; add -m to train.py"),
+        (
+            "optim.lr=1e-4,3e-4",
+            "several values are a sweep, with a run for each; add -m to train.py",
+        ),
         ("seed=range(1,4)", "add -m"),
         ("data.root='a','b'", "add -m"),
         ("~optim.lr", "keys can be set, not removed"),

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.config import compose_config, to_plain
 
     check_limits(arguments)
-    config = to_plain(compose_config(arguments.overrides))
+    config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train.data.check import check, jobs_of, jobs_to_do
     from vivit_train.data.verdicts import FILE_NAME, VerdictFile

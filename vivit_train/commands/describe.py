@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.num_classes < 1:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
-    config = to_plain(compose_config(arguments.overrides))
+    config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train.data.settings import check_count, check_views
 

@@ -1,7 +1,7 @@
 """Check a run before it starts: data, loss, gradients, speed and memory, a verdict per line.
 
   vivit doctor data=folder data.root=/data/mine model.pretrained=google/vivit-b-16x2-kinetics400
-  vivit doctor experiment=vivit_l_fe_ssv2 data.root=/data/ssv2 --seconds 120
+  vivit doctor model=vivit_l_fe data=ssv2 data.root=/data/ssv2 --seconds 120
 
 KEY=VALUE are those of train.py, and so are the defaults. On one device it decodes a batch, looks at
 its pixels, compares the first loss with that of guessing, learns one batch by heart, sees whether

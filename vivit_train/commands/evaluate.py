@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         saved = complete_config(OmegaConf.create(classifier.config))
         config = override_config(saved, arguments.overrides)
-    plain = to_plain(config)
+    plain = to_plain(config, needs_weights=False)
 
     def asks_for(key: str) -> bool:
         return any(word.lstrip("+").startswith(key) for word in arguments.overrides)

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.config import compose_config, to_plain
 
     check_options(arguments)
-    config = to_plain(compose_config(arguments.overrides))
+    config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train.data.manifest import FILE_NAME, Manifest
     from vivit_train.data.prepare import (

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--clips must be 1 or more, got {arguments.clips}")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"--output {arguments.output} is a file; give a folder")
-    plain = to_plain(compose_config(arguments.overrides))
+    plain = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train import training
 

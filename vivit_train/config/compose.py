@@ -21,6 +21,8 @@ from vivit_train.errors import UserError
 from vivit_train.terminal import say
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs"
+# What a recipe has for model.pretrained that is to be given: Hydra merges no ??? over a null.
+REQUIRED = "required"
 _DEMO = "vivit_train.data.demo.Demo"
 
 
@@ -177,7 +179,7 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
     """
     plain = _resolve(config)
     model = plain.get("model", {})
-    if model.get("pretrained") == "???":
+    if model.get("pretrained") == REQUIRED:
         if needs_weights:
             raise UserError(
                 "model.pretrained is not set, and this recipe starts from pretrained weights: give "
@@ -191,17 +193,15 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain values, references resolved; ``model.pretrained`` may be missing (``???``)."""
+    """Plain values, references resolved."""
+    data = config.get("data")
+    if isinstance(data, DictConfig) and OmegaConf.is_missing(data, "_target_"):
+        raise UserError(
+            "data=video is what all data sets have in common, and none of them: name one, e.g. "
+            "data=folder"
+        )
     try:
-        missing = OmegaConf.missing_keys(config) - {"model.pretrained"}
-        if "data._target_" in missing:
-            raise UserError(
-                "data=video is what all data sets have in common, and none of them: name one, e.g. "
-                "data=folder"
-            )
-        if missing:
-            raise UserError(f"{min(missing)} is not set: give it a value")
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {_line(error)}") from None
     assert isinstance(plain, dict)
@@ -291,6 +291,11 @@ def _check_key(config: DictConfig, key: str) -> None:
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:
+    if isinstance(value, Mapping) and isinstance(OmegaConf.select(config, key), DictConfig):
+        for name, part in value.items():
+            _check_key(config, f"{key}.{name}")
+            _set(config, f"{key}.{name}", part)
+        return
     try:
         OmegaConf.update(config, key, value, force_add=False)
     except OmegaConfBaseException as error:
@@ -320,7 +325,7 @@ def _check_demo(config: DictConfig, before: DictConfig, overrides: Sequence[Over
     named = {override.key_or_group for override in overrides}
     root = OmegaConf.select(config, "data.root")
     if (
-        config.data._target_ == _DEMO
+        OmegaConf.select(config, "data._target_") == _DEMO
         and not named & {"data", "experiment"}
         and root not in (None, OmegaConf.select(before, "data.root"))
         and not (Path(str(root)).expanduser() / "demo.json").is_file()

@@ -64,7 +64,7 @@ def number(
 ) -> Kind:
     """A finite number, within bounds of which ``least`` and ``most`` are allowed themselves."""
     bounds = {"at least": least, "above": above, "below": below, "at most": most}
-    words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+    words = [f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None]
     return Kind(
         f"a number{' ' * bool(words)}{' and '.join(words)}",
         lambda value: (
@@ -124,6 +124,11 @@ def mapping_of(kind: Kind, example: str) -> Kind:
     )
 
 
+def off(option: str) -> Kind:
+    """Null, where an option of the group puts a mapping."""
+    return Kind(f"null; {option} turns it on", null.fits)
+
+
 no_limit = Kind("-1 for no limit", lambda value: choice(-1).fits(value))
 null = Kind("null", lambda value: value is None)
 switch = Kind("true or false", lambda value: isinstance(value, bool))
@@ -146,4 +151,4 @@ views = Kind(
 duration = Kind(
     "a time in quotes as DD:HH:MM:SS, e.g. 00:12:00:00",
     lambda value: isinstance(value, str) and bool(re.fullmatch(r"\d{1,5}:\d\d:\d\d:\d\d", value)),
-) | mapping_of(number(least=0, most=1e6), "{hours: 12}")
+) | mapping_of(number(least=0, most=1_000_000), "{hours: 12}")
