@@ -47,6 +47,7 @@ SETTINGS = (
     "trainer.limit_val_batches=0",
     "trainer.enable_progress_bar=false",
     "trainer.max_epochs=1000",
+    "optim.warmup_epochs=0",
 )
 
 

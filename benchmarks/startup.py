@@ -95,6 +95,7 @@ class Runs:
         """The demo's clips, and a run of one step to resume."""
         short = (
             "trainer.max_steps=1",
+            "optim.warmup_epochs=0",
             "trainer.limit_val_batches=1",
             "trainer.limit_test_batches=1",
         )

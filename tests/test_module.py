@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from tests.model.test_vivit import CLIPS, MODELS, TINY
 from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch
+from vivit_train.errors import UserError
 from vivit_train.module import VivitModule
 
 OPTIM = {
@@ -98,6 +99,29 @@ def test_the_learning_rate_for_this_runs_batch(
             "learning rate 0.05: optim.lr=0.1 is for 64 clips per step (optim.lr_batch_size), this "
             "run has 32 (batch 4 x 4 accumulated x 2 processes)\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_epochs": 3, "max_steps": -1}, (15, 12.5)),
+        ({"max_epochs": -1, "max_steps": 13}, (13, 12.5)),
+        ({"max_epochs": 3, "max_steps": 12}, "ends after 2.4 epochs (12 steps of 5 per epoch)"),
+        ({"max_epochs": 2, "max_steps": -1}, "ends after 2 epochs (10 steps of 5 per epoch)"),
+    ],
+)
+def test_a_warm_up_is_as_long_as_asked_for(limits: dict[str, int], expected: Any) -> None:
+    module = module_of({}, warmup_epochs=2.5)
+    module._trainer = SimpleNamespace(
+        limit_train_batches=1.0, accumulate_grad_batches=2, **limits,
+        datamodule=SimpleNamespace(train_dataloader=lambda: range(10)),
+    )  # fmt: skip
+    if isinstance(expected, tuple):
+        assert module.schedule_steps() == expected
+    else:
+        with pytest.raises(UserError) as caught:
+            module.schedule_steps()
+        assert f"optim.warmup_epochs=2.5: the run {expected}" in str(caught.value)
 
 
 def passes(module: VivitModule, clips: Tensor) -> None:

@@ -176,6 +176,10 @@ MISTAKES = {
     "hydra.launcher.n_jobs=0 -m": "hydra.launcher.n_jobs=0: expected a whole number",
     "hydra.launcher.jobs=2 -m": "hydra.launcher.jobs",
     "experiment=vivit_b_k400": "model.pretrained=none to start from scratch",
+    "optim.warmup_epochs=5 trainer.max_epochs=2": (
+        "optim.warmup_epochs=5: the run ends after 2 epochs (trainer.max_epochs=2), and the "
+        "warm-up must end before: give less than 2, e.g. optim.warmup_epochs=0.2, or 0"
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vivit_train.config import check_warmup
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
@@ -186,9 +187,10 @@ class VivitModule(LightningModule):
         ends += [steps_per_epoch * max_epochs] if max_epochs > 0 else []
         if not ends:
             raise UserError("trainer.max_epochs or trainer.max_steps must say when the run ends")
-        total, warmup = min(ends), self.optim["warmup_epochs"] * steps_per_epoch
-        # A short trial run keeps its shape: the warm-up never takes more than half of it.
-        return total, min(warmup, total / 2)
+        total, warmup_epochs = min(ends), self.optim["warmup_epochs"]
+        end = f"{total} steps of {steps_per_epoch} per epoch"
+        check_warmup(warmup_epochs, total / steps_per_epoch, end)
+        return total, warmup_epochs * steps_per_epoch
 
     def on_validation_epoch_start(self) -> None:
         """Starts the scores afresh."""

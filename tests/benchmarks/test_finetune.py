@@ -16,6 +16,7 @@ TINY = (
     "model.mlp_size=32",
     "data.num_workers=1",
     "trainer.max_epochs=2",
+    "optim.warmup_epochs=1",
     "trainer.check_val_every_n_epoch=1",
 )
 

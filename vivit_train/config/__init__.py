@@ -6,6 +6,7 @@ Nothing here imports torch: a mistake is answered before anything heavy is loade
 from vivit_train.config.compose import (
     CONFIG_DIR,
     check_keys,
+    check_warmup,
     complete_config,
     compose_config,
     override_config,
@@ -16,6 +17,7 @@ from vivit_train.config.words import command_line, parse_overrides, word_of
 __all__ = [
     "CONFIG_DIR",
     "check_keys",
+    "check_warmup",
     "command_line",
     "complete_config",
     "compose_config",

@@ -192,6 +192,25 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
     return _with_home(plain)
 
 
+def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:
+    """Refuses a warm-up of the learning rate that does not end before the run.
+
+    Args:
+        warmup_epochs: Length of the warm-up.
+        epochs: Length of the run.
+        end: What ends the run, for the message.
+
+    Raises:
+        UserError: With the arithmetic.
+    """
+    if warmup_epochs and warmup_epochs >= epochs:
+        raise UserError(
+            f"optim.warmup_epochs={warmup_epochs:g}: the run ends after {epochs:.4g} epochs "
+            f"({end}), and the warm-up must end before: give less than {epochs:.4g}, e.g. "
+            f"optim.warmup_epochs={epochs / 10:.2g}, or 0 for none"
+        )
+
+
 def _resolve(config: DictConfig) -> dict[str, Any]:
     """Plain values, references resolved."""
     data = config.get("data")
