@@ -77,12 +77,65 @@ def test_prunes_what_lags_behind(run, home: Path) -> None:
     trial = search.next()
     trial.folder.mkdir()
     assert not search.should_stop(trial)  # no validation yet
+    (trial.folder / "metrics.csv").write_text("epoch,step,val/top1\n0,7,0.0")
+    assert not search.should_stop(trial)  # half a line, of 0.09 maybe
     (trial.folder / "metrics.csv").write_text("epoch,step,val/top1\n0,7,0.01\n")
     assert search.should_stop(trial)
     trial.pruned = True
     search.done(trial)
     assert search.study.trials[5].state == optuna.trial.TrialState.PRUNED
     assert search.next() is None
+
+
+@pytest.mark.parametrize(("direction", "prunes"), [("maximize", False), ("minimize", True)])
+def test_pruning_goes_by_the_metric_in_its_direction(
+    home: Path, direction: str, prunes: bool
+) -> None:
+    """The newest is best in the metric that was chosen, and worst in val/top1."""
+    from vivit_train.search import OptunaSearch
+
+    settings = dict(n_trials=9, sampler="random", seed=0, prune=True, direction=direction)
+    (interval,) = parse_overrides([OPTUNA[1]], sweeps=True)
+    search = OptunaSearch(home, [interval], metric="mean_class_accuracy", **settings)
+    for number in range(6):
+        trial = search.next()
+        trial.folder.mkdir()
+        (trial.folder / "metrics.csv").write_text(
+            f"epoch,step,val/top1,val/mean_class_accuracy\n0,7,{1 - 0.1 * number},{0.1 * number}\n"
+        )
+        stops = search.should_stop(trial)
+        (trial.folder / "results.json").write_text('{"mean_class_accuracy": 0.5}')
+        search.done(trial)
+    assert stops is prunes
+
+
+def test_a_trial_that_ended_while_the_sweep_was_dead_is_not_started_again(home: Path) -> None:
+    import optuna
+
+    from vivit_train.search import OptunaSearch
+
+    settings = dict(n_trials=5, sampler="random", seed=0, prune=False, direction="maximize")
+    (interval,) = parse_overrides([OPTUNA[1]], sweeps=True)
+    search = OptunaSearch(home, [interval], metric="top1", **settings)
+    finished, failed, pruned, begun = (search.next() for _ in range(4))
+    failed.error, pruned.pruned = "unlucky", True
+    for trial in (finished, failed, pruned, begun):
+        trial.folder.mkdir()
+        trial.save()
+    (finished.folder / "results.json").write_text('{"top1": 0.25}')
+    search = OptunaSearch(home, [interval], metric="top1", **settings)
+    assert [search.next().number for _ in range(2)] == [begun.number, 4]
+    assert search.next() is None
+    state = optuna.trial.TrialState
+    expected = [state.COMPLETE, state.FAIL, state.PRUNED, state.RUNNING, state.RUNNING]
+    assert [trial.state for trial in search.study.trials] == expected
+    assert search.study.trials[0].value == 0.25
+
+
+def test_an_unknown_metric_is_told_before_the_first_trial(run, home: Path) -> None:
+    with pytest.raises(UserError, match="metric=val_top is not a score"):
+        run(*OPTUNA, "seed=1", "hydra.sweeper.metric=val_top")
+    assert not list(home.glob("*/starts"))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +167,7 @@ def test_hydras_syntax(word: str, expected: str) -> None:
         (["optim.lr=tag(log,interval(0.0,0.5))"], "both are above 0"),
         (
             [OPTUNA[1], "hydra.sweeper.metric=f1"],
-            "metric=f1 is not a score of results.json: to",
+            "metric=f1 is not a score of results.json: top1, top5, mean_class_accuracy, <head>",
         ),
     ],
 )

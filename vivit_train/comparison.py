@@ -16,6 +16,8 @@ from vivit_train.terminal import csv_cell, json_text, printable, say
 
 # The scores of an unfinished run are those of its last validation.
 SCORES = ("top1", "top5", "mean_class_accuracy")
+# Levels at which runs are looked for: runs/sweeps/<date>/<number> has three.
+MAX_DEPTH = 3
 # What differs between any two runs and says nothing about their scores.
 _NOT_SETTINGS = ("run_dir", "ckpt_path", "name", "callbacks.refresh_rate")
 _PNG_FONT_PX, _PNG_PAD_PX = 14, 8
@@ -46,7 +48,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of folders, each a run's or one that holds runs (a sweep's).
+    """The runs of folders, each a run's or one that holds runs.
 
     Raises:
         UserError: If a folder is neither.
@@ -55,16 +57,24 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected a run's, or a sweep's")
-        found = (
-            [folder] if is_run(folder) else sorted(filter(is_run, folder.iterdir()), key=by_name)
-        )
+        found = runs_below(folder)
         if not found:
             raise UserError(
                 f"{folder} is no run and holds none: expected results.json or config.yaml in it, "
-                "or in folders in it"
+                f"or in folders up to {MAX_DEPTH} levels below"
             )
         runs |= {path.resolve(): read_run(path) for path in found}
     return list(runs.values())
+
+
+def runs_below(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
+    """The folder itself if it is a run's, else those below it: a sweep's, or all of ``runs/``."""
+    if is_run(folder):
+        return [folder]
+    if not depth:
+        return []
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    return [run for path in sorted(inside, key=by_name) for run in runs_below(path, depth - 1)]
 
 
 def is_run(folder: Path) -> bool:
@@ -94,7 +104,7 @@ def read_run(folder: Path) -> Run:
         run.state = "finished"
         run.num_videos, run.fingerprint = results["num_videos"], results["split_fingerprint"]
         names = [*SCORES, *(k for k in results if k.endswith(("_top1", "_top5")))]
-        run.scores = {name: results[name] for name in names}
+        run.scores = {name: results[name] for name in names if name in results}
         return run
     rows = metrics(folder / "metrics.csv")
     if rows:

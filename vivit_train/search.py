@@ -1,6 +1,5 @@
 """A sweep whose values Optuna chooses; its study lies in the sweep's folder."""
 
-import csv
 import json
 import shlex
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from hydra.core.override_parser.types import (
     Transformer,
 )
 
+from vivit_train.comparison import SCORES, metrics
 from vivit_train.errors import UserError
 from vivit_train.sweep import Trial, trials_of
 
@@ -30,7 +30,9 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-MONITOR = "val/top1"  # what pruning goes by
+# Scores of results.json; each has its like in the validation. Of several heads (EPIC-Kitchens) each
+# has two of its own, such as verb_top1.
+METRICS = (*SCORES, "<head>_top1", "<head>_top5")
 _SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 
 
@@ -43,7 +45,8 @@ class OptunaSearch:
         home: The sweep's folder, which holds the study: ``optuna.db``.
         overrides: The command line's, parsed.
         n_trials: Trials in all, those of earlier calls included.
-        metric: The score of results.json to optimise.
+        metric: The score of results.json to optimise, one of `METRICS`. Pruning goes by the
+            validation's, ``val/<metric>``.
         direction: ``maximize`` or ``minimize``.
         sampler: ``tpe`` or ``random``.
         seed: Of the sampler.
@@ -70,6 +73,11 @@ class OptunaSearch:
         ):
             if value not in choices:
                 raise UserError(f"hydra.sweeper.{name}={value} is not one of {', '.join(choices)}")
+        if metric not in SCORES and not metric.endswith(("_top1", "_top5")):
+            raise UserError(
+                f"hydra.sweeper.metric={metric} is not a score of results.json: "
+                f"{', '.join(METRICS)}"
+            )
         self.space = {o.get_key_element(): distribution(o) for o in overrides if varies(o)}
         if not self.space:
             raise UserError(
@@ -93,14 +101,22 @@ class OptunaSearch:
         self._check_same({"fixed": sorted(self.fixed), "metric": metric, "space": self.space})
         # Another seed than the earlier calls had: from the same one come the same proposals.
         self.study.sampler = _SAMPLERS[sampler](seed=seed + len(self.study.trials))
-        begun = [t.number for t in self.study.trials if t.state == TrialState.RUNNING]
-        known = {trial.number: trial for trial in trials_of(home)}
-        self._left = [known[number] for number in begun if number in known]
-        for number in begun:
-            if number not in known:  # killed between proposing and starting
-                self.study.tell(number, state=TrialState.FAIL)
+        self._left: list[Trial] = []
+        self._take_up([t.number for t in self.study.trials if t.state == TrialState.RUNNING])
         self._asked: dict[int, optuna.Trial] = {}  # of this call: only those can be pruned
         self._reported: dict[int, int] = {}  # validations that Optuna knows of
+
+    def _take_up(self, begun: Sequence[int]) -> None:
+        """Sorts out the trials whose outcome an earlier call, which was killed, did not hear."""
+        known = {trial.number: trial for trial in trials_of(self.home)}
+        for number in begun:
+            trial = known.get(number)
+            if trial is None:  # proposed, but not started
+                self.study.tell(number, state=TrialState.FAIL)
+            elif trial.is_finished or trial.pruned or trial.error is not None:
+                self.done(trial)
+            else:
+                self._left.append(trial)
 
     def next(self) -> Trial | None:
         """A trial that was begun, then proposals."""
@@ -118,12 +134,12 @@ class OptunaSearch:
         asked = self._asked.get(trial.number)
         if not self.prune or asked is None:
             return False
-        scores = validation_scores(trial.folder / "metrics.csv")
+        scores = validation_scores(trial.folder / "metrics.csv", f"val/{self.metric}")
         new = scores[self._reported.get(trial.number, 0) :]
         self._reported[trial.number] = len(scores)
         for step, score in new:
             asked.report(score, step)
-        return bool(new) and asked.should_prune()
+        return bool(new and asked.should_prune())
 
     def done(self, trial: Trial) -> None:
         """Tells Optuna the outcome.
@@ -131,10 +147,9 @@ class OptunaSearch:
         Raises:
             UserError: If results.json has no such score.
         """
-        if trial.pruned:
-            self.study.tell(trial.number, state=TrialState.PRUNED)
-        elif trial.error is not None:
-            self.study.tell(trial.number, state=TrialState.FAIL)
+        if not trial.is_finished:
+            state = TrialState.PRUNED if trial.pruned else TrialState.FAIL
+            self.study.tell(trial.number, state=state)
         else:
             results = json.loads((trial.folder / "results.json").read_text(encoding="utf-8"))
             if not isinstance(results.get(self.metric), int | float):
@@ -193,10 +208,11 @@ def distribution(override: Override) -> BaseDistribution:
     return FloatDistribution(value.start, value.end, log=log)
 
 
-def validation_scores(metrics: Path) -> list[tuple[int, float]]:
-    """(step, score) of each validation in a run's metrics.csv; empty before the first."""
-    if not metrics.is_file():
-        return []
-    with metrics.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(MONITOR)]
-    return [(int(row["step"]), float(row[MONITOR])) for row in rows]
+def validation_scores(path: Path, name: str) -> list[tuple[int, float]]:
+    """(step, score) of each validation in a run's metrics.csv; empty before the first.
+
+    Args:
+        path: The metrics.csv, which may be written to at this moment.
+        name: The score's column.
+    """
+    return [(int(row["step"]), float(row[name])) for row in metrics(path) if row.get(name)]

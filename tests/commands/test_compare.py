@@ -135,3 +135,14 @@ def test_mistakes(words, message, runs: Path, monkeypatch: pytest.MonkeyPatch) -
     (runs / "empty").mkdir()
     with pytest.raises(SystemExit, match=message):
         main(["compare", *words])
+
+
+def test_runs_are_found_in_the_layout_that_they_have_by_default(tmp_path: Path, compare) -> None:
+    """``runs/<name>/<date>``, and sweeps beside them; not what lies inside of a run."""
+    places = ["demo/2026-01-01", "demo/2026-01-02", "k400/2026-01-03", "sweeps/2026-01-04/0"]
+    for number, place in enumerate((*places, "demo/2026-01-01/inner", "demo/.hidden")):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / place, lr=0.1 * (number + 1), top1=0.1 * (9 - number))
+    lines, _ = compare(tmp_path)
+    assert [line[0] for line in lines[1:5]] == [f"{tmp_path}/{place}" for place in places]
+    assert len(lines) == 5
