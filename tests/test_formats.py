@@ -122,6 +122,18 @@ def epic(root: Path, videos: Videos) -> dict[str, int]:
     return {"num_videos": 3, "num_classes": 5}
 
 
+def hmdb51(root: Path, videos: Videos) -> dict[str, int]:
+    for label in ("brush_hair", "cartwheel"):
+        marks = ((1, "a.avi"), (1, "b.avi"), (2, "c.avi"), (0, "d.avi"))
+        for _, name in marks:
+            videos.put(root / label / name)
+        folder = root / "testTrainMulti_7030_splits"
+        folder.mkdir(exist_ok=True)
+        text = "".join(f"{name} {mark} \n" for mark, name in marks)
+        (folder / f"{label}_test_split1.txt").write_text(text)
+    return {"num_videos": 2, "num_classes": 2}
+
+
 def folder(root: Path, videos: Videos) -> dict[str, int]:
     for split, number in (("train", 2), ("val", 1)):
         for label in ("waving", "jumping"):
@@ -132,10 +144,12 @@ def folder(root: Path, videos: Videos) -> dict[str, int]:
 
 def lists(root: Path, videos: Videos) -> dict[str, int]:
     for split, number in (("train", 4), ("val", 3)):
-        rows = [f"clips/{split}_{i}.mp4,{('waving', 'jumping')[i % 2]}\n" for i in range(number)]
-        for i in range(number):
-            videos.put(root / "clips" / f"{split}_{i}.mp4")
-        (root / f"{split}.csv").write_text("path,label\n" + "".join(rows))
+        videos.put(root / "clips" / f"{split}.mp4", seconds=number)
+        rows = [
+            f"clips/{split}.mp4,{('waving', 'jumping')[i % 2]},{i},0:0{i + 1}\n"
+            for i in range(number)
+        ]
+        (root / f"{split}.csv").write_text("file_name,label,start,end\n" + "".join(rows))
     return {"num_videos": 3, "num_classes": 2}
 
 
@@ -145,6 +159,7 @@ TREES: dict[str, Callable[[Path, Videos], dict[str, int]]] = {
     "kinetics700": kinetics,
     "ssv2": ssv2,
     "moments_in_time": moments,
+    "hmdb51": hmdb51,
     "epic_kitchens": epic,
     "folder": folder,
     "csv": lists,

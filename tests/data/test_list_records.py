@@ -116,7 +116,7 @@ def test_a_list_of_hmdb51_is_no_list_of_labels(tmp_path: Path) -> None:
     touch(tmp_path, "a.avi")
     path = tmp_path / "brush_hair_test_split1.txt"
     path.write_text("a.avi 1 \nb.avi 0 \nc.avi 2 \n")
-    with pytest.raises(UserError, match="is HMDB51's list of one class.*to two lists"):
+    with pytest.raises(UserError, match="is HMDB51's list of one class.*data=hmdb51"):
         records_from_list(path, (tmp_path,), [path], lambda line: None)
 
 
@@ -128,6 +128,8 @@ def test_several_splits_in_the_list_of_one(tmp_path: Path) -> None:
 
 
 def test_videos_that_are_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of the first videos.*'xxx"):
+        read(tmp_path, f"{'x' * 5000}.mp4,a\n")  # longer than a name may be
     with pytest.raises(UserError, match=r"none of the first videos.*'1\.mp4'.*data\.root"):
         read(tmp_path, "1.mp4 a\n")
 

@@ -54,7 +54,7 @@ def _root_of(listing: Listing, roots: Sequence[Path]) -> Path:
     """The first folder under which one of the first few listed files exists."""
     paths = listing.columns["path"]
     for root in roots:
-        if any((root / path).exists() for path in paths[:20]):
+        if any(os.path.exists(root / path) for path in paths[:20]):
             check_first(listing, root)
             return root
     check_first(listing, roots[0])
@@ -72,7 +72,7 @@ def check_first(listing: Listing, root: Path) -> None:
         UserError: If its path is neither a file's nor has the suffix of a video.
     """
     path = listing.columns["path"][0]
-    if not is_video(path) and not (root / path).exists():
+    if not is_video(path) and not os.path.exists(root / path):
         raise UserError(
             f"{listing.place(0)}: {cut(path)!r} is no video. If the line names the columns, one "
             f"must be the path ({', '.join(COLUMNS['path'])}) and one the label "
@@ -103,7 +103,7 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
     if re.fullmatch(r".*_test_split[0-9]+", listing.file.stem) and set(numbers) <= {0, 1, 2}:
         raise UserError(
             f"{listing.file} is HMDB51's list of one class, where 1, 2 and 0 mean training, test "
-            "and unused: write the rows marked 1 and 2 of each class, with the class, to two lists"
+            "and unused: data=hmdb51 reads these lists"
         )
     classes = _find_classes(listing.file)
     if classes:
