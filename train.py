@@ -17,6 +17,7 @@ from vivit_train.launch import (
     leave_cores_to_workers,
 )
 from vivit_train.resume import begun_or_new, resumed
+from vivit_train.stop_watch import StopWatch
 from vivit_train.sweep import is_sweep, sweep
 from vivit_train.terminal import say
 
@@ -70,7 +71,8 @@ def train(config: DictConfig) -> Path:
     if plain["ckpt_path"] is not None and is_rank_zero():
         training.check_resumable(plain, data)
     module = training.build_module(plain, data)
-    trainer, checkpoints = training.build_trainer(plain, run_dir)
+    watch = StopWatch()
+    trainer, checkpoints = training.build_trainer(plain, run_dir, watch)
     if is_rank_zero():
         for line in advice(plain, data, trainer.world_size):
             say(f"advice: {line}", file=sys.stderr)
@@ -79,7 +81,7 @@ def train(config: DictConfig) -> Path:
             if isinstance(logger, MetricsCsv):
                 logger.resume(*training.rows_of(plain["ckpt_path"]))
 
-    with launched_from(run_dir, plain):
+    with launched_from(watch, run_dir, plain):
         trainer.fit(module, datamodule=data, ckpt_path=plain["ckpt_path"], weights_only=True)
         best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
         trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

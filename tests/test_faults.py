@@ -63,6 +63,7 @@ def killed_in_write(number: int, by: int = signal.SIGKILL) -> None:
         file.write(buffer.getvalue()[: buffer.tell() // 2])
         file.flush()
         os.kill(os.getpid(), by)
+        time.sleep(60)  # it is answered by another thread
 
     torch.save = half
 
@@ -131,9 +132,9 @@ def test_a_run_that_is_told_to_stop_goes_on_the_same(
     """In the first of a step's two batches, inside a validation, in the test."""
     run = tmp_path / "run"
     for number, method, call in (
-        (signal.SIGTERM, "training_step", 5),
+        (signal.SIGHUP, "training_step", 5),
         (signal.SIGUSR1, "validation_step", 2),
-        (signal.SIGINT, "test_step", 1),
+        (signal.SIGTERM, "test_step", 1),
     ):
         training = Training(
             auto(words, run), tmp_path / "log", partial(signalled, number, method, call)
@@ -152,10 +153,10 @@ def test_a_run_that_is_told_to_stop_goes_on_the_same(
 def test_a_second_ctrl_c_leaves_at_once(words: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     training = Training([*words, f"run_dir={run}"], tmp_path / "log", interrupted_twice)
-    assert training.end() == -signal.SIGINT, training.said()
+    assert training.end() == 130, training.said()
     last = run / "checkpoints" / "last.ckpt"
     assert "SIGINT: ending after this step; Ctrl-C ends at once" in training.said()
-    assert training.said().endswith(f"saving {last}\n")
+    assert training.said().endswith(f"saving {last}\ninterrupted\n")
     assert damage(last) is None
     assert torch.load(last, weights_only=True)["global_step"] == 3
 
@@ -345,6 +346,28 @@ def test_a_dying_process_ends_the_run(victim: str, words: list[str], tmp_path: P
         assert not Path(f"/proc/{child}").exists()
         assert f"error: process 0 of this run (pid {training.pid}) is gone" in training.said()
         assert "Traceback" not in training.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["child", "main"])
+def test_a_stopped_process_does_not_make_the_run_deaf(
+    victim: str, words: list[str], tmp_path: Path
+) -> None:
+    """SIGSTOP of one of two processes, then SIGTERM to the session: saved, and nothing is left."""
+    run = tmp_path / "run"
+    words = [*ddp(words, 2), f"run_dir={run}", "trainer.max_epochs=200"]
+    training = Training(words, tmp_path / "log", partial(by_itself, tmp_path / "tmp"))
+    assert training.wait_for((run / "checkpoints" / "last.ckpt").exists), training.said()
+    (child,) = trainers_below(training.pid)
+    os.kill(child if victim == "child" else training.pid, signal.SIGSTOP)
+    time.sleep(3)  # the other waits for it
+    os.killpg(training.pid, signal.SIGTERM)
+    assert training.end(60) == 143, training.said()
+    assert "stopped by SIGTERM; go on with" in training.said()
+    deadline = time.monotonic() + 60
+    while session_of(training.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert session_of(training.pid) == []
 
 
 def trainers_below(pid: int) -> list[int]:

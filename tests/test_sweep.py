@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
 from vivit_train import folders
 from vivit_train.errors import UserError
-from vivit_train.sweep import compose_hydra, is_sweep, trials_of
+from vivit_train.sweep import Sweep, compose_hydra, is_sweep, trials_of
 
 
 @pytest.fixture
@@ -77,6 +78,18 @@ class TestGrid:
         # Another value of what does not vary makes other trials.
         assert run("seed=2", "optim.lr=0.25") == 0
         assert [trial.varied for trial in trials_of(home)][3:] == [[]]
+
+    def test_a_signal_handler_starts_no_program(self) -> None:
+        """`scancel` may take long; it runs between two looks at the trials."""
+        told: list[int] = []
+        running = Sweep(SimpleNamespace(), SimpleNamespace(n_jobs=1))
+        running._running[0] = SimpleNamespace(), SimpleNamespace(stop=told.append)
+        running._take_down(signal.SIGHUP, None)
+        running._take_down(signal.SIGINT, None)
+        assert told == []
+        running._pass_on()
+        assert told == [signal.SIGHUP, signal.SIGINT]
+        assert running.received == signal.SIGINT
 
     def test_a_folder_is_of_one_sweep_at_a_time(self, run, home: Path, monkeypatch) -> None:
         monkeypatch.setattr(folders, "HEARTBEAT_SECONDS", 0.1)

@@ -10,13 +10,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
+from vivit_train.stop_watch import StopWatch
 from vivit_train.terminal import printable, say
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
@@ -113,7 +114,9 @@ def devices_of_launcher(trainer: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def launched_from(run_dir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def launched_from(
+    watch: StopWatch, run_dir: Path | None = None, config: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Within, Lightning's launcher starts the other ranks on the run's own configuration.
 
     Its own way repeats the command line: a sweep would start the whole sweep again in each
@@ -121,7 +124,9 @@ def launched_from(run_dir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     are gone and the environment as before, so that the next run of a sweep starts from nothing.
 
     Args:
+        watch: Answers signals within.
         run_dir: The run's folder; the configuration lies there for the other ranks meanwhile.
+            ``None``: they are started by the command line of this process.
         config: The run's, resolved.
 
     Raises:
@@ -130,11 +135,11 @@ def launched_from(run_dir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     import torch.distributed
     from lightning.pytorch.strategies.launchers import subprocess_script
 
-    children: list[subprocess.Popen] = []
-    file = run_dir / f"{_STARTING}.yaml"
+    children = watch.children
 
     def command() -> list[str]:
-        OmegaConf.save(dict(config), file)
+        assert run_dir is not None
+        OmegaConf.save(dict(config or {}), run_dir / f"{_STARTING}.yaml")
         words = [sys.executable, os.path.abspath(sys.argv[0])]
         words += ["--config-path", str(run_dir.resolve()), "--config-name", _STARTING]
         return [*words, *QUIET_HYDRA]
@@ -144,41 +149,46 @@ def launched_from(run_dir: Path, config: Mapping[str, Any]) -> Iterator[None]:
         # For where this process waits in a collective for a child that is gone.
         threading.Thread(target=_end_with_children, args=(children,), daemon=True).start()
 
-    names = ("_basic_subprocess_cmd", "_hydra_subprocess_cmd", "_launch_process_observer")
-    stock = {name: getattr(subprocess_script, name) for name in names}
-    parent = _parent()
+    ours: dict[str, Any] = {"_launch_process_observer": observe}
+    if run_dir is not None:
+        # The first where Hydra has not composed the configuration, as in a resumed run.
+        ours["_basic_subprocess_cmd"] = command
+        ours["_hydra_subprocess_cmd"] = lambda local_rank: (command(), os.getcwd())
+    stock = {name: getattr(subprocess_script, name) for name in ours}
+    parent = watch.parent = _parent()
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, _PARENT)}
     end_with_parent()
-    # The first where Hydra has not composed the configuration, as in a resumed run.
-    subprocess_script._basic_subprocess_cmd = command
-    subprocess_script._hydra_subprocess_cmd = lambda local_rank: (command(), os.getcwd())
-    subprocess_script._launch_process_observer = observe
+    for name, function in ours.items():
+        setattr(subprocess_script, name, function)
     os.environ[_PARENT] = str(os.getpid())
     grace = 0.0
-    try:
-        yield
-        grace = GRACE_SECONDS
-    except SystemExit:  # of all processes at the same step
-        grace = GRACE_SECONDS
-        raise
-    except Exception as error:
-        lost = None if isinstance(error, UserError | OSError) else _lost(children, parent, 3.0)
-        if lost is not None:
-            raise ProcessLost(lost) from error
-        raise
-    finally:
-        _end(children, grace)
-        if children:
-            file.unlink(missing_ok=True)
-        for name, function in stock.items():
-            setattr(subprocess_script, name, function)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with watch:
+        try:
+            yield
+            grace = GRACE_SECONDS
+        except SystemExit as end:  # of all processes at the same step
+            if end.code == 1 and watch.received == signal.SIGINT:  # Lightning's, before training
+                raise KeyboardInterrupt from None
+            grace = GRACE_SECONDS
+            raise
+        except Exception as error:
+            lost = None if isinstance(error, UserError | OSError) else _lost(children, parent, 3.0)
+            if lost is not None:
+                raise ProcessLost(lost) from error
+            raise
+        finally:
+            _end(children, grace)
+            if children and run_dir is not None:
+                (run_dir / f"{_STARTING}.yaml").unlink(missing_ok=True)
+            for name, function in stock.items():
+                setattr(subprocess_script, name, function)
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 def _lost(
@@ -225,13 +235,15 @@ def _end_with_children(children: list[subprocess.Popen]) -> None:
 
 
 def _end(children: list[subprocess.Popen], seconds: float) -> None:
-    """Waits for the children and kills those that are left."""
+    """Waits for the children and kills those that are left, also if the wait is interrupted."""
     deadline = time.monotonic() + seconds
-    for child in children:
-        try:
-            child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
+    try:
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for child in children:
+            child.kill()  # nothing where it has ended
             child.wait()
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from vivit_train.config import compose_config, to_plain
 from vivit_train.errors import UserError
 from vivit_train.sweep import Job, Trial
+
+COMMAND_SECONDS = 60.0  # for SLURM's commands
 
 # A line of Python's or of ours that says why a program ended.
 _ERROR_LINE = re.compile(r"(error: |[\w.]*(Error|Exception|Lost|Interrupt)\b)")
@@ -140,7 +143,9 @@ class SlurmJob(LocalJob):
             log.seek(self.begin)
             match = re.match(rb"(\d+)(;\S+)?\n", log.read(256))
         if match:
-            subprocess.run(["scancel", match[1].decode()], check=False)
+            # A controller that does not answer must not hold up the other trials.
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(["scancel", match[1].decode()], check=False, timeout=COMMAND_SECONDS)
         else:  # not submitted yet
             super().stop(signal.SIGTERM)
 

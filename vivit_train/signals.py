@@ -13,10 +13,10 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.resume import resume_command
+from vivit_train.stop_watch import STOPPING, StopWatch
 from vivit_train.terminal import say
-
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(SystemExit):
@@ -40,7 +40,9 @@ class Stopped(SystemExit):
 def requeue(job: str) -> str:
     """Puts a SLURM job back into the queue. Returns what became of it."""
     try:
-        done = subprocess.run(["scontrol", "requeue", job], check=False)
+        done = subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "could not be queued again: scontrol has not answered for 60 s"
     except OSError as error:  # e.g. in a container without SLURM's commands
         return f"could not be queued again: scontrol: {error.strerror}"
     if done.returncode:
@@ -56,23 +58,26 @@ def slurm_job() -> str | None:
 
 
 class StopSignals(Checkpoint):
-    """On SIGTERM, SIGUSR1 or Ctrl-C ends the run after the step at hand, or inside validation.
+    """At a signal of `STOPPING` ends the run after the step at hand, or inside validation.
 
     A handler only takes the signal down. After every optimiser step, and before every batch of an
     evaluation, the processes agree on whether any of them has one, so that none waits for another
     that is gone, and `Stopped` is raised in all of them; `Checkpoints` then saves. Steps with
-    gradients still being accumulated are finished first: no checkpoint holds gradients. A
-    Ctrl-C after that ends the process at once, also while it saves: what was saved before stays.
+    gradients still being accumulated are finished first: no checkpoint holds gradients. The
+    `StopWatch` ends the run at once at a Ctrl-C after that, or if it does not come so far.
 
     Lightning's own handlers save within the handler, between any two instructions, and broadcast
     there, which blocks for good where only some processes get the signal. They are not installed.
 
     It counts as a checkpoint callback, which Lightning calls after all others.
+
+    Args:
+        watch: Is told of the run's progress.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: StopWatch) -> None:
+        self.watch = watch
         self.received = 0
-        self._is_rank_zero = True
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -102,6 +107,8 @@ class StopSignals(Checkpoint):
         """
         if not trainer.fit_loop._should_accumulate() and not validates_next(trainer):
             self._stop_if_told()
+        else:
+            self.watch.note_progress()
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stops inside validation.
@@ -132,7 +139,12 @@ class StopSignals(Checkpoint):
         """Hands the signals back."""
         self._unlisten()
 
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """Leaves time to write: all processes come here, and wait for rank 0."""
+        self.watch.note_progress(COLLECTIVE_TIMEOUT_SECONDS)
+
     def _stop_if_told(self) -> None:
+        self.watch.note_progress()
         number = torch.tensor(self.received)
         if self._group is not None:
             dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
@@ -140,7 +152,7 @@ class StopSignals(Checkpoint):
             raise Stopped(int(number))
 
     def _listen(self, trainer: Trainer) -> None:
-        self._is_rank_zero = trainer.is_global_zero
+        self.watch.note_progress()
         if trainer.world_size > 1:
             # On the CPU: agreeing does not wait for a device.
             self._group = dist.new_group(backend="gloo")
@@ -148,23 +160,17 @@ class StopSignals(Checkpoint):
             # A run in the background is started with SIGINT ignored, and goes on ignoring it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._take_down)
+        self.watch.listens = True
 
     def _unlisten(self) -> None:
+        self.watch.listens = False
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
         self._group = None
 
     def _take_down(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        if not self.received:
-            self.received = number
-            if self._is_rank_zero:
-                name = signal.Signals(number).name
-                told = f"{name}: ending after this step; Ctrl-C ends at once, without saving\n"
-                os.write(2, told.encode())  # `print` might be at work at this moment
+        self.received = self.received or number
 
 
 def validates_next(trainer: Trainer) -> bool:

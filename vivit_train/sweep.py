@@ -25,6 +25,7 @@ from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
 from vivit_train.files import write_whole
 from vivit_train.folders import names_the_moment, owned
+from vivit_train.stop_watch import STOPPING, leave_terminal
 from vivit_train.terminal import say
 
 POLL_SECONDS = 0.2
@@ -181,7 +182,7 @@ def trials_of(home: Path) -> list[Trial]:
 class Sweep:
     """Runs what a search proposes where a launcher says, whatever becomes of single trials.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on to the trials, which save; no more are then started.
+    Signals that stop a run are passed on to the trials, which save; no more are then started.
 
     Args:
         search: Proposes the trials.
@@ -192,20 +193,22 @@ class Sweep:
         self.search = search
         self.launcher = launcher
         self.received = 0
+        self._untold: list[int] = []
         self._running: dict[int, tuple[Trial, Job]] = {}
 
     def run(self) -> list[Trial]:
         """Runs all trials. Returns those that failed in this call."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        before = {number: signal.signal(number, self._stop) for number in numbers}
+        before = {number: signal.signal(number, self._take_down) for number in STOPPING}
         failed = []
         try:
             while self._fill() or self._running:
+                self._pass_on()
                 for slot in list(self._running):
                     trial = self._look_after(slot)
                     if trial is not None and trial.error is not None:
                         failed.append(trial)
                 time.sleep(POLL_SECONDS)
+            self._pass_on()
         finally:
             for _, job in self._running.values():  # of a sweep that cannot go on
                 job.stop(signal.SIGTERM)
@@ -217,7 +220,7 @@ class Sweep:
         """Starts trials while there is room. Returns whether it started any."""
         began = False
         for slot in range(self.launcher.n_jobs):
-            if slot in self._running or self.received:
+            if slot in self._running or self.received or self._untold:
                 continue
             trial = self.search.next()
             if trial is None:
@@ -227,8 +230,6 @@ class Sweep:
             say(f"trial {trial.number}: {shlex.join(trial.varied)}")
             job = self.launcher.start(trial, slot)
             self._running[slot] = trial, job
-            if self.received:  # while it was being started
-                job.stop(self.received)
             began = True
         return began
 
@@ -258,10 +259,17 @@ class Sweep:
         self.search.done(trial)
         return trial
 
-    def _stop(self, number: int, frame: Any) -> None:
-        self.received = number
-        for _, job in list(self._running.values()):
-            job.stop(number)
+    def _take_down(self, number: int, frame: Any) -> None:
+        """Of a signal; what is to be done may take time, and is not done between instructions."""
+        if number == signal.SIGHUP:
+            leave_terminal()
+        self._untold.append(number)
+
+    def _pass_on(self) -> None:
+        while self._untold:
+            self.received = self._untold.pop(0)
+            for _, job in self._running.values():
+                job.stop(self.received)
 
 
 def is_sweep(words: Sequence[str]) -> bool:

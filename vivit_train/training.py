@@ -34,6 +34,7 @@ from vivit_train.run_dir import ConfigFile, versions
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
 from vivit_train.splits import SameVideos, check_same_videos
+from vivit_train.stop_watch import StopWatch
 from vivit_train.terminal import printable, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -135,8 +136,15 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
         module.compile_blocks()
 
 
-def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Checkpoints]:
+def build_trainer(
+    config: dict[str, Any], run_dir: Path, watch: StopWatch | None = None
+) -> tuple[Trainer, Checkpoints]:
     """The trainer with its callbacks and loggers, and the callback that knows the checkpoints.
+
+    Args:
+        config: The resolved configuration.
+        run_dir: Where the run writes.
+        watch: Is told of the run's progress.
 
     Raises:
         UserError: If the machine has not what the configuration asks for.
@@ -172,7 +180,7 @@ def build_trainer(config: dict[str, Any], run_dir: Path) -> tuple[Trainer, Check
             Utilisation(arguments["log_every_n_steps"]),
             Ema(callbacks["ema_decay"]),
             checkpoints,
-            StopSignals(),
+            StopSignals(watch or StopWatch()),
             SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),
             ConfigFile(run_dir, config),
             *progress,

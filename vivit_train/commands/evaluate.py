@@ -20,7 +20,8 @@ from typing import Any
 
 from vivit_train.errors import UserError
 from vivit_train.folders import owned
-from vivit_train.launch import is_rank_zero
+from vivit_train.launch import is_rank_zero, launched_from
+from vivit_train.stop_watch import StopWatch
 from vivit_train.terminal import say
 
 
@@ -46,7 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_keys(arguments.overrides)
 
-    import torch
     from omegaconf import OmegaConf
 
     from vivit_train import training
@@ -95,15 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
             heads=classifier.heads,
         )
         module.model.load_state_dict(classifier.model.state_dict())
-        trainer, _ = training.build_trainer(plain, output)
+        watch = StopWatch()
+        trainer, _ = training.build_trainer(plain, output, watch)
         trainer.loggers = []
-        trainer.test(module, datamodule=data, verbose=False)
-        assert module.accuracy is not None
-        results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
-        write_results(output, results)
-        write_report(output, module.accuracy, data)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        with launched_from(watch):
+            trainer.test(module, datamodule=data, verbose=False)
+            assert module.accuracy is not None
+            results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
+            write_results(output, results)
+            write_report(output, module.accuracy, data)
         if is_rank_zero():
             print_results(results, output)
     return 0
