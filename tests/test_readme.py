@@ -17,13 +17,16 @@ PAGES = sorted(
 
 
 def commands(program: str) -> list[str]:
-    """Lines of the pages' code blocks, and inline code, that call a program."""
+    """Lines of the pages' code blocks that call a program, and inline code of three words or more.
+
+    A word or two in a sentence, such as `vivit evaluate`, names the program.
+    """
     found = []
     for page in PAGES:
         text = page.read_text()
         blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
         lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-        lines += re.findall(r"`([^`\n]+)`", text)
+        lines += [line for line in re.findall(r"`([^`\n]+)`", text) if line.count(" ") >= 2]
         found += [line for line in lines if program in shlex.split(line, posix=True)[:4]]
     return sorted(set(found))
 
