@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         dataset = make_dataset(root, args)
         results = [measure(dataset, num_workers, args) for num_workers in args.workers]
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions("torch", "av", "vivit-train"),
         "cores": available_cores(),
         "settings": {

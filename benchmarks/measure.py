@@ -210,7 +210,7 @@ def set_tf32(allowed: bool) -> None:
 def head(settings: dict[str, Any], device: str, *packages: str) -> dict[str, Any]:
     """The beginning of every report: when, with what, on what."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(*packages),
         "hardware": hardware(device),
         "settings": settings,

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         videos = args.videos or make_videos(Path(folder), args.sizes, args.seconds)
         results = [measure(video, Path(folder), args) for video in videos]
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions("av", "vivit-train"),
         "settings": {
             "clip_frames": CLIP_FRAMES,

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     packages = ("torch", "torchvision", "transformers", "pillow", "vivit-train")
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(*packages),
         "settings": {name: getattr(args, name) for name in ("device", "frames", "threads")},
         "results": [

@@ -20,7 +20,11 @@ from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
 from vivit_train.terminal import say
 
-CONFIG_DIR = Path(__file__).parents[2] / "configs"
+# Within the package in a wheel, beside it in the repository.
+_PACKAGE = Path(__file__).parents[1]
+CONFIG_DIR = _PACKAGE / "configs"
+if not CONFIG_DIR.is_dir():
+    CONFIG_DIR = _PACKAGE.parent / "configs"
 # What a recipe has for model.pretrained that is to be given: Hydra merges no ??? over a null.
 REQUIRED = "required"
 _DEMO = "vivit_train.data.demo.Demo"
