@@ -10,8 +10,9 @@ from vivit_train.errors import UserError
 
 # Older releases ignore the colour space that a file names: up to 45 grey levels off.
 MIN_AV = 17
+AV = int(av.__version__.split(".")[0])
 # From 18 on PyAV's colour converter can be kept from starting a thread per core.
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+ONE_THREAD = {"threads": 1} if AV >= 18 else {}
 # FFmpeg goes by content, whatever the name. Its formats of playlists and session descriptions
 # (concat, hls, dash, sdp, ...) open other files and network ports, so only these are opened.
 CONTAINERS = (
@@ -50,11 +51,18 @@ LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 # Containers that record when each frame is shown. In others frames are told apart by counting.
 TIMED = ("mov", "matroska")
 
-if int(av.__version__.split(".")[0]) < MIN_AV:
-    raise UserError(
-        f"av {av.__version__} decodes colours differently: install a newer one with "
-        f"pip install 'av>={MIN_AV}'"
-    )
+
+def check_av() -> None:
+    """Refuses a PyAV that was installed against pyproject.toml.
+
+    Raises:
+        UserError: If it is older than `MIN_AV`.
+    """
+    if AV < MIN_AV:
+        raise UserError(
+            f"av {av.__version__} reads colours differently: install a newer one with "
+            f"pip install 'av>={MIN_AV}'"
+        )
 
 
 def local(path: str | Path) -> str:
@@ -76,10 +84,12 @@ def open_video(
         the largest.
 
     Raises:
+        UserError: If PyAV is too old.
         ValueError: If it is not one of `CONTAINERS`, has no video stream that can be decoded, or
             frames of more than `MAX_FRAME_PIXELS`.
         av.error.FFmpegError: If it cannot be read.
     """
+    check_av()
     try:
         container = av.open(
             local(path) if data is None else BytesIO(data),

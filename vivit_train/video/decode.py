@@ -115,6 +115,8 @@ class VideoReader:
             ) from error
         try:
             self._backend = backend(self.path, segment, data)
+        except UserError:
+            raise
         except Exception as error:
             raise DecodeError(self.path, _reason(error)) from error
         self.num_frames: int = self._backend.num_frames

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vivit_train.errors import UserError
-from vivit_train.video.container import ONE_THREAD, is_timed, local, open_video
+from vivit_train.video.container import ONE_THREAD, check_av, is_timed, local, open_video
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.picture import display_matrix, to_rgb, upright
 
@@ -66,6 +66,8 @@ def write_video(
         images = (av.VideoFrame.from_ndarray(image, format="rgb24") for image in frames)
         _encode(partial, enumerate(images), 1 / Fraction(fps), Fraction(fps), codec, options or {})
         os.replace(partial, path)
+    except UserError:
+        raise
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
             f"{path}: {codec} with options {options} cannot write {width}x{height} frames into a "
@@ -85,6 +87,7 @@ def _encode(
     container_format: str | None = None,
 ) -> None:
     """Encode pairs of a time, in ticks, and a frame; ``tick`` is in seconds."""
+    check_av()
     with av.open(local(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, av.VideoStream)
