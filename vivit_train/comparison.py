@@ -1,16 +1,15 @@
 """Runs side by side: what differs between them, their scores and how far they are."""
 
 import csv
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from vivit_train.config.saved import read_values
 from vivit_train.errors import UserError
+from vivit_train.foreign import is_of, read_json
 from vivit_train.sweep import Trial
 from vivit_train.terminal import csv_cell, json_text, printable, say
 
@@ -88,23 +87,36 @@ def by_name(path: Path) -> tuple[int, str]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run, at whatever stage it is."""
+    """One run, at whatever stage it is.
+
+    Raises:
+        UserError: If one of its files cannot be read.
+    """
     run = Run(folder, "not started")
     error, pruned = None, False
     if (folder / "trial.json").is_file():
         trial = Trial.read(folder)
-        run.chosen = dict(word.split("=", 1) for word in trial.varied)
+        named = (word.partition("=") for word in trial.varied)
+        run.chosen = {key: value for key, _, value in named}
         error, pruned = trial.error, trial.pruned
     if (folder / "config.yaml").is_file():
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        assert isinstance(config, dict)
-        run.settings = dict(flat(config))
+        run.settings = dict(flat(read_values(folder / "config.yaml")))
     if (folder / "results.json").is_file():
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = read_json(folder / "results.json")
         run.state = "finished"
-        run.num_videos, run.fingerprint = results["num_videos"], results["split_fingerprint"]
+        run.num_videos = results.get("num_videos")
+        run.fingerprint = results.get("split_fingerprint")
         names = [*SCORES, *(k for k in results if k.endswith(("_top1", "_top5")))]
         run.scores = {name: results[name] for name in names if name in results}
+        if (
+            not is_of(run.num_videos, int)
+            or not is_of(run.fingerprint, str)
+            or not is_of(run.scores, dict[str, float])
+        ):
+            raise UserError(
+                f"{folder / 'results.json'} is not what a run writes: num_videos, "
+                "split_fingerprint or a score is missing or of another type"
+            )
         return run
     rows = metrics(folder / "metrics.csv")
     if rows:
@@ -113,7 +125,10 @@ def read_run(folder: Path) -> Run:
         validated = [row for row in rows if row.get("val/top1")]
         if validated:
             values = {name: validated[-1].get(f"val/{name}") for name in SCORES}
-            run.scores = {name: float(value) for name, value in values.items() if value}
+            try:
+                run.scores = {name: float(value) for name, value in values.items() if value}
+            except ValueError as error:
+                raise UserError(f"{folder / 'metrics.csv'}: {error}") from None
     if error is not None:
         run.state = f"failed: {error}"
     elif pruned:
@@ -122,11 +137,21 @@ def read_run(folder: Path) -> Run:
 
 
 def metrics(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv that may be written to at this moment."""
+    """The whole rows of a metrics.csv that may be written to at this moment.
+
+    Raises:
+        UserError: If it is another file.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(line for line in file if line.endswith("\n")))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not a metrics.csv: {error}") from None
+    if rows and not (rows[-1].get("epoch") or "").isdecimal():
+        raise UserError(f"{path} is not a metrics.csv: its last row has no number of an epoch")
+    return rows
 
 
 def flat(config: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:

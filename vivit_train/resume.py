@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vivit_train.changes import check_changes, differences
-from vivit_train.config import complete_config, override_config, parse_overrides, to_plain, word_of
+from vivit_train.config import (
+    complete_config,
+    override_config,
+    parse_overrides,
+    read_saved,
+    to_plain,
+    word_of,
+)
+from vivit_train.config.saved import is_foreign
 from vivit_train.errors import UserError
 from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
@@ -20,8 +28,13 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 def resume_command(checkpoint: Path) -> str:
     """The command that goes on from a checkpoint."""
-    key, _, value = word_of("ckpt_path", str(checkpoint)).partition("=")
-    return f"python train.py {key}={shlex.quote(value)}"
+    words = [word_of("ckpt_path", str(checkpoint))]
+    saved = checkpoint.parent.parent / "config.yaml"
+    # Only the user's own command may name a class outside of the package.
+    if saved.is_file() and is_foreign(target := read_saved(saved).data._target_):
+        words.append(f"data._target_={target}")
+    named = (word.partition("=") for word in words)
+    return " ".join(["python train.py", *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
 
 
 def check_whole(checkpoint: Path) -> None:
@@ -118,8 +131,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
         )
     if ckpt_path != "last" and is_rank_zero():
         check_whole(checkpoint)
-    base = OmegaConf.load(saved)
-    assert isinstance(base, DictConfig)
+    base = read_saved(saved)
     base.run_dir = str(saved.parent)
     base.ckpt_path = str(checkpoint)
     base.allow_other_videos = False  # is said anew each time
@@ -145,8 +157,7 @@ def begun_or_new(config: DictConfig) -> None:
     config.ckpt_path = None if checkpoint is None else str(checkpoint.resolve())
     saved = run_dir / "config.yaml"
     if checkpoint is not None and saved.is_file():
-        before = OmegaConf.load(saved)
-        assert isinstance(before, DictConfig)
+        before = read_saved(saved)
         changes = differences(to_plain(complete_config(before)), to_plain(config))
         check_changes(changes, f"the run {run_dir}")
         if changes and is_rank_zero():

@@ -25,6 +25,7 @@ from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
 from vivit_train.files import write_whole
 from vivit_train.folders import names_the_moment, owned
+from vivit_train.foreign import is_of, read_json
 from vivit_train.stop_watch import STOPPING, leave_terminal
 from vivit_train.terminal import say
 
@@ -75,8 +76,17 @@ class Trial:
 
     @classmethod
     def read(cls, folder: Path) -> "Trial":
-        """Reads ``trial.json``."""
-        return cls(folder, **json.loads((folder / "trial.json").read_text(encoding="utf-8")))
+        """Reads ``trial.json``.
+
+        Raises:
+            UserError: If it is not what `save` writes.
+        """
+        values = read_json(folder / "trial.json")
+        types = {k: kind for k, kind in cls.__annotations__.items() if k != "folder"}
+        are_whole = values.keys() <= types.keys() and {"overrides", "varied"} <= values.keys()
+        if not are_whole or not all(is_of(value, types[k]) for k, value in values.items()):
+            raise UserError(f"{folder / 'trial.json'} is not what a sweep writes")
+        return cls(folder, **values)
 
 
 class Job(Protocol):

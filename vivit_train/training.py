@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -20,6 +19,7 @@ from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
+from vivit_train.data.target import data_class
 from vivit_train.elastic import SameSteps
 from vivit_train.ema import Ema
 from vivit_train.errors import UserError
@@ -54,9 +54,7 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
     processor = Processor(**config["processor"])
     augment = Augment(processor, **config["augment"])
     arguments = dict(config["data"])
-    # Not hydra.utils.instantiate, which turns a UserError into a traceback of its own.
-    data_module = hydra.utils.get_class(arguments.pop("_target_"))
-    return data_module(
+    return data_class(arguments.pop("_target_"))(
         **arguments,
         processor=processor,
         augment=augment,

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from vivit_train.__main__ import main
+from vivit_train.comparison import read_runs
+from vivit_train.errors import UserError
 
 
 @pytest.fixture
@@ -146,3 +148,26 @@ def test_runs_are_found_in_the_layout_that_they_have_by_default(tmp_path: Path, 
     lines, _ = compare(tmp_path)
     assert [line[0] for line in lines[1:5]] == [f"{tmp_path}/{place}" for place in places]
     assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (name, text)
+        for name in ("config.yaml", "results.json", "trial.json")
+        for text in ("", "{", "[1]", "3", "[" * 5000, '{"num_videos": "x"}', "a: !!python/name:os")
+    ]
+    + [("metrics.csv", text) for text in ("a,b\n1,2\n", "epoch\nx\n", "epoch,val/top1\n1,x\n")],
+)
+def test_files_of_a_run_that_are_something_else(name: str, text: str, tmp_path: Path) -> None:
+    """One line, or a run of which less is known."""
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 3}\n")
+    (tmp_path / name).write_text(text)
+    try:
+        read_runs([tmp_path])
+    except UserError as error:
+        told = str(error)
+    else:
+        told = name if name == "config.yaml" else ""
+    assert name in told
+    assert "\n" not in told

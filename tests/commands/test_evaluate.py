@@ -102,6 +102,30 @@ def test_a_run_of_another_version_scores_the_same(
     assert torch.equal(load(tmp_path / "old.ckpt")(frames), load(path)(frames))
 
 
+def test_a_strangers_checkpoint_imports_and_reads_nothing(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration names a module that lies in the working directory, and a secret."""
+    (tmp_path / "evil.py").write_text("import os; os.mkdir('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SECRET", "password")
+    content = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    data = content["hyper_parameters"]["config"]["data"]
+    for key, value, message in (
+        ("_target_", "evil.Thing", r"class evil\.Thing, outside of vivit-train, .* name it yourse"),
+        ("_target_", "vivit_train.data.folder.os.system", "is not the class of a data set|cannot"),
+        ("root", "${oc.env:SECRET}", r"data\.root=\$\{oc\.env:SECRET\} would have to be evaluated"),
+    ):
+        before, data[key] = data[key], value
+        torch.save(content, tmp_path / "best.ckpt")
+        data[key] = before
+        with pytest.raises(UserError, match=message) as caught:
+            run(tmp_path / "best.ckpt", output=tmp_path / "out")
+        assert "password" not in str(caught.value)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_other_views(finished_run: Path, demo_root: Path, score) -> None:
     clips = validation_clips(demo_root)
     for views in ((1, 1), (3, 3)):

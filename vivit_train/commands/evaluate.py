@@ -42,12 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         complete_config,
         compose_config,
         override_config,
+        saved_config,
         to_plain,
     )
 
     check_keys(arguments.overrides)
-
-    from omegaconf import OmegaConf
 
     from vivit_train import training
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{source} brings its own model: model.* cannot be set in its evaluation; to train "
                 "on from it at another size use model.pretrained"
             )
-        saved = complete_config(OmegaConf.create(classifier.config))
+        saved = complete_config(saved_config(classifier.config, str(source)))
         config = override_config(saved, arguments.overrides)
     plain = to_plain(config, needs_weights=False)
 

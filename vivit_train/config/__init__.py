@@ -12,6 +12,7 @@ from vivit_train.config.compose import (
     override_config,
     to_plain,
 )
+from vivit_train.config.saved import read_saved, saved_config
 from vivit_train.config.words import command_line, parse_overrides, word_of
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "compose_config",
     "override_config",
     "parse_overrides",
+    "read_saved",
+    "saved_config",
     "to_plain",
     "word_of",
 ]

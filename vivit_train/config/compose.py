@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.keys import KEYS, in_words, misfits, refusal
+from vivit_train.config.saved import check_target
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
 from vivit_train.terminal import say
@@ -139,7 +140,8 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         The changed copy.
 
     Raises:
-        UserError: If a key does not exist.
+        UserError: If a key does not exist, or the data set's class is outside of this package
+            and the overrides do not name it.
     """
     parsed = parse_overrides(overrides)
     for override in parsed:
@@ -164,6 +166,8 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             _set(config, override.key_or_group, override.value())
     _check_demo(config, saved, parsed)
     _check_values(config, saved)
+    named = {override.key_or_group for override in parsed}
+    check_target(config, names_data=not named.isdisjoint(("data", "data._target_")))
     return config
 
 
