@@ -87,7 +87,6 @@ def train(config: DictConfig) -> Path:
         trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         results = training.results(trainer, data, plain)
         results["checkpoint"] = f"checkpoints/{best.name}"
-        results["given_up"] = {name: reason for name, (_, reason) in data.given_up.items()}
         write_results(run_dir, results)
         assert module.accuracy is not None
         write_report(run_dir, module.accuracy, data)

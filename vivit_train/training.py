@@ -402,6 +402,7 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
         "split": data.splits["test"],
         "test_is_validation": data.tests_on_validation,
         "split_fingerprint": records.fingerprint(data.class_names),
+        "given_up": {name: reason for name, (_, reason) in data.given_up.items()},
         "checked": data.verdicts.counts(records, data.clip_span),
         "data": data.name,
         "num_classes": len(data.class_names),
