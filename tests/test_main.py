@@ -73,3 +73,11 @@ def test_help_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert all(verb in told for verb in ("show-batch", "predict"))
+
+
+def test_home_in_paths(parsed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no shell expands it, behind an equals sign or in quotes."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(parsed("evaluate", "RUN", "--output=~/x").output) == "/home/me/x"
+    assert str(parsed("compare", "~/runs", "--csv=~/t.csv").csv) == "/home/me/t.csv"
+    assert parsed("predict", "RUN", "~/a.mp4", "b.mp4").videos == ["/home/me/a.mp4", "b.mp4"]

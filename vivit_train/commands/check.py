@@ -16,9 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vivit_train.commands import user_path
 from vivit_train.errors import UserError
 from vivit_train.terminal import say, say_json
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="decode only the first, middle and last frames"
     )
     add_limits(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the verdicts go")
+    parser.add_argument("--output", type=user_path, metavar="FILE", help="where the verdicts go")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 

@@ -9,18 +9,19 @@ marked with a star. Warns where runs were tested on different videos.
 """
 
 import argparse
-from pathlib import Path
+
+from vivit_train.commands import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of a sweep"
+        "runs", nargs="+", type=user_path, metavar="RUN", help="folder of a run, or of a sweep"
     )
     parser.add_argument("--sort", default="top1", metavar="SCORE", help="default: top1")
     for kind in ("csv", "png", "json"):
         parser.add_argument(
-            f"--{kind}", type=Path, metavar="FILE", help=f"write the table as {kind}"
+            f"--{kind}", type=user_path, metavar="FILE", help=f"write the table as {kind}"
         )
 
 
@@ -31,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     comparison = Comparison(read_runs(arguments.runs), arguments.sort)
     comparison.print()
     for kind in ("csv", "png", "json"):
-        path = getattr(arguments, kind)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            getattr(comparison, f"write_{kind}")(path)
+        output = getattr(arguments, kind)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            getattr(comparison, f"write_{kind}")(output)
     return 0

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vivit_train.commands import user_path
 from vivit_train.errors import UserError
 from vivit_train.folders import owned
 from vivit_train.launch import is_rank_zero, launched_from
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
-    parser.add_argument("--output", type=Path, help="folder for results.json")
+    parser.add_argument("--output", type=user_path, help="folder for results.json")
 
 
 def run(arguments: argparse.Namespace) -> int:

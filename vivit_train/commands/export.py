@@ -18,9 +18,9 @@ arguments of ViViT that the checkpoint does not tell, or that are to differ.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from vivit_train.commands import user_path
 from vivit_train.errors import UserError
 from vivit_train.terminal import say
 
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "arguments", nargs="*", metavar="NAME=VALUE", help="of ViViT, e.g. image_size=[224,320]"
     )
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--output", required=True, type=Path, help="folder to write; must be new")
+    parser.add_argument(
+        "--output", required=True, type=user_path, help="folder to write; must be new"
+    )
     parser.add_argument("--video", help="video to compare logits on (default: a drawn clip)")
 
 

@@ -6,6 +6,7 @@ vivit predict owner/name clip.mp4 --top-k 3 --json
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", type=os.path.expanduser)
     parser.add_argument("--top-k", type=int, default=5, help="classes to print (default 5)")
     parser.add_argument(
         "--views",

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vivit_train.commands import user_path
 from vivit_train.commands.check import (
     STOPPED,
     add_limits,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the copy's root")
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="the copy's root"
+    )
     parser.add_argument(
         "--short-edge", type=int, default=320, metavar="PIXELS",
         help="of the copies; smaller videos keep their size (default 320)",

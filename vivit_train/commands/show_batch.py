@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vivit_train.commands import user_path
 from vivit_train.errors import UserError
 from vivit_train.terminal import printable, say
 
@@ -31,7 +32,7 @@ SOURCE_FPS = 30  # what the video is written for; the real rate of a clip is not
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--output", type=user_path, required=True, help="folder to write to")
     parser.add_argument(
         "--clips", type=int, default=8, metavar="N", help="clips of the batch, at most (default 8)"
     )

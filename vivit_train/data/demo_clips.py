@@ -245,9 +245,14 @@ def _is_written(root: Path, recipe: dict[str, int]) -> bool:
         found = json.loads((root / "demo.json").read_text())
     except (OSError, ValueError):
         found = None
+    if found is None:
+        raise UserError(
+            f"{root} holds something other than demo clips, and the demo writes its own: to use "
+            "the videos in that folder choose data=folder (or csv, kinetics400, ...); for the demo "
+            "name a folder that does not exist yet with data.root"
+        )
     if found != recipe:
         raise UserError(
-            f"{root} holds {found or 'something other than demo clips'}, asked for is {recipe}: "
-            "delete the folder or choose another one"
+            f"{root} holds {found}, asked for is {recipe}: delete the folder or choose another one"
         )
     return True
