@@ -6,7 +6,7 @@ import pytest
 
 from tests.video.decoders.test_pyav import with_matrix, write
 from tests.video.decoders.test_torchcodec import needs_torchcodec
-from tests.video.test_decode import clip_path, needs_decord, numbered, numbers
+from tests.video.test_decode import clip_path, needs_decord, numbered, numbers, remux
 from tests.video.test_write import fields
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.write import write_video
@@ -224,3 +224,12 @@ def test_the_default_stream_is_read(tmp_path, default, library):
         frames = reader.read([5, 2])
     assert frames.shape[1:3] == sizes[default]
     assert numbers(frames) == [5, 2]
+
+
+@needs_decord
+def test_decord_refuses_an_edit_list_that_hides_frames(tmp_path):
+    """It counts them, and gives the wrong ones for those that are shown."""
+    write_video(tmp_path / "whole.mp4", numbered(), options={"g": "12", "bf": "2"})
+    remux(tmp_path / "whole.mp4", tmp_path / "clip.mp4", earlier_frames=5)
+    with pytest.raises(DecodeError, match="decord counts 40 frames, but 35 are shown: choose pyav"):
+        VideoReader(tmp_path / "clip.mp4", "decord")
