@@ -1,6 +1,6 @@
 import pytest
 
-from vivit_train.class_names import find_classes, shorten
+from vivit_train.class_names import find_classes, look_alikes, shorten
 from vivit_train.errors import UserError
 
 
@@ -16,6 +16,11 @@ def test_names_that_differ_only_in_case_are_told_apart() -> None:
 def test_classes_that_do_not_match_are_named() -> None:
     with pytest.raises(UserError, match=r"1 of the data set's 2 classes.*: zebra\. Left over.*: b"):
         find_classes(["a", "zebra"], ["a", "b"], "the model")
+
+
+def test_names_that_look_alike() -> None:
+    names = ["Walk", "run", "walk", "run fast", "run_fast", "jump"]
+    assert look_alikes(names) == ["'Walk', 'walk'", "'run fast', 'run_fast'"]
 
 
 def test_long_lists_are_cut() -> None:

@@ -51,6 +51,14 @@ def find_classes(names: Sequence[str], targets: Sequence[str], whose: str) -> li
     return [pairs[i] for i in range(len(names))]
 
 
+def look_alikes(names: Sequence[str]) -> list[str]:
+    """Names that differ in case, spaces and punctuation alone, which may be one class misspelt."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_canonical(name), []).append(name)
+    return [", ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
 def shorten(names: Sequence[str], most: int = 8) -> str:
     """Names in one line, a long list cut short."""
     shown = ", ".join(names[:most]) or "none"

@@ -1,4 +1,8 @@
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vivit_train.data.class_files import Classes, as_numbers, number_names, read_classes
 from vivit_train.errors import UserError
@@ -92,3 +96,20 @@ def test_numbers_from_0_or_from_1() -> None:
         number_names([0, 2], numbered, "l", nothing)
     with pytest.raises(UserError, match="l has label 3 but f names only 3 classes, 0 to 2"):
         number_names([0, 3], lines, "l", nothing)
+
+
+@given(
+    st.sampled_from(["0,run 1,jump", "1\trun 2\tjump", "run,0 jump,1", "id,name 0,run 1,jump"]),
+    st.integers(0, 3),
+    st.lists(st.sampled_from(["run", "sit", "0", "1", "2", ",", "\t", " ", "id", "name", '"', ""])),
+)
+@settings(max_examples=500, deadline=None)
+def test_no_line_changes_what_the_others_mean(base: str, place: int, pieces: list[str]) -> None:
+    lines = base.split(" ")
+    before = read_classes("\n".join(lines), "c")
+    lines.insert(place, "".join(pieces))
+    with suppress(UserError):
+        after = read_classes("\n".join(lines), "c")
+        found = dict(enumerate(after.names, start=after.first or 0))
+        expected = dict(enumerate(before.names, start=before.first or 0))
+        assert found | expected == found

@@ -100,6 +100,13 @@ def test_one_list_of_numbers_takes_names_from_a_class_file(tmp_path: Path, clip:
     assert listed(data, "train") == [("1.mp4", "jump")]
 
 
+def test_class_names_that_differ_in_case_alone_are_named(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "1.mp4")
+    (tmp_path / "videos.csv").write_text("1.mp4,run,train\n2.mp4,Run,train\n3.mp4,run,val\n")
+    with pytest.warns(UserWarning, match="mine: 'Run', 'run' are different classes: if not, re"):
+        build(tmp_path).setup()
+
+
 def test_a_split_that_the_one_list_has_not(tmp_path: Path, clip: bytes) -> None:
     fill(tmp_path, clip, "1.mp4")
     (tmp_path / "videos.csv").write_text("1.mp4,run,train\n2.mp4,run,valid\n")

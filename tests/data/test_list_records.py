@@ -1,6 +1,10 @@
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vivit_train.data.list_records import records_from_list
 from vivit_train.data.records import Records
@@ -141,3 +145,41 @@ def test_an_unknown_header_is_no_video(tmp_path: Path, header: str) -> None:
         with pytest.raises(UserError, match=r"line 1: '.*' is no video. If the line names the col"):
             read(tmp_path, f"{header}\n{row}\n")
     assert len(read(tmp_path, "without_suffix,a\n")[0]) == 1
+
+
+BASES = {
+    "commas": ["a.mp4,run", "b c.mp4,arm wrestling", '"d,e.mp4","lift, then drop"'],
+    "tabs": ["a.mp4\trun", "b c.mp4\tlift, then drop", "d.mp4\trun"],
+    "spaces": ["a.mp4 run", "b c.mp4 arm wrestling", "d.mp4 run"],
+    "numbers": ["a.mp4 0", "b c.mp4 1", "d.mp4 0"],
+    "header": ["path,label", "a.mp4,run", "b.mp4,jump"],
+    "segments": ["label,start,end,file", "run,0,1,a.mp4", "jump,1,2,a.mp4", "run,0:02,3,b.mp4"],
+    "split": ["a.mp4,run,train", "b.mp4,jump,train"],
+}
+PIECES = ["a.mp4", "x y.mkv", "run", "0", "1", "7", "3.5", "path", "label", "name", "train", "",
+          '"', '""', "é", "\x0b", "\u2028", ",", ",", "\t", " ", ";", "\r", "#"]  # fmt: skip
+
+
+def meaning(root: Path) -> Counter[tuple[str, str]]:
+    """The name of each row, with its segment, and that of its class."""
+    file = root / "train.txt"
+    records, names = records_from_list(file, (root,), [file], lambda line: None)
+    return Counter((records.name(row), names[k]) for row, k in enumerate(records.labels.tolist()))
+
+
+@given(st.sampled_from(list(BASES)), st.integers(0, 4), st.lists(st.sampled_from(PIECES)))
+@settings(max_examples=1000, deadline=None)
+def test_no_row_changes_what_the_others_mean(
+    tmp_path_factory: pytest.TempPathFactory, base: str, place: int, pieces: list[str]
+) -> None:
+    """Whatever line is put in: it is refused, or all others are read as before."""
+    root = tmp_path_factory.getbasetemp() / "one_row"
+    touch(root, "a.mp4")
+    (root / "classes.txt").write_text("0,run\n1,jump\n")
+    lines = list(BASES[base])
+    (root / "train.txt").write_text("\n".join(lines), newline="")
+    before = meaning(root)
+    lines.insert(place, "".join(pieces))
+    (root / "train.txt").write_text("\n".join(lines), newline="")
+    with suppress(UserError):
+        assert not before - meaning(root)

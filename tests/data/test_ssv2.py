@@ -162,6 +162,10 @@ def test_an_unknown_label(tmp_path: Path) -> None:
         ({"id": "1"}, r"train\.json: expected a list of entries"),
         ([TRAIN[0], {"template": "x"}], r"train\.json, entry 2: expected an object with id"),
         ([TRAIN[0], 7], r"train\.json, entry 2: expected an object .* got 7"),
+        ([{"id": "\ud800", "template": "x"}], r"train\.json, entry 1: the id '.ud800' has char"),
+        ([{"id": "a\0", "template": "x"}], r"train\.json, entry 1: the id 'a.x00' has char"),
+        ("[" * 100_000, r"train\.json is not JSON \(.*recursion.*download it again"),
+        (f"[{'9' * 6000}]", r"train\.json is not JSON \(Exceeds the limit.*download it again"),
     ],
 )
 def test_damaged_lists(tmp_path: Path, content: Any, message: str) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vivit_train.class_names import find_classes, shorten
+from vivit_train.class_names import find_classes, look_alikes, shorten
 from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
@@ -30,7 +30,7 @@ from vivit_train.data.labels import (
     within_heads,
 )
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
-from vivit_train.data.records import Records
+from vivit_train.data.records import Records, count_rows
 from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
 from vivit_train.data.verdicts import Verdicts
@@ -149,6 +149,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.class_names: list[str] = list(class_names or ())
         self.heads: dict[str, int] = {}
         self.records: dict[str, Records] = {}
+        self._told: set[str] = set()
         self.given_up: dict[str, tuple[int, str]] = {}
 
     @abstractmethod
@@ -185,28 +186,20 @@ class VideoDataModule(LightningDataModule, ABC):
             for role in wanted:
                 if role not in self.records:
                     self._read(role)
-            self._tell_counts()
+            counts, shown = count_rows(self.records, self.splits), shorten(self.class_names, 5)
+            self.tell(f"{self.name}: {counts}; {len(self.class_names)} classes: {shown}")
 
     @property
     def tests_on_validation(self) -> bool:
         """Whether the test is on the videos by which best.ckpt is chosen."""
         return self.splits["test"] == self.splits["val"]
 
-    def _tell_counts(self) -> None:
-        counts = ", ".join(
-            f"{role} {len(records)}"
-            + ("" if role == self.splits[role] else f" (split {self.splits[role]})")
-            for role, records in self.records.items()
-        )
-        self.tell(
-            f"{self.name}: {counts} videos; {len(self.class_names)} classes: "
-            f"{shorten(self.class_names, 5)}"
-        )
-
     @rank_zero_only
     def tell(self, line: str) -> None:
-        """Says how the data set was understood."""
-        say(line, file=sys.stderr)
+        """Says once how the data set was understood."""
+        if line not in self._told:
+            self._told.add(line)
+            say(line, file=sys.stderr)
 
     def _read(self, role: str) -> None:
         split = self.splits[role]
@@ -219,6 +212,8 @@ class VideoDataModule(LightningDataModule, ABC):
             raise UserError(f"{self.name}: the split {split!r} under {self.root} lists no video")
         if not self.class_names:
             self.class_names = names
+            for group in look_alikes(names):
+                rank_zero_warn(f"{self.name}: {group} are different classes: if not, rename them")
         if names != self.class_names:
             places = find_classes(names, self.class_names, "the model")
             check_heads(places, self.heads, self.name)

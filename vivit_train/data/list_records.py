@@ -90,10 +90,8 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
     Raises:
         UserError: If there are numbers, or no labels, and nothing names the classes.
     """
-    paths = listing.columns["path"]
-    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
     if "label" not in listing.columns:
-        return _folders_as_labels(listing, folders)
+        return _folders_as_labels(listing)
     labels = listing.columns["label"]
     numbers = as_numbers(labels, listing.place)
     if numbers is None:
@@ -114,7 +112,7 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
 
         return number_names(numbers, classes, str(listing.file), others), classes.names
     names_of: dict[int, set[str]] = {}
-    for number, folder in zip(numbers, folders):
+    for number, folder in zip(numbers, _folders(listing)):
         names_of.setdefault(number, set()).add(folder)
     found = set().union(*names_of.values())
     if (
@@ -130,7 +128,12 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
     return [index_of[n] for n in numbers], [names_of[number].pop() for number in index_of]
 
 
-def _folders_as_labels(listing: Listing, folders: Sequence[str]) -> tuple[list[int], list[str]]:
+def _folders(listing: Listing) -> list[str]:
+    """The name of each video's folder."""
+    return [os.path.basename(os.path.dirname(path)) for path in listing.columns["path"]]
+
+
+def _folders_as_labels(listing: Listing) -> tuple[list[int], list[str]]:
     """Class index of each row of a list without labels, such as UCF101's of a test."""
     classes = _find_classes(listing.file)
     if classes is None:
@@ -140,6 +143,7 @@ def _folders_as_labels(listing: Listing, folders: Sequence[str]) -> tuple[list[i
             "classInd.txt, that names their folders"
         )
     index = {name: i for i, name in enumerate(classes.names)}
+    folders = _folders(listing)
     odd = next((row for row, folder in enumerate(folders) if folder not in index), None)
     if odd is not None:
         raise UserError(

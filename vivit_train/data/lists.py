@@ -123,10 +123,10 @@ def read_list(file: Path) -> Listing:
 
 def _split_at_space(line: str, place: str, number: int) -> tuple[int, list[str]]:
     """(line number, path and label) of a line whose fields are separated by spaces."""
-    gaps = list(re.finditer(r"\s+", line.strip()))
-    ends = [gap for gap in gaps if is_video(line.strip()[: gap.start()])]
-    cuts = ends or gaps
     line = line.strip()
+    gaps = list(re.finditer(r"\s+", line))
+    ends = [gap for gap in gaps if is_video(line[: gap.start()])]
+    cuts = ends or gaps
     if len(cuts) > 1:
         raise UserError(
             f"{place}: cannot tell where the path ends and the label begins: {cut(line)!r}. "

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +143,15 @@ class Records:
             for i, labels in enumerate(self.labels)
         )
         return hashlib.sha256("\n".join(rows).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def count_rows(records: Mapping[str, Records], splits: Mapping[str, str]) -> str:
+    """``train 160, val 40, test 40 (split val) videos``: by role, and the split of another name."""
+    counts = (
+        f"{role} {len(rows)}" + ("" if role == splits[role] else f" (split {splits[role]})")
+        for role, rows in records.items()
+    )
+    return f"{', '.join(counts)} videos"
 
 
 def size_and_mtime(path: str | Path) -> tuple[int | None, int | None]:

@@ -107,6 +107,10 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
                 f"{path}, entry {number}: expected an object with id and template, got {entry}"
             )
         video = str(entry["id"])
+        if not video.isprintable():  # no name of a file
+            raise UserError(
+                f"{path}, entry {number}: the id {video!r} has characters that no id has"
+            )
         template = entry.get("template", answers.get(video))
         if template is None:
             raise UserError(
