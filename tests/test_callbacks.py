@@ -202,10 +202,10 @@ class TestCheckpoints:
         assert callback.best.read_text() == "step 4"
         assert callback.last.read_text() == "step 2"
 
-    @pytest.mark.parametrize("heads", [{}, {"noun": 3, "verb": 2}])
+    @pytest.mark.parametrize("heads", [{}, {"noun": 3, "verb": 6}])
     def test_a_score_that_does_not_exist(self, heads: dict, tmp_path: Path, saver: Saver) -> None:
         """Refused before training: a whole epoch would come first."""
-        saver.datamodule = SimpleNamespace(heads=heads)
+        saver.datamodule = SimpleNamespace(heads=heads, class_names=["a"] * 9)
         for name in ["val/top1", "val/loss", *(["val/verb_top5"] if heads else [])]:
             Checkpoints(tmp_path, monitor=name).on_fit_start(saver, None)
         message = r"callbacks\.monitor=val/accuracy is not among .*: val/top1, val/top5, val/mean"

@@ -49,6 +49,9 @@ class Module:
         self.reductions[name] = reduce_fx
 
 
+MS = {"train/decode_ms": 50, "train/clip_ms": 100}
+
+
 class TestMeter:
     def run(
         self,
@@ -64,7 +67,7 @@ class TestMeter:
         meter = Meter(every)
         meter.on_train_start(trainer, module)
         meter.on_train_epoch_start(trainer, module)
-        batch = SimpleNamespace(labels=torch.zeros(6), decode_seconds=0.3)
+        batch = SimpleNamespace(labels=torch.zeros(6), decode_seconds=0.3, clip_seconds=0.6)
         for index in range(batches):
             trainer.train_dataloader.wait_seconds += wait
             clock.now += seconds(index)
@@ -74,16 +77,17 @@ class TestMeter:
     def test_figures_are_those_since_the_last_log(self, clock: SimpleNamespace) -> None:
         first, second = self.run(clock, every=2, batches=5).logged
         assert first == pytest.approx(
-            {"train/clips_per_second": 12 / 5, "train/data_wait": 1 / 5, "train/decode_ms": 50}
+            {"train/clips_per_second": 12 / 5, "train/data_wait": 1 / 5, **MS}
         )
         assert second == pytest.approx(
-            {"train/clips_per_second": 12 / 9, "train/data_wait": 1 / 9, "train/decode_ms": 50}
+            {"train/clips_per_second": 12 / 9, "train/data_wait": 1 / 9, **MS}
         )
 
     def test_all_processes_count(self, clock: SimpleNamespace) -> None:
         """Who waits longest keeps the others waiting."""
         assert self.run(clock, every=1, batches=1).reductions == {
             "train/clips_per_second": "sum", "train/data_wait": "max", "train/decode_ms": "mean",
+            "train/clip_ms": "mean",
         }  # fmt: skip
 
     def test_validation_does_not_count(self, clock: SimpleNamespace) -> None:
@@ -95,11 +99,35 @@ class TestMeter:
         trainer.train_dataloader.wait_seconds += 9
         meter.on_train_epoch_start(trainer, module)
         clock.now += 2
-        batch = SimpleNamespace(labels=[0] * 4, decode_seconds=0.0)
+        batch = SimpleNamespace(labels=[0] * 4, decode_seconds=0.0, clip_seconds=0.0)
         meter.on_train_batch_end(trainer, module, None, batch, 0)
         assert module.logged == [
-            {"train/clips_per_second": 2, "train/data_wait": 0, "train/decode_ms": 0}
-        ]
+            {
+                "train/clips_per_second": 2, "train/data_wait": 0, "train/decode_ms": 0,
+                "train/clip_ms": 0,
+            }
+        ]  # fmt: skip
+
+    def test_nor_does_one_inside_an_epoch(self, clock: SimpleNamespace) -> None:
+        """With the checkpoint that is saved after it, and the batches that were fetched by then."""
+        trainer = training(clock, state=SimpleNamespace(fn="fit"), sanity_checking=False)
+        module = Module(trainer)
+        meter = Meter(4)
+        meter.on_train_epoch_start(trainer, module)
+        batch = SimpleNamespace(labels=[0] * 4, decode_seconds=0.0, clip_seconds=0.0)
+        for index in range(8):
+            meter.on_train_batch_start(trainer, module, batch, index)
+            clock.now += 2
+            trainer.train_dataloader.wait_seconds += 1
+            meter.on_train_batch_end(trainer, module, None, batch, index)
+            if index in (1, 3, 5):  # inside a span, and just after one
+                meter.on_validation_start(trainer, module)
+                clock.now += 1000
+                meter.on_validation_end(trainer, module)
+                clock.now += 50
+                trainer.train_dataloader.wait_seconds += 9
+        figures = [(log["train/clips_per_second"], log["train/data_wait"]) for log in module.logged]
+        assert figures == [(2, 0.5)] * 2
 
     def test_no_logging(self, clock: SimpleNamespace) -> None:
         """trainer.log_every_n_steps=0 is Lightning's word for never."""
@@ -134,27 +162,31 @@ class TestMeter:
 
 class TestWaiting:
     @pytest.mark.parametrize(
-        ("clips_per_second", "num_workers", "cores", "cure"),
+        ("decode_ms", "clips_per_second", "num_workers", "cores", "cure"),
         [
-            (20.0, 2, 8, "There are cores for more workers: set data.num_workers=8"),
-            (20.0, 0, 1, "There are cores for more workers: set data.num_workers=1"),
-            (75.0, 8, 8, "All cores decode: .*`vivit prepare`.* augment.repeats=2"),
-            (40.0, 8, 8, "The workers decode for 50% of their time only"),
+            (90, 20.0, 2, 8, "There are cores for more workers: set data.num_workers=8"),
+            (90, 20.0, 0, 1, "There are cores for more workers: set data.num_workers=1"),
+            (90, 75.0, 8, 8, "All cores decode: .*`vivit prepare`.* augment.repeats=2"),
+            # A slow disk: other videos would not help.
+            (20, 75.0, 8, 8, "waiting for the storage, .* local disk .*data.num_workers=16"),
+            (90, 40.0, 8, 8, "The workers are at work for 50% of their time only"),
         ],
     )
     def test_the_cure_is_for_the_case(
         self,
         monkeypatch: pytest.MonkeyPatch,
+        decode_ms: float,
         clips_per_second: float,
         num_workers: int,
         cores: int,
         cure: str,
     ) -> None:
         monkeypatch.setattr(meters, "cores_per_process", lambda: cores)
-        text = waiting(0.43, 100.0, clips_per_second, num_workers)
+        text = waiting(0.43, decode_ms, 100.0, clips_per_second, num_workers)
         assert text.startswith(
-            "training waits for data 43% of the time. Decoding takes 100 ms per clip, with "
-            f"data.num_workers={num_workers} and {cores} CPU core"
+            "training waits for data 43% of the time. A worker has a clip in 100 ms, "
+            f"{decode_ms} ms of them decoding, with data.num_workers={num_workers} and "
+            f"{cores} CPU core"
         )
         assert re.search(cure, text)
 

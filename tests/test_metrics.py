@@ -72,15 +72,15 @@ def test_padding_does_not_count() -> None:
 
 
 def test_an_undecodable_video_counts_as_wrong() -> None:
-    logits, labels = draw(20, 4)
-    logits = 3.0 * F.one_hot(labels, 4)  # all right, whatever is said of the black frames
+    logits, labels = draw(20, 6)
+    logits = 3.0 * F.one_hot(labels, 6)  # all right, whatever is said of the black frames
     decoded = torch.ones(20, dtype=torch.bool)
     decoded[[3, 11]] = False
     metric = score(logits, labels, decoded)
     scores = metric.compute()
     assert scores["top1"] == scores["top5"] == 18 / 20
-    per_class = [float(decoded[labels == k].float().mean()) for k in range(4)]
-    assert scores["mean_class_accuracy"] == pytest.approx(sum(per_class) / 4)
+    per_class = [float(decoded[labels == k].float().mean()) for k in range(6)]
+    assert scores["mean_class_accuracy"] == pytest.approx(sum(per_class) / 6)
     assert metric.undecodable.nonzero()[:, 0].tolist() == [3, 11]
     kept = F.cross_entropy(logits[decoded], labels[decoded])
     assert scores["loss"] == pytest.approx(float(kept))
@@ -88,7 +88,7 @@ def test_an_undecodable_video_counts_as_wrong() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_logits_that_are_not_finite_are_wrong(value: float) -> None:
-    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0]])
+    logits = torch.tensor([[0.0, 3.0, 1.0, 0.0, 0.0, 0.0]] * 2)
     logits[1, 0] = value
     scores = score(logits, torch.tensor([1, 1])).compute()
     assert scores["top1"] == scores["top5"] == 0.5
@@ -104,11 +104,18 @@ def test_ties_go_to_the_lower_class() -> None:
     assert metric.correct1.tolist() == [0, 1, 0]
 
 
-def test_fewer_classes_than_five() -> None:
-    logits, labels = draw(30, 3)
-    scores = score(logits, labels).compute()
-    assert scores["top5"] == 1
+@pytest.mark.parametrize("num_classes", [3, 5, 6])
+def test_top5_of_five_classes_or_fewer_says_nothing_and_is_left_out(num_classes: int) -> None:
+    scores = score(*draw(30, num_classes)).compute()
+    assert ("top5" in scores) is (num_classes > 5)
     assert 0 < scores["top1"] < 1
+
+
+def test_top5_of_a_head_with_five_classes_or_fewer() -> None:
+    scores = MultiHeadAccuracy({"noun": 7, "verb": 5}, 0).compute()
+    assert {"top5", "action_top5", "noun_top5"} < scores.keys()
+    assert "verb_top5" not in scores
+    assert "action_top5" not in MultiHeadAccuracy({"noun": 2, "verb": 2}, 0).compute()
 
 
 def test_a_video_counted_twice() -> None:

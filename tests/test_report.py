@@ -9,7 +9,13 @@ import torch
 
 from vivit_train.data.records import Records
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy, joint_labels
-from vivit_train.report import class_table, split_heads, write_report
+from vivit_train.report import (
+    class_table,
+    no_better_than_guessing,
+    split_heads,
+    wilson_interval,
+    write_report,
+)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -69,8 +75,51 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_always_the_same_class(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"every video was taken for 'b': .* `vivit doctor`"):
+    expected = (
+        r"^top-1 0\.500 is no better than guessing: of 10 videos its 95 % interval is 0\.237 to "
+        r"0\.763, and always naming the most frequent class gives 0\.500\. The model has not .* "
+        r"`vivit doctor` .* Every video was taken for 'b'$"
+    )
+    with pytest.warns(UserWarning, match=expected):
         write_report(tmp_path, scored([1] * 10, [0, 1] * 5, 2), data([0, 1] * 5, ["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("right", "labels", "said"),
+    [
+        (30, [0, 1] * 25, "top-1 0.600 may be no better than guessing"),  # from 0.46
+        (36, [0, 1] * 25, None),  # from 0.58
+        # Always naming class 0 gives 0.7.
+        (36, [0] * 35 + [1] * 15, "top-1 0.720 may be no better than guessing"),
+        (3, [0, 1] * 25, "top-1 0.060 is no better than guessing"),
+        (2, [0, 0], None),  # nothing to tell apart
+        (4, [0, 1, 0, 1], None),
+        (3, [0, 1, 0], "top-1 1.000 may be no better than guessing: of 3 videos"),
+    ],
+)
+def test_a_score_that_guessing_gives_as_well_is_said(
+    right: int, labels: list[int], said: str | None
+) -> None:
+    truth = np.array(labels)[:, None]
+    guesses = np.where(np.arange(len(labels))[:, None] < right, truth, 1 - truth)
+    found = no_better_than_guessing(truth, guesses)
+    assert found is None if said is None else (found or "").startswith(said)
+
+
+def test_the_interval_is_wilsons() -> None:
+    """Against the table of Newcombe (1998), method 3."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_a_class_without_mistakes_is_not_weak(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    labels = [0, 1] * 20
+    write_report(tmp_path, scored(labels, labels, 2), data(labels, ["a", "b"]))
+    assert "weakest" not in capsys.readouterr().out
+    write_report(tmp_path, scored([0, 0, *labels[2:]], labels, 2), data(labels, ["a", "b"]))
+    assert "weakest classes: b 0.95 (classes.csv)" in capsys.readouterr().out
 
 
 def test_a_test_on_the_validation_split_is_said(

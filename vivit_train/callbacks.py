@@ -114,8 +114,12 @@ class Checkpoints(Checkpoint):
         Raises:
             UserError: Naming those that it gives.
         """
-        heads = trainer.datamodule.heads  # type: ignore[attr-defined]
-        accuracy = MultiHeadAccuracy(heads, 0) if heads else VideoAccuracy(1, 0)
+        data = _data_of(trainer)
+        accuracy = (
+            MultiHeadAccuracy(data.heads, 0)
+            if data.heads
+            else VideoAccuracy(len(data.class_names), 0)
+        )
         # Of the class: the instance's own would sum over processes.
         scores = [f"val/{name}" for name in type(accuracy).compute(accuracy)]
         if self.monitor not in scores:

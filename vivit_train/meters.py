@@ -16,17 +16,19 @@ from vivit_train.terminal import say
 MUCH_WAITING = 0.2
 # Batches in which workers start and caches fill; and as many must follow before anything is said.
 WARM_UP_BATCHES = 20
-# Of their time; the rest goes into handing frames over.
-DECODING_IS_THE_LIMIT = 0.7
+# Of the workers' time; the rest goes into handing frames over.
+WORKING_IS_THE_LIMIT = 0.7
 
 
 class Meter(Callback):
     """Measures clips per second, the share of time spent waiting for data, and decoding.
 
-    All are taken over the steps since the last log, and logged as ``train/clips_per_second`` (of
-    all processes together), ``train/data_wait`` (of the process that waits longest: the others
-    wait for it) and ``train/decode_ms`` (milliseconds from opening a video to its frames, in its
-    worker, per clip). Where waiting takes much of the time, a warning says once what would help.
+    All are taken over the steps since the last log, without validations and the checkpoints saved
+    after them. They are logged as ``train/clips_per_second`` (of all processes together),
+    ``train/data_wait`` (of the process that waits longest: the others wait for it),
+    ``train/clip_ms`` (milliseconds in which a worker has a clip) and ``train/decode_ms``
+    (milliseconds of the CPU in it, decoding and resizing large frames). Where waiting takes much
+    of the time, a warning says once what would help.
 
     Args:
         every_n_batches: Batches between logs; 0: never.
@@ -37,6 +39,8 @@ class Meter(Callback):
         self.batches_before = 0  # this span, since training started
         self.watched_batches, self.watched_seconds, self.watched_wait = 0, 0.0, 0.0
         self.has_warned = False
+        # When a validation began, and how long the run had waited by then.
+        self._paused: tuple[float, float] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts a span; a run that resumes inside an epoch does not start that epoch."""
@@ -45,6 +49,19 @@ class Meter(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts a span; validation between epochs does not count."""
         self._begin(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock; a run begins with a check of the validation, before any span."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._paused = time.perf_counter(), _loader(trainer).wait_seconds
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Starts the clock again after a validation."""
+        if self._paused is not None:
+            paused, waited = self._paused
+            self.start += time.perf_counter() - paused
+            self.waited += _loader(trainer).wait_seconds - waited
+            self._paused = None
 
     def on_train_batch_end(
         self,
@@ -58,6 +75,7 @@ class Meter(Callback):
         self.batches += 1
         self.clips += len(batch.labels)
         self.decode_seconds += batch.decode_seconds
+        self.clip_seconds += batch.clip_seconds
         if self.every_n_batches and (batch_idx + 1) % self.every_n_batches == 0:
             seconds = time.perf_counter() - self.start
             # Reduced over processes on the device, which the step does not wait for.
@@ -65,6 +83,7 @@ class Meter(Callback):
                 ("clips_per_second", self.clips / seconds, "sum"),
                 ("data_wait", (_loader(trainer).wait_seconds - self.waited) / seconds, "max"),
                 ("decode_ms", 1e3 * self.decode_seconds / self.clips, "mean"),
+                ("clip_ms", 1e3 * self.clip_seconds / self.clips, "mean"),
             ):
                 pl_module.log(f"train/{name}", value, sync_dist=True, reduce_fx=reduction)
             self._watch(trainer, seconds)
@@ -72,7 +91,8 @@ class Meter(Callback):
 
     def _begin(self, trainer: Trainer) -> None:
         self.start, self.batches, self.clips = time.perf_counter(), 0, 0
-        self.decode_seconds = 0.0
+        self.decode_seconds = self.clip_seconds = 0.0
+        self._paused = None
         self.waited = _loader(trainer).wait_seconds
 
     def _watch(self, trainer: Trainer, seconds: float) -> None:
@@ -87,10 +107,10 @@ class Meter(Callback):
         share = self.watched_wait / self.watched_seconds
         if self.watched_batches >= WARM_UP_BATCHES and share > MUCH_WAITING:
             self.has_warned = True
-            decode_ms = float(scores["train/decode_ms"])
+            decode_ms, clip_ms = (float(scores[f"train/{n}_ms"]) for n in ("decode", "clip"))
             clips_per_second = float(scores["train/clips_per_second"]) / trainer.world_size
             num_workers = _loader(trainer).num_workers
-            rank_zero_warn(waiting(share, decode_ms, clips_per_second, num_workers))
+            rank_zero_warn(waiting(share, decode_ms, clip_ms, clips_per_second, num_workers))
 
 
 def _loader(trainer: Trainer) -> LazyLoader:
@@ -99,33 +119,45 @@ def _loader(trainer: Trainer) -> LazyLoader:
     return loader
 
 
-def waiting(share: float, decode_ms: float, clips_per_second: float, num_workers: int) -> str:
+def waiting(
+    share: float, decode_ms: float, clip_ms: float, clips_per_second: float, num_workers: int
+) -> str:
     """The warning that training waits for data, with what helps.
 
     Args:
         share: Of the time, spent waiting.
-        decode_ms: Milliseconds that decoding a clip takes.
+        decode_ms: Milliseconds of the CPU that decoding a clip takes.
+        clip_ms: Milliseconds in which a worker has a clip.
         clips_per_second: Of one training process.
         num_workers: Its workers.
     """
     cores = cores_per_process()
-    busy = clips_per_second * decode_ms / 1e3 / max(1, num_workers)
+    decoding, busy = (
+        clips_per_second * ms / 1e3 / max(1, num_workers) for ms in (decode_ms, clip_ms)
+    )
     if num_workers < cores:
         cure = f"There are cores for more workers: set data.num_workers={cores}"
-    elif busy > DECODING_IS_THE_LIMIT:
+    elif decoding > WORKING_IS_THE_LIMIT:
         cure = (
             "All cores decode: write the videos anew with `vivit prepare`, which makes them faster "
             "to decode, or train on several clips of each decoded video, augment.repeats=2"
         )
+    elif busy > WORKING_IS_THE_LIMIT:
+        cure = (
+            "The rest of it is waiting for the storage, or for a core that other work has: copy "
+            "the videos to a local disk or pack them into shards (data=webdataset), have more "
+            f"workers than cores, data.num_workers={2 * cores}, or run less beside the training"
+        )
     else:
         cure = (
-            f"The workers decode for {busy:.0%} of their time only: other work on these cores, "
-            "the training itself on a CPU, or copying holds them up; a larger data.batch_size or "
-            "fewer processes on the machine may help"
+            f"The workers are at work for {busy:.0%} of their time only: other work on these "
+            "cores, the training itself on a CPU, or copying holds them up; a larger "
+            "data.batch_size or fewer processes on the machine may help"
         )
     return (
-        f"training waits for data {share:.0%} of the time. Decoding takes {decode_ms:.0f} ms per "
-        f"clip, with data.num_workers={num_workers} and {cores} CPU "
+        f"training waits for data {share:.0%} of the time. A worker has a clip in "
+        f"{clip_ms:.0f} ms, {decode_ms:.0f} ms of them decoding, with "
+        f"data.num_workers={num_workers} and {cores} CPU "
         f"core{'s' if cores > 1 else ''} for each training process. {cure}"
     )
 

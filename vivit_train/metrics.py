@@ -11,6 +11,8 @@ from torchmetrics import Metric
 class VideoAccuracy(Metric):
     """Top-1, top-5 and mean class accuracy over the videos of a split.
 
+    Among five classes or fewer top-5 is always 1, and is left out.
+
     Integer counts, summed over processes: every number of processes and every batch size gives
     the same scores to the last digit. A video that cannot be decoded counts as wrong; a padding
     row does not count; a video that is seen twice is an error, not a second vote.
@@ -68,6 +70,8 @@ class VideoAccuracy(Metric):
     def compute(self) -> dict[str, float]:
         """``top1``, ``top5`` and ``mean_class_accuracy`` as fractions, and the mean ``loss``.
 
+        There is no ``top5`` of five classes or fewer.
+
         The loss is the plain cross-entropy over the videos that could be decoded. Classes without
         a video do not enter the mean class accuracy.
 
@@ -81,9 +85,10 @@ class VideoAccuracy(Metric):
         present = self.total > 0
         per_class = self.correct1[present].double() / self.total[present]
         decoded = max(1, videos - int(self.undecodable.sum()))
+        top5 = {"top5": int(self.correct5.sum()) / max(1, videos)}
         return {
             "top1": int(self.correct1.sum()) / max(1, videos),
-            "top5": int(self.correct5.sum()) / max(1, videos),
+            **(top5 if len(self.total) > 5 else {}),
             "mean_class_accuracy": float(per_class.mean()) if videos else 0.0,
             "loss": float(self.loss_sum) / decoded,
         }
@@ -139,12 +144,11 @@ class MultiHeadAccuracy(VideoAccuracy):
         scores = super().compute()
         videos = max(1, int(self.total.sum()))
         for name, top1, top5 in zip(self.heads, self.head_correct1, self.head_correct5):
-            scores |= {f"{name}_top1": int(top1) / videos, f"{name}_top5": int(top5) / videos}
-        return scores | {
-            "action_top1": scores["top1"],
-            "action_top5": scores["top5"],
-            "loss": scores["loss"] / len(self.heads),
-        }
+            scores[f"{name}_top1"] = int(top1) / videos
+            if self.heads[name] > 5:
+                scores[f"{name}_top5"] = int(top5) / videos
+        of_actions = {f"action_{k}": scores[k] for k in ("top1", "top5") if k in scores}
+        return scores | of_actions | {"loss": scores["loss"] / len(self.heads)}
 
 
 def ranks(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,15 @@ from vivit_train.launch import is_rank_zero
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.terminal import csv_cell, say
 
-# Fewer than these may be taken for one class by chance.
-FEW_VIDEOS = 10
+# Standard deviations within which 95 % of a normal distribution lie.
+Z_95 = 1.96
 
 
 def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -> None:
     """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
 
-    Prints the classes that are found least often, and warns where every video is taken for the
-    same class.
+    Prints the classes that are found least often, and warns where the top-1 accuracy is not above
+    that of always naming the most frequent class.
 
     Args:
         folder: Where to; it is there.
@@ -37,14 +38,10 @@ def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -
     labels = data.records["test"].labels.reshape(len(seen), -1)  # [N, heads]
     guesses = split_heads(predicted, list(data.heads.values()))  # [N, heads]
     rows = class_table(labels[seen], guesses[seen], data.class_names)
-    used = {row["class"] for row in rows if row["predicted"]}
-    asked = {row["class"] for row in rows if row["videos"]}
-    if len(used) == 1 and len(asked) > 1 and seen.sum() >= FEW_VIDEOS:
-        rank_zero_warn(
-            f"every video was taken for {used.pop()!r}: the model has not learnt to tell the "
-            "classes apart, or its pixels are not those that it was trained on. `vivit doctor` "
-            "with the same settings looks for the cause"
-        )
+    if told := no_better_than_guessing(labels[seen], guesses[seen]):
+        used = {row["class"] for row in rows if row["predicted"]}
+        same = f". Every video was taken for {used.pop()!r}" if len(used) == 1 else ""
+        rank_zero_warn(told + same)
     _print_weakest(rows)
     if data.tests_on_validation and is_rank_zero():
         say(
@@ -53,6 +50,43 @@ def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -
         )
     _write(folder / "classes.csv", rows)
     _write(folder / "predictions.csv", _prediction_table(labels, guesses, seen, data))
+
+
+def no_better_than_guessing(labels: np.ndarray, guesses: np.ndarray) -> str | None:
+    """Says so where the 95 % interval of top-1 holds, or lies below, the best constant answer's.
+
+    Args:
+        labels: int ``[N, heads]``.
+        guesses: int ``[N, heads]``.
+
+    Returns:
+        The figures; ``None`` where the score is better, or all videos are of one class.
+    """
+    number, correct = len(labels), int((labels == guesses).all(axis=1).sum())
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    if len(counts) < 2:
+        return None
+    top1, chance = correct / number, counts.max() / number
+    low, high = wilson_interval(correct, number)
+    if low > chance:
+        return None
+    verb, cause = "is", "The"
+    if top1 > chance:
+        verb, cause = "may be", "More test videos would tell; else the"
+    return (
+        f"top-1 {top1:.3f} {verb} no better than guessing: of {number} videos its 95 % interval is "
+        f"{low:.3f} to {high:.3f}, and always naming the most frequent class gives {chance:.3f}. "
+        f"{cause} model has not learnt to tell the classes apart, or its pixels are not those that "
+        "it was trained on: `vivit doctor` with the same settings looks for the cause"
+    )
+
+
+def wilson_interval(correct: int, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share of which ``correct`` of ``number`` is a sample."""
+    share, spread = correct / number, Z_95**2 / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def split_heads(joint: np.ndarray, heads: Sequence[int]) -> np.ndarray:
@@ -135,9 +169,11 @@ def _prediction_table(
 
 @rank_zero_only
 def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
-    scored = sorted((row for row in rows if row["videos"]), key=lambda row: row["top1"])
-    shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in scored[:number])
-    say(f"weakest classes: {shown} (classes.csv)")
+    flawed = [row for row in rows if row["correct"] < row["videos"]]
+    weakest = sorted(flawed, key=lambda row: row["top1"])[:number]
+    if weakest:
+        shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in weakest)
+        say(f"weakest classes: {shown} (classes.csv)")
 
 
 @rank_zero_only

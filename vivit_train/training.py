@@ -417,4 +417,4 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The scores of results.json that are worth a line on the screen."""
     main = ("top1", "top5", "mean_class_accuracy", "num_videos")
     per_head = [name for name in results if name.endswith(("_top1", "_top5"))]
-    return {name: results[name] for name in (*main, *per_head)}
+    return {name: results[name] for name in (*main, *per_head) if name in results}

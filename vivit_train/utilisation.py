@@ -8,20 +8,23 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from vivit_train.data.dataset import Batch
-from vivit_train.describe.counts import build, count_macs
+from vivit_train.describe.counts import build, count_training_flops
 from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
+from vivit_train.optim import freeze
 
-# Side of the square matrices by which a device's rate is measured: large enough to run at full
-# rate, a tenth of a second of work.
+# Side of the square matrices by which a device's rate is measured: large enough for the full rate.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
+# Products are repeated for so long at least: the best of few can be slow on a machine that is busy.
+MATRIX_SECONDS = 0.5
 
 
 class Utilisation(Callback):
     """Logs ``train/mfu`` and ``train/memory_gib`` whenever `Meter` has logged its clips per second.
 
-    Model FLOPs utilisation (arXiv 2204.02311) is the operations that the model needs, without
-    those done twice to save memory, as a fraction of what the device does at its best: a large
-    matrix product in the run's precision, measured when training starts. Memory is the peak of
+    Model FLOPs utilisation (arXiv 2204.02311) is the operations of a training step, as a fraction
+    of what the device does at its best: a large product of random matrices in the run's precision,
+    measured when training starts. Those done twice to save memory do not count, nor those that
+    frozen parts save. Memory is the peak of
     the process that has most: on a GPU what torch allocated there, on a CPU all of the process.
 
     Args:
@@ -54,9 +57,11 @@ class Utilisation(Callback):
         if not self.flops_per_clip:
             assert batch.clips is not None
             _, _, frames, height, width = batch.clips.shape
-            macs = count_macs(build(pl_module.model.config), (frames, height, width))[""]  # type: ignore[arg-type, union-attr]
-            # Two per multiply-accumulate; backward takes twice what forward does.
-            self.flops_per_clip = 3 * 2.0 * macs
+            module: Any = pl_module
+            model = build(module.model.config)
+            if module.optim["freeze"] is not None:
+                freeze(model, module.optim["freeze"])
+            self.flops_per_clip = float(count_training_flops(model, (frames, height, width)))
         clips_per_second = float(trainer.callback_metrics["train/clips_per_second"])
         rate = clips_per_second / trainer.world_size * self.flops_per_clip
         pl_module.log("train/mfu", rate / self.matrix_rate, sync_dist=True)
@@ -65,15 +70,21 @@ class Utilisation(Callback):
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
-    """Operations per second of a large square matrix product: the best of some."""
+    """Operations per second of a large square matrix product: the best of ``repeats`` or more.
+
+    The numbers are random: with equal ones a GPU takes less power, and clocks higher.
+    """
     side = MATRIX_SIDE.get(device.type, 1024)
-    matrix = torch.ones(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(1 + repeats):  # the first warms up
+    # A generator of its own: nothing is drawn from the run's.
+    generator = torch.Generator(device).manual_seed(0)
+    matrix = torch.randn(side, side, device=device, generator=generator).to(dtype)
+    (matrix @ matrix)[0, 0].item()  # warms up
+    spans: list[float] = []
+    while len(spans) < repeats or sum(spans) < MATRIX_SECONDS:
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()  # read back: a device works on after a call returns
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+        spans.append(time.perf_counter() - start)
+    return 2 * side**3 / min(spans)
 
 
 def peak_memory(device: torch.device) -> float:

@@ -55,8 +55,9 @@ class Sample:
     False where evaluation could not read the row's video (its frames are then black). ``shrunk``
     is True where the frames were large, and are resized already: see `Shrink`. ``broken``
     has an error per unreadable video: in training those that this one replaces, and ``given_up``
-    those of them that hang or kill the decoder. ``decode_seconds`` is the time from opening the
-    video to its frames.
+    those of them that hang or kill the decoder. ``clip_seconds`` is the time that the worker took
+    from the key to the frames, ``decode_seconds`` the CPU's in it: decoding, and resizing of large
+    frames, but not waiting for the storage or for a core.
     """
 
     frames: Tensor
@@ -68,6 +69,7 @@ class Sample:
     broken: list[DecodeError] = field(default_factory=list)
     given_up: list[GivenUp] = field(default_factory=list)
     decode_seconds: float = 0.0
+    clip_seconds: float = 0.0
 
 
 @dataclass
@@ -86,7 +88,8 @@ class Batch:
         broken: Videos that could not be decoded.
         given_up: Those of them, in training, that hang or kill the decoder.
         shrunk: Per row whether its frames were resized already: see `Shrink`.
-        decode_seconds: Sum over the videos, each in its worker.
+        decode_seconds: See `Sample`; the sum over the videos.
+        clip_seconds: See `Sample`; the sum over the videos.
         clips: Float ``[B, 3, T, h, w]``, in evaluation ``[B * views, 3, T, h, w]`` with a
             video's views side by side; made on the device from ``frames``.
     """
@@ -101,6 +104,7 @@ class Batch:
     shrunk: list[bool] = field(default_factory=list)
     given_up: list[GivenUp] = field(default_factory=list)
     decode_seconds: float = 0.0
+    clip_seconds: float = 0.0
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device; the copy overlaps with work where memory is pinned."""
@@ -154,6 +158,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         shrunk=[sample.shrunk for sample in samples],
         given_up=[video for sample in samples for video in sample.given_up],
         decode_seconds=sum(sample.decode_seconds for sample in samples),
+        clip_seconds=sum(sample.clip_seconds for sample in samples),
     )
 
 

@@ -164,6 +164,21 @@ def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
     }
 
 
+def count_training_flops(model: ViViT, clip: Grid) -> int:
+    """Floating-point operations of one clip's forward and backward pass, two per MAC.
+
+    Of parts that do not train (``requires_grad`` is False) only what the others' gradients need.
+
+    Args:
+        model: From ``build``.
+        clip: Frames, height and width.
+    """
+    clips = torch.empty(1, model.config["num_channels"], *clip, device="meta")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(clips).sum().backward()
+    return counter.get_total_flops()
+
+
 def size(module: nn.Module) -> int:
     """How many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
