@@ -1,5 +1,6 @@
 """Trains a ViViT, tests it and writes the results: python train.py model=... data=..."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -114,4 +115,5 @@ if __name__ == "__main__":
         if call.composes:
             to_plain(compose_config(call.words, call.is_sweep))
         sys.argv[1:] = [*call.flags, *call.words]
-    main()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises its errors, which then take one line
+        main()

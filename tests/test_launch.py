@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf.errors import ConfigAttributeError
 
 from vivit_train.errors import DiskFull, UserError
 from vivit_train.launch import ProcessLost, errors_in_one_line
@@ -19,6 +20,7 @@ def os_error(number: int, *path: str) -> OSError:
     [
         (UserError("a=1"), "error: a=1", ""),
         (ProcessLost("rank 1"), 75, "error: rank 1"),
+        (ConfigAttributeError("no key\n\tx"), "error: no key x", ""),
         (KeyboardInterrupt(), 130, "interrupted"),
         (os_error(errno.EACCES, "/r/x"), "error: /r/x: Permission denied", ""),
         (os_error(errno.ENOSPC, "/r/x"), 74, "error: /r/x could not be written: No space left"),

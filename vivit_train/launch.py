@@ -320,7 +320,8 @@ def errors_in_one_line() -> Iterator[None]:
         if lost := lost_worker(error):
             say(f"error: {lost}", file=sys.stderr)
             sys.exit(PROCESS_LOST)
-        # Lightning's own word for a wrong option; matched by name, as its import takes seconds.
-        if type(error).__name__ == "MisconfigurationException":
-            sys.exit(printable(f"error: {error}"))
+        # Lightning's own word for a wrong option, and Hydra's; by name, as they are imported late.
+        is_hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
+        if is_hydras or type(error).__name__ == "MisconfigurationException":
+            sys.exit(printable(f"error: {' '.join(str(error).split())}"))
         raise

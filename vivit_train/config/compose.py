@@ -293,6 +293,11 @@ def _check_option(group: Override) -> None:
     """Refuses an option that a group does not have."""
     folder = CONFIG_DIR / group.key_or_group
     options = sorted(path.stem for path in folder.glob("*.yaml"))
+    if options and (group.package is not None or group.is_add() or group.is_force_add()):
+        raise UserError(
+            f"{group.input_line}: every group is there once, and an option of it is chosen as "
+            f"{group.key_or_group}=OPTION"
+        )
     for value in values_of(group) if options else ():  # others are of a plugin of Hydra's
         for name in value if isinstance(value, list) else [value]:
             if name is None and group.key_or_group == "experiment":
