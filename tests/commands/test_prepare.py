@@ -67,8 +67,8 @@ def test_broken_videos_are_listed(
 ) -> None:
     output = tmp_path / "copy"
     (root / "val" / "b" / "5.mp4").write_text("no video")
-    (root / "test" / "a").mkdir(parents=True)
-    (root / "test" / "a" / "6.mp4").write_text("of a split that is not used")
+    (root / "unused" / "a").mkdir(parents=True)
+    (root / "unused" / "a" / "6.mp4").write_text("of a split that is not used")
     assert run(root, output) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("unreadable  val/b/5.mp4: Invalid data")
@@ -113,6 +113,15 @@ def test_links_out_of_the_root_are_named_and_not_copied(
         assert video.num_frames == 18
     assert not (output / "extra").exists()
     assert run(tmp_path / "data_link", output) == 1  # and again
+
+
+def test_a_copy_of_a_copy(root: Path, tmp_path: Path) -> None:
+    """What the first copy says of itself is none of its annotations."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(root, first) == 0
+    assert run(first, second, crf=35) == 0
+    assert json.loads((second / FILE_NAME).read_text().splitlines()[0])["settings"]["crf"] == 35
+    assert run(first, second, crf=35) == 0
 
 
 def test_webm_keeps_its_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vivit_train.data.check import TOLERANCE
 from vivit_train.data.manifest import FILE_NAME, Copy, cannot_write
 from vivit_train.data.records import Records, is_video, size_and_mtime
+from vivit_train.data.shard_index import FILE_NAME as INDEX_NAME
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
@@ -23,6 +24,8 @@ from vivit_train.video.write import Encoding, reencode_video
 PARTIAL = ".partial"
 # What data sets read beside videos. Archives and files of features lie there too, and stay there.
 ANNOTATION_SUFFIXES = frozenset([".csv", ".json", ".jsonl", ".list", ".tsv", ".txt"])
+# What our commands write beside them, about the files of the source.
+OWN_NAMES = frozenset([FILE_NAME, INDEX_NAME, VERDICTS_NAME])
 # Folders with a file per frame: millions of entries, none of which is an annotation.
 FRAME_FOLDERS = frozenset(["flow", "flow_frames", "frames", "rgb", "rgb_frames"])
 # Verdicts on a video's file that hold as long as the file is the same; others are tried again.
@@ -283,12 +286,14 @@ def _annotations(root: Path) -> Iterator[str]:
         outside = [f for f in folders if outside_of(root, Path(folder, f))]
         folders[:] = [f for f in folders if f not in outside]
         for name in [*outside, *sorted(files)]:
-            is_annotation = os.path.splitext(name)[1].lower() in ANNOTATION_SUFFIXES
             path = Path(folder, name)
-            # Verdicts are on the files of the source.
-            if name in outside or (
-                is_annotation and name[0] != "." and name != VERDICTS_NAME and path.is_file()
-            ):
+            is_annotation = (
+                path.suffix.lower() in ANNOTATION_SUFFIXES
+                and name[0] != "."
+                and name not in OWN_NAMES
+                and path.is_file()
+            )
+            if is_annotation or name in outside:
                 yield path.relative_to(root).as_posix()
 
 
