@@ -58,12 +58,14 @@ def write_slowly(root: Path, train_per_class: int, val_per_class: int) -> None:
         log.write("+")
     if root.exists():
         return
+    staging = root.with_name("partial")  # a second writer would write there, too
     for split, name in (("train", "a"), ("val", "a")):
-        (root / split / name).mkdir(parents=True)
-    time.sleep(0.5)  # a second writer would find it half done
+        (staging / split / name).mkdir(parents=True)
+    time.sleep(0.5)
     with (root.parent / "log").open("a") as log:
         log.write("w")
-    (root / "demo.json").write_text("{}")
+    (staging / "demo.json").write_text("{}")
+    staging.rename(root)
 
 
 def setup_in_a_process(root: Path, gate: Any, seen: Any) -> None:
@@ -118,6 +120,7 @@ def test_something_else_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds something other than demo clips"):
         build(tmp_path / "demo").setup()
     assert os.listdir(tmp_path / "demo") == ["thesis.tex"]
+    assert os.listdir(tmp_path) == ["demo"]  # no lock beside a folder of the user's
 
 
 def test_no_root() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from vivit_train.data.demo_clips import write_demo
+from vivit_train.data.demo_clips import demo_is_there, write_demo
 from vivit_train.data.folder import Folder
 from vivit_train.foreign import own_lock
 
@@ -29,11 +29,12 @@ class Demo(Folder):
 
     def setup(self, stage: str | None = None) -> None:
         """Writes the clips if they are not there yet, then reads them."""
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes may start at once: one writes, the others wait and find it done.
-        with own_lock(Path(f"{self.root}.lock")):
-            if not self.root.exists():
-                count = 8 * (self.train_per_class + self.val_per_class)
-                rank_zero_info(f"Writing {count} demo clips to {self.root}, once")
-            write_demo(self.root, self.train_per_class, self.val_per_class)
+        counts = self.train_per_class, self.val_per_class
+        if not demo_is_there(self.root, *counts):
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes may start at once: one writes, the others wait and find it done.
+            with own_lock(Path(f"{self.root}.lock")):
+                if not self.root.exists():
+                    rank_zero_info(f"Writing {8 * sum(counts)} demo clips to {self.root}, once")
+                write_demo(self.root, *counts)
         super().setup(stage)

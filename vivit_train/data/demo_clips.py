@@ -143,6 +143,17 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return total / np.abs(total).max()
 
 
+def demo_is_there(
+    root: str | Path, train_per_class: int, val_per_class: int, seed: int = 0
+) -> bool:
+    """Whether `write_demo` with these arguments would find its work done.
+
+    Raises:
+        UserError: If a count or the seed cannot be used, or ``root`` holds something else.
+    """
+    return _is_written(Path(root), _recipe(train_per_class, val_per_class, seed))
+
+
 def write_demo(
     root: str | Path,
     train_per_class: int,
@@ -170,11 +181,7 @@ def write_demo(
         UserError: If a count or the seed cannot be used, or ``root`` holds something else.
     """
     root = Path(root)
-    recipe = {"train_per_class": train_per_class, "val_per_class": val_per_class, "seed": seed}
-    for name, value in recipe.items():
-        if value < (least := 0 if name == "seed" else 1):
-            raise UserError(f"{name}={value} must be at least {least}")
-    recipe["version"] = _VERSION
+    recipe = _recipe(train_per_class, val_per_class, seed)
     if _is_written(root, recipe):
         return
     staging = root.with_name(f"{root.name}.partial-{os.getpid()}")
@@ -195,6 +202,14 @@ def write_demo(
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _recipe(train_per_class: int, val_per_class: int, seed: int) -> dict[str, int]:
+    recipe = {"train_per_class": train_per_class, "val_per_class": val_per_class, "seed": seed}
+    for name, value in recipe.items():
+        if value < (least := 0 if name == "seed" else 1):
+            raise UserError(f"{name}={value} must be at least {least}")
+    return {**recipe, "version": _VERSION}
 
 
 class _Clip(NamedTuple):
