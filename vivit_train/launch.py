@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -299,7 +300,11 @@ def _loaders_let_go() -> Iterator[None]:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Ends the program with the message alone for what a user can mend."""
+    """Ends the program with the message alone for what a user can mend.
+
+    Warnings are then a line each, without the place in the code: they are for the user.
+    """
+    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}") + "\n"
     try:
         with _loaders_let_go():
             yield

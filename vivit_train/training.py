@@ -35,7 +35,7 @@ from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
 from vivit_train.splits import SameVideos, check_same_videos
 from vivit_train.stop_watch import StopWatch
-from vivit_train.terminal import printable, say
+from vivit_train.terminal import say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.utilisation import Utilisation
@@ -363,11 +363,7 @@ def cpu_has_bf16() -> bool:
 
 
 def hush_lightning() -> None:
-    """Keeps Lightning's advertisements, double lines and known false alarms off the screen.
-
-    Warnings are then a line each, without the place in the code: they are for the user.
-    """
-    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}") + "\n"
+    """Keeps Lightning's advertisements, double lines and known false alarms off the screen."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (

@@ -69,6 +69,8 @@ def test_numbers_from_1_are_told_apart_by_all_lists(tmp_path: Path) -> None:
     text = "1.mp4 1\n2.mp4 2\n"
     assert read(tmp_path, text, val="3.mp4 0\n")[0].labels.tolist() == [1, 2]
     assert read(tmp_path, text, val="3.mp4 3\n")[0].labels.tolist() == [0, 1]
+    for odd in ("run", "3.2", "9" * 6000):
+        assert read(tmp_path, text, val=f"3.mp4 {odd}\n3.mp4 3\n")[0].labels.tolist() == [0, 1]
     with pytest.raises(UserError, match=r"train\.txt: labels begin at 1, and .*classes\.txt does"):
         read(tmp_path, text, val="3.mp4 1\n")
 

@@ -172,6 +172,17 @@ def test_labels_by_number(tmp_path: Path, clips: list[bytes], place: str) -> Non
     assert (records.labels.tolist(), names) == ([2, 0], ["x", "y", "z"])
 
 
+def test_numbers_begin_at_0_where_another_split_shows_it(
+    tmp_path: Path, clips: list[bytes]
+) -> None:
+    write_tar(tmp_path / "val/0.tar", samples(clips[0], [1]))
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    with pytest.raises(UserError, match="labels begin at 1, and .*classes.txt does not say"):
+        build(tmp_path).read_split("val")
+    write_tar(tmp_path / "train/0.tar", samples(clips[0], [2, "0"]))
+    assert build(tmp_path).read_split("val")[0].labels.tolist() == [1]
+
+
 def labelled(root: Path, clip: bytes, *beside: dict[str, Any], **options: Any) -> WebDataset:
     members = [
         member

@@ -1,7 +1,7 @@
 """Names for labels that are numbers: from a class file, whichever form it has."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from vivit_train.data.tables import cut
@@ -21,6 +21,7 @@ _NAME_HEADERS = frozenset(["name", "class", "class_name", "label", "label_name",
 _NUMBER_AND_NAME = re.compile(r"(?P<number>[0-9]{1,6})\s*[,;\t]\s*(?P<name>.+)")
 _NAME_AND_NUMBER = re.compile(r"(?P<name>.+?)\s*[,;\t]\s*(?P<number>[0-9]{1,6})")
 _NUMBER_SPACE_NAME = re.compile(r"(?P<number>[0-9]{1,6})\s+(?P<name>.+)")
+_CLASS_NUMBER = re.compile("[0-9]{1,6}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -59,7 +60,7 @@ def as_numbers(labels: Sequence[str], place: Callable[[int], str]) -> list[int] 
             f"{place(odd)}: the label {cut(labels[odd])!r} is a name, but {cut(labels[number])!r} "
             f"({place(number)}) is a number: use names for all videos, or numbers for all"
         )
-    bad = {label for label in distinct if not re.fullmatch("[0-9]{1,6}", label)}
+    bad = {label for label in distinct if not _CLASS_NUMBER.fullmatch(label)}
     if bad:
         odd = next(i for i, label in enumerate(labels) if label in bad)
         raise UserError(
@@ -67,6 +68,11 @@ def as_numbers(labels: Sequence[str], place: Callable[[int], str]) -> list[int] 
             "class, a whole number from 0 to 999999"
         )
     return [int(label) for label in labels]
+
+
+def numbers_among(labels: Iterable[str | None]) -> list[int]:
+    """The labels that are numbers of classes."""
+    return [int(label) for label in labels if label and _CLASS_NUMBER.fullmatch(label)]
 
 
 def read_classes(text: str, file: str) -> Classes:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from vivit_train.class_names import shorten
@@ -11,9 +12,10 @@ from vivit_train.data.class_files import (
     Classes,
     as_numbers,
     number_names,
+    numbers_among,
     read_classes,
 )
-from vivit_train.data.lists import COLUMNS, Listing, is_number, read_list
+from vivit_train.data.lists import COLUMNS, Listing, read_list
 from vivit_train.data.records import Records, is_video
 from vivit_train.data.tables import cut, read_text
 from vivit_train.errors import UserError
@@ -108,7 +110,7 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
 
         def others() -> list[int]:
             columns = [read_list(file).columns.get("label", []) for file in lists]
-            return [int(label) for column in columns for label in column if is_number(label)]
+            return numbers_among(chain.from_iterable(columns))
 
         return number_names(numbers, classes, str(listing.file), others), classes.names
     names_of: dict[int, set[str]] = {}

@@ -5,13 +5,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.class_names import shorten
-from vivit_train.data.class_files import CLASS_FILES, as_numbers, number_names, read_classes
+from vivit_train.data.class_files import (
+    CLASS_FILES,
+    as_numbers,
+    number_names,
+    numbers_among,
+    read_classes,
+)
 from vivit_train.data.folder import Folder
 from vivit_train.data.records import Records
 from vivit_train.data.shard_index import Shard, index_shards
@@ -190,12 +197,22 @@ class WebDataset(Folder):
             if text is None:
                 continue
             classes = read_classes(text, join(self.url, place))
-            return number_names(numbers, classes, self.name, lambda: ()), classes.names
+            return number_names(numbers, classes, self.name, self._all_numbers), classes.names
         raise UserError(
             f"{self.name}: labels are numbers and nothing names the classes: put a file "
             f"{CLASS_FILES[0]} into {self.url}, one class name per line in the order of the "
             "numbers, or take names from another field of the json with data.label_key"
         )
+
+    def _all_numbers(self) -> list[int]:
+        """Labels that are numbers in the shards of all splits that are there."""
+        labels: list[str | None] = []
+        for split in dict.fromkeys(self.splits.values()):
+            with suppress(UserError):
+                found, _ = self._find(split)
+                for shard in index_shards(self.url, found, self.label_key, self.index_dir):
+                    labels += shard.labels
+        return numbers_among(labels)
 
     def _held_out_part(self, records: ShardRecords, num_classes: int, split: str) -> ShardRecords:
         """The training or validation part of all the videos."""
