@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from vivit_train.config import check_warmup, command_line, compose_config, parse_overrides, to_plain
+from vivit_train.config import command_line, compose_config, parse_overrides, to_plain
 from vivit_train.errors import UserError
 from vivit_train.folders import run_folder
 from vivit_train.launch import (
@@ -50,9 +50,6 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
 def train(config: DictConfig) -> Path:
     """Compose -> build -> fit -> test. Returns the run's folder."""
     plain = to_plain(config)
-    epochs = plain["trainer"]["max_epochs"] or -1
-    if epochs > 0:
-        check_warmup(plain["optim"]["warmup_epochs"], epochs, f"trainer.max_epochs={epochs}")
     # Heavy imports wait until here: a mistake is answered before torch is loaded.
     import json
 

@@ -15,6 +15,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch):
         calls: list[argparse.Namespace] = []
         module = f"vivit_train.commands.{words[0].replace('-', '_')}"
         monkeypatch.setattr(f"{module}.run", lambda arguments: calls.append(arguments) or 0)
+        monkeypatch.setattr(__main__, "check_used", lambda *_: None)
         with pytest.raises(SystemExit) as end:
             __main__.main(words)
         assert end.value.code == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from vivit_train.config import check_used
 from vivit_train.launch import errors_in_one_line, leave_cores_to_workers
 
 VERBS = (
@@ -48,13 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(verbs[name])
-        verbs[name].set_defaults(run=verb.run)
+        verbs[name].set_defaults(run=verb.run, verb=name, uses=getattr(verb, "USES", None))
     if arguments and arguments[0] in verbs:
         # Options may stand anywhere, also between KEY=VALUE words, which sub-parsers cannot.
         parsed = verbs[arguments[0]].parse_intermixed_args(arguments[1:])
     else:
         parsed = parser.parse_args(arguments)
     with errors_in_one_line():
+        if parsed.uses is not None:
+            check_used(parsed.verb, parsed.overrides, parsed.uses)
         sys.exit(parsed.run(parsed))
 
 

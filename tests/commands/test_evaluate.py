@@ -46,11 +46,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[VideoDataModule]:
     return found
 
 
-def test_the_model_is_the_checkpoints(finished_run: Path) -> None:
-    with pytest.raises(UserError, match="brings its own model"):
-        run(finished_run, "model.image_size=32")
-
-
 def by_hand(checkpoint: Path, videos: list[tuple[Path, str]], views: tuple[int, int], **own: Any):
     """Scores video by video, as `vivit predict` would name them."""
     classifier = load(checkpoint)
@@ -300,7 +295,12 @@ class TestWhereResultsGo:
     ("words", "message"),
     [
         (["RUN", "data.eval_view=[1,1]"], "error: there is no key 'data.eval_view'.*eval_views"),
-        (["RUN", "data.eval_views=[1,2]"], "error: data.eval_views is .*got .1, 2."),
+        (
+            ["RUN", "model.image_size=32", "run_dir=x", "data.eval_views=[1,1]", "logger=wandb"],
+            "error: vivit evaluate does not use model.image_size=32, run_dir=x, logger=wandb: ",
+        ),
+        (["RUN", "data.label_key=txt"], "error: there is no key 'data.label_key'"),
+        (["RUN", "data.eval_views=[1,2]"], r"error: data.eval_views=\[1,2\]: expected a list"),
         (["RUN", "data=folder", "data.root=/nowhere"], "error: data.root=/nowhere is not a folder"),
         (["RUN", "experiment=vivit_b_k400"], "error: experiment=vivit_b_k400 makes a new"),
         (["/nowhere/best.ckpt"], "error: /nowhere/best.ckpt does not exist"),

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 STOPPED = 130  # the exit code of a program that Ctrl-C ended
 MOST_LINES = 100
 
+# Keys that this command uses; see `is_used`.
+USES = (
+    "experiment", "data", "-data.batch_size", "-data.eval_views", "-data.val_views",
+    "-data.frame_order", "-data.max_bad_fraction", "-data.decode_timeout", "-data.verdicts",
+    "model.num_frames",
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""

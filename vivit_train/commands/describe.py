@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
+# Keys that this command uses; see `is_used`.
+USES = (
+    "experiment", "model", "-model.name", "-model.pretrained", "-model.from_image",
+    "-model.activation_checkpointing", "-model.compile", "data.clip_frames", "data.batch_size",
+    "data.eval_views", "processor", "optim.name", "trainer.accelerator", "trainer.precision",
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""

@@ -18,6 +18,11 @@ from vivit_train.terminal import say
 
 SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
+# Keys that this command uses, see `is_used`: all values of a run are at least checked.
+USES = (
+    "experiment", "model", "data", "processor", "augment", "optim", "trainer", "callbacks", "seed",
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
@@ -34,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line per check as it is made."""
-    from vivit_train.config import compose_config, to_plain
+    from vivit_train.config import check_schedule, compose_config, to_plain
 
     if arguments.seconds <= 0:
         raise UserError(f"--seconds must be above 0, got {arguments.seconds:g}")
     config = to_plain(compose_config(arguments.overrides))
+    check_schedule(config)
 
     from vivit_train.doctor import examine
     from vivit_train.training import hush_lightning

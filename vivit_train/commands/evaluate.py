@@ -3,7 +3,7 @@
   vivit evaluate RUN                                 the run's own data, as it was tested
   vivit evaluate RUN data.eval_views=[1,1]           other views
   vivit evaluate RUN data=kinetics400 data.root=/data/k400
-  vivit evaluate owner/name model=vivit_b data=kinetics400 data.root=/data/k400
+  vivit evaluate owner/name data=kinetics400 data.root=/data/k400
 
 Writes results.json, classes.csv and predictions.csv to --output (default: evaluations/<date_time>
 in the run's folder, else under runs/) and prints the scores. The data set's classes are matched to
@@ -24,6 +24,15 @@ from vivit_train.folders import owned
 from vivit_train.launch import is_rank_zero, launched_from
 from vivit_train.stop_watch import StopWatch
 from vivit_train.terminal import say
+
+# Keys that this command uses; see `is_used`. The model is the checkpoint's.
+USES = (
+    "experiment", "data", "-data.val_views", "-data.max_bad_fraction", "processor", "seed",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.precision", "trainer.limit_test_batches", "trainer.deterministic",
+    "trainer.benchmark", "trainer.profiler", "trainer.enable_progress_bar",
+    "callbacks.refresh_rate",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
         to_plain,
     )
 
-    check_keys(arguments.overrides)
+    words = arguments.overrides
+    if not any(word.startswith(("data=", "experiment=")) for word in words):
+        # Which keys `data` has depends on the data set, which the checkpoint may name.
+        words = [word for word in words if not word.startswith("data.")]
+    check_keys(words)
 
     from vivit_train import training
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
@@ -61,11 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
     if classifier.config is None:
         config = compose_config(arguments.overrides)
     else:
-        if any(word.lstrip("+").startswith("model") for word in arguments.overrides):
-            raise UserError(
-                f"{source} brings its own model: model.* cannot be set in its evaluation; to train "
-                "on from it at another size use model.pretrained"
-            )
         saved = complete_config(saved_config(classifier.config, str(source)))
         config = override_config(saved, arguments.overrides)
     plain = to_plain(config, needs_weights=False)

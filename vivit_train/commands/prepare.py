@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
     from vivit_train.data.manifest import Copy
 
+# Keys that this command uses; see `is_used`.
+USES = (
+    "experiment", "data", "-data.clip_frames", "-data.frame_stride", "-data.batch_size",
+    "-data.eval_views", "-data.val_views", "-data.frame_order", "-data.decoder",
+    "-data.max_bad_fraction", "-data.decode_timeout", "-data.verdicts", "processor",
+    "model.image_size",
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""

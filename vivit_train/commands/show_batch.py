@@ -28,6 +28,13 @@ MAX_COLUMNS = 8
 PANEL_WIDTH, FONT_SIZE = 256, 13
 SOURCE_FPS = 30  # what the video is written for; the real rate of a clip is not known
 
+# Keys that this command uses; see `is_used`.
+USES = (
+    "experiment", "data", "-data.eval_views", "-data.val_views", "-data.test_split",
+    "-data.max_bad_fraction", "processor", "augment", "model.num_frames", "model.image_size",
+    "seed", "trainer.accelerator", "trainer.precision",
+)  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""

@@ -200,6 +200,22 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
     return _with_home(plain)
 
 
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Refuses a warm-up that does not end before ``trainer.max_epochs``.
+
+    Where ``trainer.max_steps`` ends the run, only the data tell how many epochs that is.
+
+    Args:
+        config: Of a run, composed or resolved.
+
+    Raises:
+        UserError: With the arithmetic.
+    """
+    epochs = config["trainer"]["max_epochs"]
+    if epochs > 0:
+        check_warmup(config["optim"]["warmup_epochs"], epochs, f"trainer.max_epochs={epochs}")
+
+
 def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:
     """Refuses a warm-up of the learning rate that does not end before the run.
 
