@@ -112,6 +112,10 @@ def test_variable_frame_rate(tmp_path, name):
         segment = ((times[first] - 2) / 1000 if first else 0.0, (times[last] - 2) / 1000)
         with VideoReader(tmp_path / name, segment=segment) as reader:
             assert numbers(reader.read(range(reader.num_frames))) == list(range(first, last))
+            assert reader.promised == last - first  # by time, not by an average rate
+    duration = times[-1] / 1000
+    with VideoReader(tmp_path / name, segment=(duration / 2, 1.5 * duration)) as reader:
+        assert reader.promised == pytest.approx(2 * reader.num_frames, abs=1)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", pytest.param("decord", marks=needs_decord)])

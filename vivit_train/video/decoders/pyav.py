@@ -88,6 +88,8 @@ class PyAV:
 
     def _promise(self) -> int:
         """See `VideoReader.promised`."""
+        if self._segment and self._timed:
+            return round(self.num_frames / self._share)
         if self._segment:
             return max(1, round((self._segment[1] - self._segment[0]) * self.fps))
         if self._stream.frames:
@@ -121,6 +123,8 @@ class PyAV:
         self._pts = sorted(pts for pts in shown if self._begins_at_start or pts >= min(keys))
         if not self._pts or video_end <= first:
             raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
+        # The part of the segment's time that the video covers.
+        self._share = min(1.0, (video_end - first) / max(1, last - first))
         self._first = min(bisect_left(self._pts, first), len(self._pts) - 1)
         self.num_frames = len(self._pts) - self._first
         self._starts = [0, *(i for i, pts in enumerate(self._pts) if i and shown[pts])]
