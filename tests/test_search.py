@@ -1,6 +1,9 @@
 """Optuna chooses the values of a sweep."""
 
+import contextlib
+import re
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
 from vivit_train.config import parse_overrides
 from vivit_train.errors import UserError
-from vivit_train.sweep import trials_of
+from vivit_train.search import OptunaSearch
+from vivit_train.sweep import Trial, trials_of
 
 OPTUNA = ("hydra/sweeper=optuna", "optim.lr=interval(0.0,1.0)")
 
@@ -40,6 +44,36 @@ def test_finds_the_best_and_goes_on(run, home: Path) -> None:
 
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{home}/optuna.db")
     assert study.best_params == {"optim.lr": best}
+
+
+def test_a_study_that_is_locked(run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, and while trials run; a file that is no study."""
+    monkeypatch.setattr("vivit_train.search.LOCKED_SECONDS", 0.1)
+    words = (*OPTUNA, "seed=1", "hydra.sweeper.n_trials=2")
+    home.mkdir()
+    database = home / "optuna.db"
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        said = f"the study {database} cannot be used: database is locked. If another"
+        with pytest.raises(UserError, match=re.escape(said)):
+            run(*words)
+        other.rollback()
+        done = OptunaSearch.done
+
+        def locked(self: OptunaSearch, trial: Trial) -> None:
+            other.execute("BEGIN EXCLUSIVE")
+            done(self, trial)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(OptunaSearch, "done", locked)
+            with pytest.raises(UserError, match=re.escape(said)):
+                run(*words)
+        other.rollback()
+    assert run(*words) == 0
+    assert [len(starts(home / name)) for name in "01"] == [1, 1]
+    database.write_bytes(b"not a database")
+    with pytest.raises(UserError, match="cannot be used: file is not a database"):
+        run(*words)
 
 
 def test_a_failed_trial_counts_and_the_search_goes_on(run, home: Path) -> None:

@@ -1,10 +1,11 @@
 """A sweep whose values Optuna chooses; its study lies in the sweep's folder."""
 
+import functools
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -29,11 +30,34 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 # Scores of results.json; each has its like in the validation. Of several heads (EPIC-Kitchens) each
 # has two of its own, such as verb_top1.
 METRICS = (*SCORES, "<head>_top1", "<head>_top5")
+P, T = ParamSpec("P"), TypeVar("T")
+LOCKED_SECONDS = 20.0  # how long another program may keep optuna.db locked
 _SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+
+
+def _names_the_study(method: Callable[P, T]) -> Callable[P, T]:
+    """For methods of `OptunaSearch`: errors of the database become a `UserError`."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            database = error if isinstance(error, SQLAlchemyError) else error.__cause__
+            reason = getattr(database, "orig", database)
+            search: Any = args[0]
+            raise UserError(
+                f"the study {search.home / 'optuna.db'} cannot be used: {reason}. If another "
+                "program has it open, close that; then repeat the command with "
+                f"hydra.sweep.dir={shlex.quote(str(search.home))}"
+            ) from None
+
+    return wrapped
 
 
 class OptunaSearch:
@@ -56,6 +80,7 @@ class OptunaSearch:
         UserError: If a setting is not one of these, or the folder holds another search.
     """
 
+    @_names_the_study
     def __init__(
         self,
         home: Path,
@@ -92,7 +117,10 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         home.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
-            storage=f"sqlite:///{(home / 'optuna.db').resolve()}",
+            storage=optuna.storages.RDBStorage(
+                f"sqlite:///{(home / 'optuna.db').resolve()}",
+                engine_kwargs={"connect_args": {"timeout": LOCKED_SECONDS}},
+            ),
             study_name="sweep",
             load_if_exists=True,
             direction=optuna.study.StudyDirection[direction.upper()],
@@ -118,6 +146,7 @@ class OptunaSearch:
             else:
                 self._left.append(trial)
 
+    @_names_the_study
     def next(self) -> Trial | None:
         """A trial that was begun, then proposals."""
         if self._left:
@@ -129,6 +158,7 @@ class OptunaSearch:
         varied = [f"{key}={value}" for key, value in asked.params.items()]
         return Trial(self.home / str(asked.number), [*self.fixed, *varied], varied)
 
+    @_names_the_study
     def should_stop(self, trial: Trial) -> bool:
         """Tells Optuna the newest validation score; whether it lags behind the median."""
         asked = self._asked.get(trial.number)
@@ -141,6 +171,7 @@ class OptunaSearch:
             asked.report(score, step)
         return bool(new and asked.should_prune())
 
+    @_names_the_study
     def done(self, trial: Trial) -> None:
         """Tells Optuna the outcome.
 
