@@ -1,6 +1,8 @@
 import builtins
 import logging
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,53 @@ class TestWandb:
         said = "".join(capsys.readouterr())
         where = f"{tmp_path}/wandb/offline-*"
         assert said == f"wandb: no API key; logging offline, `wandb sync {where}` sends it\n"
+
+    @pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (401, b"{}")])
+    def test_a_server_that_answers_wrongly(
+        self, status: int, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    ) -> None:
+        class Wrong(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Wrong)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        logger = self.build(tmp_path)
+        server.shutdown()
+        logger.log_metrics({"train/loss": 1.0}, 0)
+        logger.experiment.finish()
+        assert list((tmp_path / "wandb").glob("offline-run-*"))
+        assert "wandb: the server does not take the run (" in capfd.readouterr().out
+
+    def test_a_client_that_fails_later_is_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        calls = []
+
+        def fail(*_: object, **__: object) -> None:
+            calls.append(1)
+            raise ConnectionResetError("reset by peer")
+
+        for name in ("log_metrics", "log_hyperparams", "finalize"):
+            monkeypatch.setattr(WandbLogger, name, fail)
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+        logger = self.build(tmp_path)
+        logger.log_hyperparams({})
+        logger.log_metrics({"train/loss": 1.0}, 0)
+        logger.finalize("success")
+        assert calls == [1]
+        assert capsys.readouterr().err == (
+            "warning: wandb has failed (reset by peer) and is left out from here on; metrics.csv "
+            "has all that is logged\n"
+        )
 
     def test_the_users_own_mode_is_left_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -35,26 +35,25 @@ from sqlalchemy.exc import SQLAlchemyError
 # Scores of results.json; each has its like in the validation. Of several heads (EPIC-Kitchens) each
 # has two of its own, such as verb_top1.
 METRICS = (*SCORES, "<head>_top1", "<head>_top5")
-P, T = ParamSpec("P"), TypeVar("T")
+T = TypeVar("T")
 LOCKED_SECONDS = 20.0  # how long another program may keep optuna.db locked
 _SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 
 
-def _names_the_study(method: Callable[P, T]) -> Callable[P, T]:
+def _names_the_study(method: Callable[..., T]) -> Callable[..., T]:
     """For methods of `OptunaSearch`: errors of the database become a `UserError`."""
 
     @functools.wraps(method)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(self: "OptunaSearch", *args: Any, **kwargs: Any) -> T:
         try:
-            return method(*args, **kwargs)
+            return method(self, *args, **kwargs)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             database = error if isinstance(error, SQLAlchemyError) else error.__cause__
             reason = getattr(database, "orig", database)
-            search: Any = args[0]
             raise UserError(
-                f"the study {search.home / 'optuna.db'} cannot be used: {reason}. If another "
+                f"the study {self.home / 'optuna.db'} cannot be used: {reason}. If another "
                 "program has it open, close that; then repeat the command with "
-                f"hydra.sweep.dir={shlex.quote(str(search.home))}"
+                f"hydra.sweep.dir={shlex.quote(str(self.home))}"
             ) from None
 
     return wrapped
