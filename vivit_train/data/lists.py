@@ -164,7 +164,7 @@ def _with_header(file: Path, lines: list[int], fields: list[list[str]]) -> Listi
     check_header([_normal(name) for name in header], file)
     place = {_normal(name): i for i, name in enumerate(header)}
     found = {kind: [n for n in names if n in place] for kind, names in COLUMNS.items()}
-    named = f"{file}, line 1: the columns are {', '.join(header)}"
+    named = f"{file}, line 1: the columns are {cut(', '.join(header), 300)}"
     for kind in ("path", "label"):
         if not found[kind]:
             theirs = (
