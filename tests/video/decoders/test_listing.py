@@ -1,5 +1,7 @@
 """decord and TorchCodec give PyAV's pixels to the bit, or refuse the video by name."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -233,3 +235,41 @@ def test_decord_refuses_an_edit_list_that_hides_frames(tmp_path):
     remux(tmp_path / "whole.mp4", tmp_path / "clip.mp4", earlier_frames=5)
     with pytest.raises(DecodeError, match="decord counts 40 frames, but 35 are shown: choose pyav"):
         VideoReader(tmp_path / "clip.mp4", "decord")
+
+
+@pytest.mark.parametrize("library", ["pyav", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.avi", "mpeg4"),
+        ("b.avi", "libx264"),
+        ("a.flv", "libx264"),
+        ("a.ts", "libx264"),
+        ("a.wmv", "wmv2"),
+    ],
+)
+def test_a_variable_rate_without_recorded_times(tmp_path, library, name, codec):
+    """A segment is found by time, and an AVI that repeats frames is whole."""
+    if library == "decord" and not name.endswith((".avi", ".flv")):
+        pytest.skip("decord refuses these containers")
+    times = [*range(15), *range(15, 75, 4)]  # in frames: the second half is slower
+    with av.open(str(tmp_path / name), "w") as written:
+        stream = written.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 128, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        # In AVI nothing tells when B-frames are shown, but for a constant rate.
+        stream.codec_context.max_b_frames = 2 if name.endswith((".flv", ".ts")) else 0
+        for time, image in zip(times, numbered(30)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode())
+    with VideoReader(tmp_path / name, library) as reader:
+        assert reader.num_frames == 30
+        assert reader.promised in (0, 30)
+    for first, last in ((0, 10), (10, 20), (16, 17), (20, 30)):
+        start = (times[first] - 0.5) / 25 if first else 0.0
+        end = (times[last] if last < 30 else 75) - 0.5
+        with VideoReader(tmp_path / name, library, (start, end / 25)) as reader:
+            assert numbers(reader.read(range(reader.num_frames))) == list(range(first, last))
+            assert reader.promised == pytest.approx(last - first, abs=1)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import av
 
 from vivit_train.video.container import open_video
-from vivit_train.video.decoders import span
 from vivit_train.video.decoders.pyav import PyAV
 from vivit_train.video.picture import display_matrix, is_mirrored
 from vivit_train.video.watch import go_on
@@ -50,8 +49,10 @@ def list_frames(path: str, segment: tuple[float, float] | None, data: bytes | No
         if segment is None:
             return Listing(stream, in_all, 0, in_all, times, fps, whole.promised)
     with closing(PyAV(path, segment, data)) as part:
-        if times is None or part.times is None:
-            first, _ = span(*segment, fps, in_all)
+        if part.offset is not None:
+            first = part.offset
+        elif times is None or part.times is None:
+            raise ValueError("some frames share a time, so a segment cannot be found: choose pyav")
         else:
             first = times.index(part.times[0])
         return Listing(stream, in_all, first, part.num_frames, part.times, fps, part.promised)

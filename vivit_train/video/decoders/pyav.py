@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from math import inf
 
 import av
@@ -30,18 +30,20 @@ class PyAV:
         self._path = path
         self._data = data
         self._segment = segment
+        self._share = 0.0
         # One converter for all frames: each holds megabytes, and by default a thread per core.
         self._reformatter = VideoReformatter()
         self._container, self._stream = open_video(path, data)
         try:
             self._timed = is_timed(self._container)
+            self._is_avi = self._container.format.name == "avi"
             self.fps = known_rate(self._stream.average_rate)
             if segment and self._timed:
                 self._index_segment(*segment)
             else:
                 self._index()
-            if segment and not self._timed:
-                self._first, self.num_frames = span(*segment, self.fps, self.num_frames)
+                if segment:
+                    self._cut_out(*segment)
             self.promised = self._promise()
         except Exception:
             self.close()
@@ -51,6 +53,11 @@ class PyAV:
     def stream_index(self) -> int:
         """Which of the file's streams is read."""
         return self._stream.index
+
+    @property
+    def offset(self) -> int | None:
+        """Number in the whole video of a segment's first frame; None where it is told by time."""
+        return None if self._segment and self._timed else self._first
 
     @property
     def times(self) -> list[float] | None:
@@ -76,24 +83,40 @@ class PyAV:
             # Discarded packets lie outside the edit list: decoded at most, never shown.
             self._hidden += packet.is_discard
             if packet.size and not packet.is_discard:
-                packets.append((packet.pts, packet.is_keyframe))
+                packets.append((packet.pts, packet.dts, packet.is_keyframe))
         if not packets:
             raise ValueError("no frames in this file")
         self._first, self.num_frames = 0, len(packets)
-        shown = {pts: is_key for pts, is_key in packets if pts is not None}
+        self._clock = None if self._timed else self._clock_of(packets)
+        shown = {pts: is_key for pts, _, is_key in packets if pts is not None}
         self._pts = sorted(shown) if self._timed and len(shown) == self.num_frames else None
         # Where decoding can begin: frame numbers.
         self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
         self._begins_at_start = True
 
+    def _clock_of(self, packets: list[tuple[int | None, int | None, bool]]) -> list[int] | None:
+        """When each frame is shown, in ticks, as it seems: enough to find a segment.
+
+        Containers other than the timed ones say when a frame is due, but not always of which frame
+        it is the time. ``None``: the times have gaps or jump.
+        """
+        # In AVI pts are made up, and dts count places, of which some may hold no frame.
+        times = [dts if self._is_avi else pts for pts, dts, _ in packets]
+        shown = sorted({time for time in times if time is not None})
+        order = [dts for _, dts, _ in packets if dts is not None]
+        is_whole = len(shown) == len(order) == len(packets)
+        return shown if is_whole and all(a < b for a, b in pairwise(order)) else None
+
     def _promise(self) -> int:
         """See `VideoReader.promised`."""
-        if self._segment and self._timed:
+        if self._segment and self._share:
             return round(self.num_frames / self._share)
         if self._segment:
             return max(1, round((self._segment[1] - self._segment[0]) * self.fps))
         if self._stream.frames:
-            return max(0, self._stream.frames - self._hidden)
+            # AVI counts places without a frame as well: the one before them is shown again.
+            empty = self._clock[-1] + 1 - self.num_frames if self._clock and self._is_avi else 0
+            return max(0, self._stream.frames - self._hidden - empty)
         start = _seconds(self._stream.start_time, self._stream)
         end = _ends_at(self._stream) or _ends_at(self._container)
         if not self._timed or not end or self._reached <= start:
@@ -121,13 +144,38 @@ class PyAV:
             back = 2 * back or 1.0
         # What is shown before the first key frame needs an earlier one.
         self._pts = sorted(pts for pts in shown if self._begins_at_start or pts >= min(keys))
-        if not self._pts or video_end <= first:
-            raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
-        # The part of the segment's time that the video covers.
-        self._share = min(1.0, (video_end - first) / max(1, last - first))
-        self._first = min(bisect_left(self._pts, first), len(self._pts) - 1)
-        self.num_frames = len(self._pts) - self._first
+        self._choose(self._pts, first, float((video_end - origin) * time_base))
         self._starts = [0, *(i for i, pts in enumerate(self._pts) if i and shown[pts])]
+
+    def _cut_out(self, start: float, end: float) -> None:
+        """Keep a segment of a video that was listed whole."""
+        if self._clock is None:
+            self._first, self.num_frames = span(start, end, self.fps, self.num_frames)
+            return
+        time_base, origin = self._stream.time_base, self._clock[0]
+        assert time_base is not None
+        first, last = (origin + ticks(seconds / time_base) for seconds in (start, end))
+        shown = self._clock[: max(1, bisect_left(self._clock, last))]
+        video_end = float((self._clock[-1] - origin) * time_base) + 1 / (self.fps or 1000)
+        self._choose(shown, first, video_end)
+
+    def _choose(self, times: list[int], first: int, video_end: float) -> None:
+        """Find the segment's frames among those that are shown before its end.
+
+        Args:
+            times: When these are shown, in ticks.
+            first: When the segment begins, in ticks.
+            video_end: When the video ends, in seconds from its beginning.
+        """
+        assert self._segment is not None
+        start, end = self._segment
+        if not times or video_end <= start:
+            raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
+        # Where none is shown first within it, the one on display.
+        self._first = min(bisect_left(times, first), len(times) - 1)
+        self.num_frames = len(times) - self._first
+        # The part of the segment's time that the video covers.
+        self._share = min(1.0, (video_end - start) / (end - start)) if end > start else 1.0
 
     def _packets(self, target: int, last: int) -> tuple[dict[int, bool], float]:
         """Frames from a key frame before ``target`` to ``last``: their times, and which are keys.
