@@ -5,6 +5,7 @@ import copy
 import functools
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ from tests.conftest import REPOSITORY
 from vivit_train.config import compose_config, override_config, to_plain
 from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.errors import UserError
+from vivit_train.model import arguments
+from vivit_train.model.layers import ACTIVATIONS
 from vivit_train.model.vivit import ViViT
-from vivit_train.optim import build_optimizer, freeze
+from vivit_train.model.weights import inflate
+from vivit_train.non_finite import ACTIONS
+from vivit_train.optim import OPTIMIZERS, build_optimizer, freeze
 from vivit_train.training import NOT_OF_THE_MODEL, build_data, build_trainer
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+from vivit_train.transforms.rand_augment import OPERATION_SETS
+from vivit_train.transforms.settings import RESAMPLE
+from vivit_train.video.decode import DECODERS
+from vivit_train.video.sampling import FRAME_ORDERS
 
 CONFIGS = REPOSITORY / "configs"
 TINY = (
@@ -190,3 +199,27 @@ def test_refusals(key: str, value: Any, told: str) -> None:
 def test_keys_that_are_not_ours_take_anything() -> None:
     mine = {"data": {"_target_": "mine.Data", "depth": [1]}, "trainer": {"overfit_batches": 2}}
     assert list(misfits(mine)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("model.attention", arguments.ATTENTIONS),
+        ("model.attention_order", (*arguments.ATTENTION_ORDERS, None)),
+        ("model.pooling", arguments.POOLINGS),
+        ("model.activation", ACTIVATIONS),
+        ("model.drop_path_style", arguments.DROP_PATH_STYLES),
+        ("model.attention_implementation", arguments.ATTENTION_IMPLEMENTATIONS),
+        *((f"model.from_image.{name}", words) for name, words in inflate.CHOICES.items()),
+        ("data.frame_order", FRAME_ORDERS),
+        ("data.decoder", DECODERS),
+        ("processor.resample", [*RESAMPLE, *(code for code, _ in RESAMPLE.values())]),
+        ("augment.rand_augment_operations", OPERATION_SETS),
+        ("optim.name", OPTIMIZERS),
+        ("callbacks.non_finite", ACTIONS),
+    ],
+)
+def test_choices_are_those_of_the_code(key: str, choices: Iterable[Any]) -> None:
+    """Which cannot be imported where keys are described: it would take seconds."""
+    told = re.split(r", or |, | or ", KEYS[key].expected)
+    assert sorted(told) == sorted("null" if word is None else str(word) for word in choices)

@@ -51,12 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
-    from vivit_train.data.settings import check_count, check_views
-
-    # As the DataModule does, which is not built here.
-    for key in ("batch_size", "clip_frames"):
-        check_count(key, config["data"][key])
-    check_views("eval_views", config["data"]["eval_views"])
     description = describe_config(config, arguments.num_classes)
     if arguments.json:
         say_json(description.to_dict())
