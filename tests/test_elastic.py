@@ -18,6 +18,8 @@ def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) 
         limit_train_batches=1.0,
         val_check_interval=3,
         num_training_batches=batches,
+        max_epochs=3,
+        max_steps=-1,
         datamodule=SimpleNamespace(videos_per_batch=lambda: videos),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=done)),
         state=SimpleNamespace(fn="fit"),
@@ -28,6 +30,7 @@ def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) 
 def saved(tmp_path: Path) -> str:
     """Of four processes with two videos each."""
     checkpoint = {
+        "global_step": 11,
         "loops": {
             "fit_loop": {
                 "epoch_loop.batch_progress": {
@@ -35,7 +38,7 @@ def saved(tmp_path: Path) -> str:
                     "current": {"ready": 5, "started": 5, "processed": 5, "completed": 4},
                 }
             }
-        }
+        },
     }
     SameSteps(None).on_save_checkpoint(trainer(4, 2), None, checkpoint)
     assert checkpoint["position"] == {
@@ -44,6 +47,7 @@ def saved(tmp_path: Path) -> str:
         "videos_per_batch": 8,
         "videos_per_step": 8,
         "videos_per_epoch": 48,
+        "in_batches": {"accumulate_grad_batches": 1, "val_check_interval": 3},
     }
     torch.save(checkpoint, tmp_path / "last.ckpt")
     return str(tmp_path / "last.ckpt")
@@ -68,6 +72,59 @@ def test_fewer_processes_accumulate(saved: str, processes: int, accumulate: int)
     done = 11 * accumulate
     expected = {"ready": done, "started": done, "processed": done, "completed": done - 1}
     assert progress["total"] == expected
+
+
+def chained(first: str, path: Path, now: Any) -> str:
+    """A checkpoint of the run that ``now`` has resumed."""
+    callback = SameSteps(first)
+    callback.setup(now, None, "fit")
+    before = torch.load(first, weights_only=True)
+    checkpoint = {"loops": before["loops"], "global_step": before["global_step"]}
+    checkpoint["hyper_parameters"] = {
+        "config": {"trainer": {"accumulate_grad_batches": 1, "val_check_interval": 3}}
+    }
+    callback.on_save_checkpoint(now, None, checkpoint)
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "last", [lambda now: now, lambda now: trainer(2, 2, 2, 12)], ids=["auto", "last"]
+)
+def test_a_run_that_is_resumed_twice(saved: str, tmp_path: Path, last: Any) -> None:
+    """The second time by the command that it was started with, or by its own config.yaml."""
+    second = chained(saved, tmp_path / "second.ckpt", trainer(2, 2, batches=12))
+    now = last(trainer(2, 2, batches=12))
+    now.val_check_interval = 3 * now.accumulate_grad_batches
+    SameSteps(second).setup(now, None, "fit")
+    assert (now.accumulate_grad_batches, now.val_check_interval) == (2, 6)
+    back = trainer(4, 2, accumulate=2)  # what config.yaml says by then
+    back.val_check_interval = 6
+    SameSteps(second).setup(back, None, "fit")
+    assert (back.accumulate_grad_batches, back.val_check_interval) == (1, 3)
+
+
+def test_a_run_that_is_longer_already(saved: str) -> None:
+    now = trainer(4, 2)
+    now.max_epochs, now.max_steps = 1, 11
+    resume(saved, now)
+    now.max_steps = 10
+    with pytest.raises(UserError, match=r"trainer\.max_steps=10: the run has done 11 already"):
+        resume(saved, now)
+
+
+def test_another_step_is_refused(saved: str) -> None:
+    message = r"accumulate_grad_batches=3 is 24 videos, and this run takes 8: .* or give 1"
+    with pytest.raises(UserError, match=message):
+        resume(saved, trainer(4, 2, accumulate=3))
+
+
+def test_another_interval_between_validations_is_used(saved: str) -> None:
+    now = trainer(4, 2)
+    now.val_check_interval = 2
+    resume(saved, now)
+    assert now.val_check_interval == 2
 
 
 def test_the_same_processes_change_nothing(saved: str) -> None:

@@ -253,6 +253,8 @@ def test_config_yaml_says_what_was_used(finished_run: Path, tmp_path: Path) -> N
     words = [f"run_dir={run}", "ckpt_path=last", "trainer.max_epochs=3"]
     with pytest.raises(UserError, match="1 processes x 3 videos each"):
         train(resumed([*words, "data.batch_size=3"]))
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=1: the run has done 2 already"):
+        train(resumed([*words, "trainer.max_epochs=1"]))
     assert (run / "config.yaml").read_bytes() == before
     with pytest.warns(UserWarning, match="accumulate_grad_batches=1 becomes 2"):
         train(resumed([*words, "data.batch_size=2"]))

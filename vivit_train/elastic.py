@@ -9,6 +9,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.data.loader import batches_done
 from vivit_train.errors import UserError
 
+# Settings of the trainer that count batches, which another number of processes makes smaller or
+# larger.
+IN_BATCHES = ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
+
 
 class SameSteps(Callback):
     """Keeps the videos of each optimiser step where a run goes on with other processes.
@@ -24,21 +28,26 @@ class SameSteps(Callback):
 
     def __init__(self, ckpt_path: str | None) -> None:
         self.ckpt_path = ckpt_path
-        self._saved: dict[str, int] | None = None
+        self._saved: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sets the accumulation, and limits that are in batches.
 
         Raises:
-            UserError: If no accumulation makes up the step.
+            UserError: If no accumulation makes up the step, or the run is longer already.
         """
         if stage != "fit" or self.ckpt_path is None:
             return
         content = torch.load(self.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
         self._saved = content["position"]
         assert self._saved is not None
-        batch, accumulate = _videos_per_batch(trainer), trainer.accumulate_grad_batches
-        step = self._saved["videos_per_step"]
+        behind = {"max_epochs": self._saved["epoch"], "max_steps": content["global_step"]}
+        for name, done in behind.items():
+            if 0 < (getattr(trainer, name) or -1) < done:
+                raise UserError(
+                    f"trainer.{name}={getattr(trainer, name)}: the run has done {done} already"
+                )
+        batch, step = _videos_per_batch(trainer), self._saved["videos_per_step"]
         if step % batch:
             per_process = batch // trainer.world_size
             raise UserError(
@@ -47,17 +56,47 @@ class SameSteps(Callback):
                 "divide. Go on with another trainer.devices or data.batch_size whose product "
                 f"divides {step}, or start a new run from the weights with model.pretrained"
             )
-        trainer.accumulate_grad_batches = step // batch
-        if trainer.accumulate_grad_batches != accumulate:
-            rank_zero_warn(
-                f"trainer.accumulate_grad_batches={accumulate} becomes "
-                f"{trainer.accumulate_grad_batches}, so that an optimiser step takes {step} "
-                f"videos as before: {batch} in each batch of {trainer.world_size} process(es)"
+        given = content.get("hyper_parameters", {}).get("config", {}).get("trainer", {})
+        for name, value in _in_batches(trainer).items():
+            # Checkpoints of older versions do not say what was used.
+            used = self._saved.get("in_batches", {}).get(name, value)
+            if name == "accumulate_grad_batches":
+                used = step // self._saved["videos_per_batch"]
+            self._keep_videos(trainer, name, value, used, batch, value in (used, given.get(name)))
+
+    def _keep_videos(
+        self, trainer: Trainer, name: str, value: int, used: int, batch: int, is_kept: bool
+    ) -> None:
+        """Sets what counts batches so that it counts as many videos as before.
+
+        Args:
+            trainer: The trainer.
+            name: Of the setting.
+            value: As this call has it.
+            used: What the checkpoint's run used, in its batches.
+            batch: Videos of one batch now.
+            is_kept: Whether the value is the one that the run had, not another one.
+
+        Raises:
+            UserError: If it is another one that changes the videos of a step or an epoch.
+        """
+        assert self._saved is not None
+        videos = used * self._saved["videos_per_batch"]
+        if not is_kept and name == "val_check_interval":
+            return
+        fitting = self._converted(used, batch, f"trainer.{name}")
+        if not is_kept and value != fitting:
+            raise UserError(
+                f"trainer.{name}={value} is {value * batch} videos, and this run takes {videos}: "
+                "an optimiser step and an epoch keep their videos when a run is resumed. Leave it "
+                f"out, or give {fitting}"
             )
-        for name in ("limit_train_batches", "val_check_interval"):
-            batches = getattr(trainer, name)
-            if isinstance(batches, int):
-                setattr(trainer, name, self._converted(batches, batch, f"trainer.{name}"))
+        if value != fitting:
+            setattr(trainer, name, fitting)
+            rank_zero_warn(
+                f"trainer.{name}={value} becomes {fitting}, so that it is {videos} videos as "
+                f"before: {batch} in each batch of {trainer.world_size} process(es)"
+            )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -71,6 +110,7 @@ class SameSteps(Callback):
             "videos_per_batch": batch,
             "videos_per_step": batch * trainer.accumulate_grad_batches,
             "videos_per_epoch": batch * batches,
+            "in_batches": _in_batches(trainer),
         }
 
     def on_load_checkpoint(
@@ -113,6 +153,12 @@ class SameSteps(Callback):
                 "trainer.devices or data.batch_size"
             )
         return videos // batch
+
+
+def _in_batches(trainer: Trainer) -> dict[str, int]:
+    """The settings that are a number of batches; others are fractions of an epoch, or times."""
+    values = {name: getattr(trainer, name) for name in IN_BATCHES}
+    return {name: value for name, value in values.items() if isinstance(value, int)}
 
 
 def _videos_per_batch(trainer: Trainer) -> int:
