@@ -212,10 +212,12 @@ class TestRunFolder:
 def test_temporaries_go_whatever_process_wrote_them(tmp_path: Path) -> None:
     """Numbers of processes are of some machine; this process's own is alive here."""
     (tmp_path / "checkpoints").mkdir()
-    kept = [tmp_path / "config.yaml", tmp_path / "checkpoints" / "last.ckpt"]
+    ours = [tmp_path / "config.yaml", tmp_path / "checkpoints" / "last.ckpt"]
+    kept = [*ours, tmp_path / "notes.tmp-new", tmp_path / "notes.tmp-1"]  # of the user's
     for path in kept:
         path.touch()
+    for path in ours:
         path.with_name(f"{path.name}.tmp-{os.getpid()}").touch()
         path.with_name(f"{path.name}.tmp-12").touch()
     remove_temporaries(tmp_path)
-    assert sorted(p for p in tmp_path.rglob("*.*") if p.is_file()) == sorted(kept)
+    assert sorted(path for path in tmp_path.rglob("*.*") if path.is_file()) == sorted(kept)

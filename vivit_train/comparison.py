@@ -9,6 +9,7 @@ from typing import Any
 
 from vivit_train.config.saved import read_values
 from vivit_train.errors import UserError
+from vivit_train.files import errors_name
 from vivit_train.foreign import is_of, read_json
 from vivit_train.sweep import Trial
 from vivit_train.terminal import csv_cell, json_text, printable, say
@@ -226,7 +227,7 @@ class Comparison:
 
     def write_csv(self, path: Path) -> None:
         """Writes the table; scores in full, empty where there is none."""
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with errors_name(path), path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writerow({k: csv_cell(k) for k in self.columns})
             writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in self.rows)
@@ -234,7 +235,8 @@ class Comparison:
     def write_json(self, path: Path) -> None:
         """Writes ``{"runs": [...], "warnings": [...]}``."""
         content = {"runs": self.rows, "warnings": self.warnings}
-        path.write_text(json_text(content) + "\n", encoding="utf-8")
+        with errors_name(path):
+            path.write_text(json_text(content) + "\n", encoding="utf-8")
 
     def write_png(self, path: Path) -> None:
         """Draws the table, with a bar from 0 to 1 behind each score that it is ordered by."""
@@ -262,7 +264,8 @@ class Comparison:
                 draw.text((left + _PNG_PAD_PX, top + 2), cell, fill="black", font=font)
                 left += width
         draw.line((0, height, image.width, height), fill=_RULE_COLOUR)
-        image.save(path)
+        with errors_name(path):
+            image.save(path)
 
     def _cell(self, row: dict[str, Any], column: str) -> str:
         value = row[column]

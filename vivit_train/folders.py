@@ -1,6 +1,7 @@
 """Folders that results are written to: names that do not collide, one process at a time in each."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 120.0
 # What a run writes, by which its folder is known.
 _OF_A_RUN = ("config.yaml", "metrics.csv", "results.json", "checkpoints")
+_TEMPORARY = re.compile(r".+\.\w+\.tmp-\d+", re.DOTALL)  # see `vivit_train.files`
 
 
 def names_the_moment(config: DictConfig, key: str) -> bool:
@@ -107,7 +109,8 @@ def remove_temporaries(folder: Path) -> None:
     tell nothing, as they may be of another machine.
     """
     for path in [*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")]:
-        path.unlink(missing_ok=True)
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -69,6 +69,19 @@ def test_a_folder_of_runs(runs: Path, compare) -> None:
     assert compare(runs, runs / "a") == compare(runs / "a", runs / "b", runs / "c")
 
 
+@pytest.mark.parametrize("kind", ["csv", "json", "png"])
+def test_a_full_disk_is_told_with_the_file(
+    kind: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / f"table.{kind}"
+    table.symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(runs), f"--{kind}", str(table)])
+    assert end.value.code == 74
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {table} could not be written: No space left on device. Make")
+
+
 def test_another_score(runs: Path, compare) -> None:
     lines, _ = compare(runs / "b", runs / "a", "--sort", "mean_class_accuracy")
     assert [line[0][-1] for line in lines[1:]] == ["a", "b"]
