@@ -57,7 +57,7 @@ def train(config: DictConfig) -> Path:
 
     from vivit_train import training
     from vivit_train.advice import advice
-    from vivit_train.report import write_report
+    from vivit_train.report import scores_shown_if_lost, write_report
     from vivit_train.run_dir import MetricsCsv, write_results
 
     training.hush_lightning()
@@ -85,9 +85,10 @@ def train(config: DictConfig) -> Path:
         trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         results = training.results(trainer, data, plain)
         results["checkpoint"] = f"checkpoints/{best.name}"
-        write_results(run_dir, results)
         assert module.accuracy is not None
-        write_report(run_dir, module.accuracy, data)
+        with scores_shown_if_lost(results):
+            write_results(run_dir, results)
+            write_report(run_dir, module.accuracy, data)
     if trainer.is_global_zero:
         say(f"results {json.dumps(training.headline(results))}")
     return run_dir

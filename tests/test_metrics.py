@@ -90,8 +90,11 @@ def test_an_undecodable_video_counts_as_wrong() -> None:
 def test_logits_that_are_not_finite_are_wrong(value: float) -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0, 0.0, 0.0, 0.0]] * 2)
     logits[1, 0] = value
-    scores = score(logits, torch.tensor([1, 1])).compute()
+    metric = score(logits, torch.tensor([1, 1]))
+    scores = metric.compute()
     assert scores["top1"] == scores["top5"] == 0.5
+    assert scores["non_finite"] == 1
+    assert metric.non_finite.tolist() == [0, 1]
 
 
 def test_ties_go_to_the_lower_class() -> None:
@@ -247,6 +250,7 @@ def test_heads_of_videos_that_cannot_be_decoded_or_are_not_finite() -> None:
     logits[2, 1] = torch.nan
     metric = score_heads(arrays, torch.arange(9), decoded)
     scores = metric.compute()
+    assert scores.pop("non_finite") == 1
     del scores["loss"], scores["mean_class_accuracy"]
     assert set(scores) == {
         "top1", "top5", "noun_top1", "noun_top5", "verb_top1", "verb_top5", "action_top1",

@@ -107,9 +107,9 @@ def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
         assert ours == pytest.approx(theirs, abs=tolerance)
 
 
-def gradient_norms(run: Path) -> list[float]:
+def logged(run: Path, name: str) -> list[float]:
     with (run / "metrics.csv").open(newline="") as file:
-        return [float(row["train/grad_norm"]) for row in csv.DictReader(file) if row["train/loss"]]
+        return [float(row[name]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
 def test_shards_train_as_one_process_and_one_process_goes_on(
@@ -119,10 +119,13 @@ def test_shards_train_as_one_process_and_one_process_goes_on(
     run = train_two(words, tmp_path / "run")
     ours, theirs = last(run), last(whole)
     assert_close(ours, theirs)
-    norms = gradient_norms(whole)
+    norms = logged(whole, "train/grad_norm")
     assert len(norms) == 5
     assert min(norms) > 0.3  # all were clipped
-    assert gradient_norms(run) == pytest.approx(norms, rel=1e-4)
+    assert logged(run, "train/grad_norm") == pytest.approx(norms, rel=1e-4)
+    # Of the whole step's clips, not of those of one process.
+    for name in ("train/loss", "train/top1"):
+        assert logged(run, name) == pytest.approx(logged(whole, name), rel=1e-4)
     averages = theirs["state_dict"]
     moved = [(averages[n] - w).abs().max() for n, w in theirs["training_weights"].items()]
     assert min(moved) > 1e-4  # far more than the tolerance

@@ -128,6 +128,7 @@ class Classifier(nn.Module):
         tells_frame_stride: Whether the checkpoint says so; else ``frame_stride`` is 2, as of the
             published ViViTs.
         eval_views: (temporal, spatial) views per video.
+        tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
         heads: Classes of each head, side by side in the logits, where a video has several classes
             (EPIC-Kitchens: nouns, verbs); empty for one head.
     """
@@ -140,7 +141,7 @@ class Classifier(nn.Module):
         config: dict[str, Any] | None = None,
         clip_frames: int | None = None,
         frame_stride: int | None = None,
-        eval_views: tuple[int, int] = (4, 3),
+        eval_views: tuple[int, int] | None = None,
         heads: Sequence[int] = (),
     ) -> None:
         super().__init__()
@@ -151,7 +152,8 @@ class Classifier(nn.Module):
         self.clip_frames = clip_frames or model.config["num_frames"]
         self.frame_stride = frame_stride or 2
         self.tells_frame_stride = frame_stride is not None
-        self.eval_views = eval_views
+        self.eval_views = eval_views or (4, 3)
+        self.tells_eval_views = eval_views is not None
         self.heads = list(heads)
 
     def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
@@ -265,7 +267,7 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         config=weights.config,
         clip_frames=model.get("num_frames", sampling.get("clip_frames")),
         frame_stride=sampling.get("frame_stride"),
-        eval_views=tuple(sampling.get("eval_views", (4, 3))),
+        eval_views=tuple(sampling["eval_views"]) if "eval_views" in sampling else None,
         heads=weights.heads,
     )
     return classifier.eval()

@@ -23,7 +23,9 @@ class VideoAccuracy(Metric):
 
     Attributes:
         predicted: int32 ``[num_videos]``, 1 + the class that each video was taken for; 0 where it
-            was not seen or could not be decoded. Like all counts of one process until synced.
+            was not seen, could not be decoded, or has logits that are not finite. Like all counts
+            of one process until synced.
+        non_finite: int32 ``[num_videos]``, 1 for each video whose logits are NaN or infinite.
     """
 
     full_state_update = False
@@ -33,13 +35,14 @@ class VideoAccuracy(Metric):
     seen: Tensor
     undecodable: Tensor
     predicted: Tensor
+    non_finite: Tensor
     loss_sum: Tensor
 
     def __init__(self, num_classes: int, num_videos: int) -> None:
         super().__init__()
         for name in ("correct1", "correct5", "total"):  # per class
             self.add_state(name, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("seen", "undecodable", "predicted"):  # per video
+        for name in ("seen", "undecodable", "predicted", "non_finite"):  # per video
             self.add_state(name, torch.zeros(num_videos, dtype=torch.int), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
@@ -62,6 +65,7 @@ class VideoAccuracy(Metric):
         self.correct5.index_add_(0, labels, (valid & (rank < 5)).long())
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=torch.int))
         self.undecodable.index_add_(0, indices, (~decoded).int())
+        self.non_finite.index_add_(0, indices, (decoded & ~valid).int())
         # argmax gives the lower index where two are equal, as `ranks` does.
         self.predicted.index_add_(0, indices, (valid * (logits.argmax(dim=1) + 1)).int())
         losses = logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
@@ -71,6 +75,9 @@ class VideoAccuracy(Metric):
         """``top1``, ``top5`` and ``mean_class_accuracy`` as fractions, and the mean ``loss``.
 
         There is no ``top5`` of five classes or fewer.
+
+        Where videos have logits that are NaN or infinite, which count as wrong here, ``non_finite``
+        is their number.
 
         The loss is the plain cross-entropy over the videos that could be decoded. Classes without
         a video do not enter the mean class accuracy.
@@ -86,7 +93,9 @@ class VideoAccuracy(Metric):
         per_class = self.correct1[present].double() / self.total[present]
         decoded = max(1, videos - int(self.undecodable.sum()))
         top5 = {"top5": int(self.correct5.sum()) / max(1, videos)}
+        non_finite = int(self.non_finite.sum())
         return {
+            **({"non_finite": non_finite} if non_finite else {}),
             "top1": int(self.correct1.sum()) / max(1, videos),
             **(top5 if len(self.total) > 5 else {}),
             "mean_class_accuracy": float(per_class.mean()) if videos else 0.0,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -96,6 +97,8 @@ class VivitModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy with label smoothing, in float32.
 
+        What is logged is the mean over all processes.
+
         ``train/top1`` counts the class with the larger share where mixup mixes two, and of
         several heads the videos that all of them get right.
         """
@@ -109,10 +112,22 @@ class VivitModule(LightningModule):
         right = best_classes(labels, heads) if labels.is_floating_point() else labels
         top1 = (best_classes(logits, heads) == right.view(len(logits), -1)).all(dim=1)
         top1 = top1.float().mean()
-        self.log("train/loss", loss.detach(), batch_size=len(logits))
-        self.log("train/top1", top1, batch_size=len(logits))
+        logged = torch.stack([loss.detach(), top1])
+        if self._logs_this_step():
+            logged = self.trainer.strategy.reduce(logged, reduce_op="mean")
+        self.log("train/loss", logged[0], batch_size=len(logits))
+        self.log("train/top1", logged[1], batch_size=len(logits))
         self.log("train/lr", highest_lr(self.trainer.optimizers[0]))
         return loss
+
+    def _logs_this_step(self) -> bool:
+        """Whether loggers get this step's values; the same on all processes.
+
+        Only then are they averaged over the processes: the progress bar, which shows more steps,
+        has those of the first process in between.
+        """
+        done = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        return (done + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""
@@ -259,6 +274,11 @@ class VivitModule(LightningModule):
     def _log_scores(self, role: str) -> None:
         assert self.accuracy is not None
         scores = self.accuracy.compute()
+        if role == "val" and "non_finite" in scores:  # the test ends in an error, see `results`
+            rank_zero_warn(
+                f"the logits of {scores['non_finite']} validation videos are NaN or infinite; they "
+                "count as wrong"
+            )
         if not self.trainer.sanity_checking:
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})
 

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,17 @@ from vivit_train.terminal import csv_cell, say
 
 # Standard deviations within which 95 % of a normal distribution lie.
 Z_95 = 1.96
+
+
+@contextmanager
+def scores_shown_if_lost(results: dict[str, Any]) -> Iterator[None]:
+    """Within, files are written; prints the scores before it fails where they cannot be."""
+    try:
+        yield
+    except OSError:
+        scores = {name: value for name, value in results.items() if isinstance(value, int | float)}
+        say(f"results {json.dumps(scores)}")
+        raise
 
 
 def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, processor_of
+from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
@@ -378,7 +379,11 @@ def hush_lightning() -> None:
 
 
 def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:
-    """What results.json says, after `trainer.test`; warns if that left videos out."""
+    """What results.json says, after `trainer.test`; warns if that left videos out.
+
+    Raises:
+        UserError: If the logits of a video are not finite.
+    """
     module = trainer.lightning_module
     assert isinstance(module, VivitModule)
     assert module.accuracy is not None
@@ -387,6 +392,13 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
     with module.accuracy.sync_context():  # sums over processes within
         seen = int((module.accuracy.seen > 0).sum())
         undecodable = module.accuracy.undecodable.nonzero()[:, 0].tolist()
+        non_finite = module.accuracy.non_finite.nonzero()[:, 0].tolist()
+    if non_finite:
+        raise UserError(
+            f"the logits of {len(non_finite)} of {seen} videos are NaN or infinite, so there is no "
+            f"score: {shorten([records.name(row) for row in non_finite])}. The weights diverged in "
+            f"training, or numbers overflow in trainer.precision={trainer.precision}: try 32-true"
+        )
     if seen < len(records):
         rank_zero_warn(f"trainer.limit_test_batches: only {seen} of {len(records)} videos scored")
     return {

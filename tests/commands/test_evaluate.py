@@ -1,4 +1,5 @@
 import argparse
+import errno
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from vivit_train.commands import evaluate
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
+from vivit_train.export.huggingface import write as write_huggingface
 
 SCORES = ("top1", "top5", "mean_class_accuracy")
 
@@ -168,6 +170,59 @@ def test_frames_are_taken_as_in_training(
     assert built[0].processor.settings() == load(
         finished_run / "checkpoints" / "best.ckpt"
     ).processor.settings()  # fmt: skip
+
+
+def test_an_exported_folder_takes_frames_as_the_run_does(
+    finished_run: Path, demo_root: Path, tmp_path: Path, score, built, capsys
+) -> None:
+    """A stride of 3 and its views, though the data set's are others and Hugging Face has no key."""
+    classifier, clips = load(finished_run), validation_clips(demo_root)
+    classifier.frame_stride, classifier.eval_views = 3, (2, 1)
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    write_huggingface(classifier, folder)
+    numbered(tmp_path, clips, list(CLASS_NAMES))
+    words = ["data=folder", f"data.root={tmp_path}"]
+    results = score(*words, checkpoint=folder)
+    assert (built[0].sampling.frame_stride, built[0].eval_views) == (3, (2, 1))
+    assert results["views"] == [2, 1]
+    by_the_run = by_hand(finished_run, clips, (2, 1), frame_stride=3)
+    assert {name: results[name] for name in SCORES} == pytest.approx(by_the_run)
+    logits = load(folder).classify(clips[0][0])
+    torch.testing.assert_close(logits, classifier.classify(clips[0][0]))
+    assert "does not say how far apart" not in capsys.readouterr().err
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("vivit_train")["sampling"]["frame_stride"] == 3
+    (folder / "config.json").write_text(json.dumps(config))
+    score(*words, "data.eval_views=[1,1]", checkpoint=folder)
+    assert built[1].sampling.frame_stride == 2
+    assert "data.frame_stride=2 of this configuration is used" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_finite_are_no_score(finished_run: Path, tmp_path: Path, score) -> None:
+    """Finite weights whose products are not."""
+    content = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"]["model.head.weight"] *= 0
+    content["state_dict"]["model.head.weight"] += 3e38
+    torch.save(content, tmp_path / "best.ckpt")
+    message = r"logits of 16 of 16 videos are NaN or infinite, so there is no score: \S*/0"
+    with pytest.raises(UserError, match=message):
+        score("data.eval_views=[1,1]", checkpoint=tmp_path / "best.ckpt")
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_scores_that_cannot_be_written_are_shown(
+    score, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(folder: Path, results: dict[str, Any]) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(folder / "results.json"))
+
+    monkeypatch.setattr("vivit_train.run_dir.write_results", fail)
+    with pytest.raises(OSError, match="Read-only"):
+        score("data.eval_views=[1,1]")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("results ")]
+    assert json.loads(line.removeprefix("results "))["num_videos"] == 16
 
 
 def test_the_processor_is_the_checkpoints_unless_asked(score, built) -> None:

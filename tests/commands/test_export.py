@@ -63,7 +63,9 @@ def test_as_a_user(command: Callable, finished_run: Path, tmp_path: Path) -> Non
 
 
 def check_report(printed: str, output: Path, form: str) -> None:
-    first, *files = printed.splitlines()
+    first, told, *files = printed.splitlines()
+    assert told.startswith("clips of 4 frames, 1 frames of the video apart: other programs must")
+    assert f"{verb.WHERE[form]})" in told
     reader = {"huggingface": "transformers", "onnx": "onnxruntime", "torch-export": "torch"}
     assert first.startswith(f"loaded back with {reader.get(form, 'vivit-train')}")
     difference, allowed = first.split("logits ")[1].split(", allowed ")

@@ -66,6 +66,14 @@ def test_what_lies_beside(graphs: Any) -> None:
     assert given.shape[1::3] == [4, 3]
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == NAMES
+    inside = {"vivit_train.json": ""}
+    torch.export.load(folder / "torch-export" / "model.pt2", extra_files=inside)
+    for told in (metadata["vivit_train"], inside["vivit_train.json"]):
+        contract = json.loads(told)
+        assert contract["class_names"] == NAMES
+        assert contract["processor"] == classifier.processor.settings()
+        sampling = {"clip_frames": 4, "frame_stride": 3, "eval_views": [2, 1]}
+        assert contract["sampling"] == sampling
 
 
 def test_no_clip_is_saved_along(graphs: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.export.classifiers import NAMES, POOLING, build, noise
 from vivit_train import load
@@ -34,6 +35,11 @@ def test_the_very_same_classifier(tmp_path: Path, attention: str) -> None:
     frames = noise(2, 8, 40, 50, 3)
     assert torch.equal(back(frames), classifier(frames))
     described = json.loads((tmp_path / "x" / "vivit_train.json").read_text())
+    with safe_open(tmp_path / "x" / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["vivit_train"])["sampling"] == described["sampling"]
+    modes = {path.stat().st_mode for path in (tmp_path / "x").iterdir()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode}
     assert ViViT(**described["model"]).config == classifier.model.config
 
 

@@ -12,6 +12,7 @@ the model's by name.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train import training
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
     from vivit_train.module import VivitModule
-    from vivit_train.report import write_report
+    from vivit_train.report import scores_shown_if_lost, write_report
     from vivit_train.run_dir import write_results
 
     training.hush_lightning()
@@ -86,8 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
         plain["processor"] = classifier.processor.settings()
     if not asks_for("data.clip_frames="):
         plain["data"]["clip_frames"] = classifier.clip_frames
-    if classifier.config is not None and not asks_for("data.frame_stride="):
-        plain["data"]["frame_stride"] = classifier.frame_stride
+    if not asks_for("data.frame_stride="):
+        if classifier.tells_frame_stride:
+            plain["data"]["frame_stride"] = classifier.frame_stride
+        elif is_rank_zero():
+            say(
+                f"warning: {source} does not say how far apart the frames of its clips were: "
+                f"data.frame_stride={plain['data']['frame_stride']} of this configuration is used",
+                file=sys.stderr,
+            )
+    if classifier.config is None and classifier.tells_eval_views and not asks_for("data.eval_v"):
+        plain["data"]["eval_views"] = list(classifier.eval_views)
     plain["logger"] = {"wandb": None, "tensorboard": None}
 
     with output_folder(arguments.output, source) as output:
@@ -110,8 +120,9 @@ def run(arguments: argparse.Namespace) -> int:
             trainer.test(module, datamodule=data, verbose=False)
             assert module.accuracy is not None
             results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
-            write_results(output, results)
-            write_report(output, module.accuracy, data)
+            with scores_shown_if_lost(results):
+                write_results(output, results)
+                write_report(output, module.accuracy, data)
         if is_rank_zero():
             print_results(results, output)
     return 0

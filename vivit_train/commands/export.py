@@ -24,7 +24,14 @@ from vivit_train.commands import user_path
 from vivit_train.errors import UserError
 from vivit_train.terminal import say
 
-FORMATS = ("huggingface", "safetensors", "torch-export", "onnx")
+# Format -> where it says how clips are taken from videos.
+WHERE = {
+    "huggingface": "vivit_train in config.json, which transformers does not heed",
+    "safetensors": "vivit_train.json",
+    "torch-export": "vivit_train.json, also inside model.pt2",
+    "onnx": "vivit_train in the metadata of model.onnx",
+}
+FORMATS = tuple(WHERE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     say(
         f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
         f"allowed {report.tolerance:.0e}"
+    )
+    stride = classifier.frame_stride if classifier.tells_frame_stride else "an unknown number of"
+    say(
+        f"clips of {classifier.clip_frames} frames, {stride} frames of the video apart: other "
+        f"programs must take them so ({WHERE[arguments.format]})"
     )
     for path in sorted(arguments.output.iterdir()):
         say(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")

@@ -52,6 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
         classifier.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    if not classifier.tells_frame_stride:
+        say(
+            f"warning: {arguments.checkpoint} does not say how far apart the frames of its clips "
+            f"were: frames {classifier.frame_stride} apart are taken",
+            file=sys.stderr,
+        )
     heads = classifier.heads
     failed = 0
     report: list[dict[str, Any]] = []

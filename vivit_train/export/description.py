@@ -1,10 +1,11 @@
 """What a folder says of its classifier beside the weights: ``vivit_train.json``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from vivit_train.checkpoint import Classifier
-from vivit_train.model.weights.checkpoint import DESCRIPTION, FORMAT_VERSION
+from vivit_train.model.weights.checkpoint import DESCRIPTION, FORMAT_VERSION, KEY
 from vivit_train.terminal import json_text
 
 
@@ -15,19 +16,35 @@ def write_description(classifier: Classifier, folder: Path) -> None:
 
 def description_of(classifier: Classifier) -> dict[str, Any]:
     """All but the weights as plain values: the content of ``vivit_train.json``."""
-    return {
-        "format_version": FORMAT_VERSION,
+    return contract_of(classifier) | {
         "model": classifier.model.config,
-        "class_names": classifier.class_names,
-        "processor": classifier.processor.settings(),
-        "sampling": {
-            "clip_frames": classifier.clip_frames,
-            "frame_stride": classifier.frame_stride,
-            "eval_views": classifier.eval_views,
-        },
-        "heads": classifier.heads,
         "config": classifier.config,
     }
+
+
+def contract_of(classifier: Classifier) -> dict[str, Any]:
+    """What whoever runs the model must keep to: how frames are taken, and what logits mean.
+
+    It goes into every format, under the key ``vivit_train`` where the format has none of its own.
+    What the checkpoint does not tell is left out.
+    """
+    sampling: dict[str, Any] = {"clip_frames": classifier.clip_frames}
+    if classifier.tells_frame_stride:
+        sampling["frame_stride"] = classifier.frame_stride
+    if classifier.tells_eval_views:
+        sampling["eval_views"] = list(classifier.eval_views)
+    return {
+        "format_version": FORMAT_VERSION,
+        "class_names": classifier.class_names,
+        "processor": classifier.processor.settings(),
+        "sampling": sampling,
+        "heads": classifier.heads,
+    }
+
+
+def metadata_of(classifier: Classifier) -> dict[str, str]:
+    """The contract as the metadata of a file: text by name."""
+    return {KEY: json.dumps(contract_of(classifier))}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from vivit_train.checkpoint import Classifier, load_classifier
 from vivit_train.errors import UserError
-from vivit_train.export.description import write_json
+from vivit_train.export.description import contract_of, write_json
+from vivit_train.model.weights.checkpoint import KEY
 from vivit_train.model.weights.huggingface import CONFIG_KEYS, LAYOUT_V4
 from vivit_train.transforms.settings import pixel_pair
 
 
 def write(classifier: Classifier, folder: Path) -> None:
     """Writes what ``VivitForVideoClassification`` and ``VivitImageProcessor`` load.
+
+    How clips are taken from videos, for which they have no keys, stands in ``config.json`` under
+    ``vivit_train``; `load`, `vivit evaluate` and `vivit predict` keep to it.
 
     ``config.json``, ``model.safetensors`` under the names of transformers 4, which version 5 loads
     too, and ``preprocessor_config.json``.
@@ -94,6 +98,10 @@ def config_of(classifier: Classifier) -> dict[str, Any]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    contract = contract_of(classifier)
+    del contract["sampling"]["clip_frames"]  # num_frames says so
+    if contract["sampling"]:
+        body[KEY] = {name: contract[name] for name in ("format_version", "sampling")}
     if config["initializer_range"] is not None:
         body["initializer_range"] = config["initializer_range"]
     return body

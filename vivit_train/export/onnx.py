@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vivit_train.checkpoint import Classifier
 from vivit_train.errors import UserError
-from vivit_train.export.description import write_description
+from vivit_train.export.description import metadata_of, write_description
 from vivit_train.export.graph import trace
 
 
 def write(classifier: Classifier, folder: Path) -> None:
-    """Writes ``model.onnx``, with the class names in its metadata, and ``vivit_train.json``.
+    """Writes ``model.onnx``, with the contract in its metadata, and ``vivit_train.json``.
 
     Raises:
         UserError: If a package is missing.
@@ -37,6 +37,7 @@ def write(classifier: Classifier, folder: Path) -> None:
         )
     assert program is not None
     program.model.metadata_props["class_names"] = json.dumps(classifier.class_names)
+    program.model.metadata_props.update(metadata_of(classifier))
     program.save(folder / "model.onnx")
     write_description(classifier, folder)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from vivit_train.checkpoint import Classifier, load_classifier
-from vivit_train.export.description import write_description
+from vivit_train.export.description import metadata_of, write_description
 
 
 def write(classifier: Classifier, folder: Path) -> None:
     """Writes ``model.safetensors`` under our own names, and ``vivit_train.json``."""
-    save_file(classifier.model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    # One entry: the library writes several in no fixed order.
+    metadata = metadata_of(classifier)
+    save_file(classifier.model.state_dict(), folder / "model.safetensors", metadata)
     write_description(classifier, folder)
 
 

@@ -36,6 +36,9 @@ def staged(output: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
         yield folder
+        for file in folder.rglob("*"):  # safetensors makes files that only their owner may read
+            if file.is_file():
+                file.chmod(folder.stat().st_mode & 0o666)
         check_output(output)
         folder.replace(output)
     except BaseException:

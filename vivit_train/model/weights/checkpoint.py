@@ -22,6 +22,8 @@ PREFIX = "model."
 # What an exported folder says of its model, beside the weights or the graph.
 DESCRIPTION = "vivit_train.json"
 FORMAT_VERSION = 1
+# Where other formats keep what they have no key for.
+KEY = "vivit_train"
 
 
 def read_checkpoint(path: Path, verify: bool = True) -> Weights:

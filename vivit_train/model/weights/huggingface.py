@@ -12,8 +12,10 @@ from vivit_train.foreign import is_of, read_json
 from vivit_train.model.arguments import check_types
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import timm
+from vivit_train.model.weights.checkpoint import FORMAT_VERSION, KEY
 from vivit_train.model.weights.files import (
     Weights,
+    check_sampling,
     check_tensors,
     fuse,
     kinetics400_names,
@@ -77,6 +79,7 @@ CONFIG_TYPES: dict[str, Any] = {
     "architectures": list[str],
     "id2label": dict[str, str | int],
     "pretrained_cfg": dict[str, Any],
+    KEY: dict[str, Any],
 }
 WEIGHT_FILES = (
     "model.safetensors",
@@ -266,7 +269,29 @@ def _convert(
             if class_names is None and _is_placeholder(config) and model["num_classes"] == 400:
                 class_names = kinetics400_names()
                 origin += " (400 unnamed classes, taken as those of Kinetics-400)"
-    return Weights(origin, "huggingface", state, model, class_names, processor, unused)
+    return Weights(
+        origin=origin,
+        format="huggingface",
+        state=state,
+        model=model,
+        class_names=class_names,
+        processor=processor,
+        unused=unused,
+        sampling=_sampling(origin, config or {}),
+    )
+
+
+def _sampling(origin: str, config: dict[str, Any]) -> dict[str, Any]:
+    """How clips are taken from videos, where `vivit export` has written it into config.json."""
+    ours = config.get(KEY) or {"format_version": FORMAT_VERSION}
+    if ours.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{origin}: {KEY} in config.json has format_version {ours.get('format_version')!r:.80}"
+            f", this version of vivit-train reads {FORMAT_VERSION}"
+        )
+    sampling = ours.get("sampling", {})
+    check_sampling(origin, sampling)
+    return sampling
 
 
 def _image_model(
