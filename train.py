@@ -57,10 +57,11 @@ def train(config: DictConfig) -> Path:
 
     from vivit_train import training
     from vivit_train.advice import advice
+    from vivit_train.quiet import hush_lightning
     from vivit_train.report import scores_shown_if_lost, write_report
     from vivit_train.run_dir import MetricsCsv, write_results
 
-    training.hush_lightning()
+    hush_lightning()
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
 

@@ -54,6 +54,7 @@ from vivit_train import training
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.loader import LazyLoader, available_cores
 from vivit_train.launch import leave_cores_to_workers
+from vivit_train.quiet import hush_lightning
 
 WHO = ("ours", "recipe")
 
@@ -138,7 +139,7 @@ def _begin(how: str, side: type["Ours | Recipe"], root: Path, args: argparse.Nam
     global _side
     # Workers start as a program's of its own do; "spawn" would pass on from this process to them.
     multiprocessing.set_start_method(how, force=True)
-    training.hush_lightning()
+    hush_lightning()
     _side = side(root, args)
 
 

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from vivit_train import training
 from vivit_train.config import compose_config, to_plain
+from vivit_train.quiet import hush_lightning
 
 # Of one step, in order; `Ema` works in a hook of the optimiser's.
 HOOKS = (
@@ -53,7 +54,7 @@ SETTINGS = (
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
-    training.hush_lightning()
+    hush_lightning()
     with tempfile.TemporaryDirectory() as folder:
         words = [*SETTINGS, f"data.root={folder}/demo", "data.train_per_class=16"]
         words += ["data.val_per_class=1", f"trainer.accelerator={args.device}"]

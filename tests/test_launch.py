@@ -2,11 +2,13 @@
 
 import errno
 import os
+import warnings
 from pathlib import Path
 
 import pytest
 from omegaconf.errors import ConfigAttributeError
 
+import vivit_train
 from vivit_train.errors import DiskFull, UserError
 from vivit_train.launch import ProcessLost, errors_in_one_line
 
@@ -40,3 +42,21 @@ def test_one_line(error: BaseException, code: object, said: str, capsys) -> None
 def test_what_is_nobodys_mistake_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)), errors_in_one_line():
         raise error
+
+
+def test_our_warnings_are_a_line_and_other_libraries_keep_their_place() -> None:
+    before = warnings.formatwarning
+    ours = str(Path(vivit_train.__file__).parent / "optim.py")
+    with errors_in_one_line():
+        told, others, for_programmers = (
+            warnings.formatwarning("odd \x1b", category, place, 7)
+            for category, place in (
+                (UserWarning, ours),
+                (UserWarning, "/lib/y.py"),
+                (DeprecationWarning, ours),
+            )
+        )
+    assert told == "warning: odd \\x1b\n"
+    assert others == "/lib/y.py:7: UserWarning: odd \\x1b\n"
+    assert for_programmers.startswith(f"{ours}:7: DeprecationWarning: odd \\x1b\n")
+    assert warnings.formatwarning is before  # also for who uses the package from Python

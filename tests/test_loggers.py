@@ -1,5 +1,4 @@
 import builtins
-import logging
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,9 +8,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from vivit_train import loggers, training
+from vivit_train import loggers
 from vivit_train.errors import UserError
 from vivit_train.loggers import build_loggers, why_wandb_is_offline
+from vivit_train.quiet import hush_lightning
 from vivit_train.run_dir import MetricsCsv
 
 WANDB = {"project": "vivit-train", "entity": None, "tags": ["a"]}
@@ -120,7 +120,7 @@ class TestWandb:
         self, tmp_path: Path, capsys: pytest.CaptureFixture, connections: list[Any]
     ) -> None:
         """Also after Lightning's own talk has been turned off."""
-        training.hush_lightning()
+        hush_lightning()
         self.build(tmp_path)
         said = "".join(capsys.readouterr())
         where = f"{tmp_path}/wandb/offline-*"
@@ -205,13 +205,3 @@ class TestTensorBoard:
             monkeypatch.setattr(tensorboard, name, False)
         with pytest.raises(UserError, match=r"needs TensorBoard: pip install 'vivit-train\[ten"):
             build_loggers(OFF | {"tensorboard": {"flush_secs": 1}}, tmp_path, "x")
-
-
-@pytest.fixture(autouse=True)
-def _loud_again() -> Any:
-    """Undoes what `hush_lightning` does to Lightning's loggers."""
-    names = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
-    before = [logging.getLogger(name).level for name in names]
-    yield
-    for name, level in zip(names, before):
-        logging.getLogger(name).setLevel(level)

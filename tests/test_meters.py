@@ -243,12 +243,13 @@ class TestProgress:
 
         from vivit_train import training
         from vivit_train.config import compose_config, to_plain
+        from vivit_train.quiet import hush_lightning
 
         config = to_plain(compose_config(small))
         data = training.build_data(config)
         data.setup()
         module = training.build_module(config, data)
-        training.hush_lightning()
+        hush_lightning()
         progress = Progress(line_seconds=0)
         assert not progress.is_terminal
         trainer = Trainer(

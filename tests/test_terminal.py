@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from vivit_train.__main__ import main
 from vivit_train.config import compose_config
 from vivit_train.errors import UserError
 from vivit_train.launch import errors_in_one_line
-from vivit_train.terminal import csv_cell, json_text, printable, say
+from vivit_train.terminal import csv_cell, json_text, printable, said_if_long, say
 
 EVIL = "\x1b[2J\x1b]0;owned\x07 a\nb\r\x9b31m\u202eb\udce9"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07 a\nb\r\x9b31m\u202eb\udce9"
@@ -119,3 +120,12 @@ def test_odd_names_go_all_the_way(
     (predicted,) = json.loads(said["predict", "--json"])
     assert predicted["video"] == video
     assert {"caf\udce9", "two\nlines"} <= {row["class"] for row in predicted["classes"]}
+
+
+def test_what_takes_long_is_said_while_it_is_done(capsys: pytest.CaptureFixture) -> None:
+    with said_if_long("reading", seconds=60.0):
+        pass
+    assert capsys.readouterr().err == ""
+    with said_if_long("reading", seconds=0.01):
+        time.sleep(0.5)
+        assert capsys.readouterr().err == "reading\n"

@@ -24,6 +24,7 @@ from vivit_train.metrics import VideoAccuracy
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
+from vivit_train.quiet import hush_lightning
 from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.signals import StopSignals
 from vivit_train.splits import SameVideos
@@ -380,7 +381,7 @@ def test_a_linear_probe_trains_nothing_else(
         data = build_data(config)
         data.setup()
         module = build_module(config, data)
-        training.hush_lightning()
+        hush_lightning()
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
         modes: list[bool] = []
         module.model.encoder.register_forward_hook(lambda part, *_: modes.append(part.training))

@@ -299,14 +299,40 @@ def _loaders_let_go() -> Iterator[None]:
 
 
 @contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Within, our own warnings are a line each: they are for the user, not about the code.
+
+    Those of other libraries keep file and line; Lightning has its own way for its own.
+    """
+    stock, own = warnings.formatwarning, f"{Path(__file__).parent}{os.sep}"
+
+    def format_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if filename.startswith(own) and issubclass(category, UserWarning):
+            return printable(f"warning: {message}") + "\n"
+        text = "\n".join(map(printable, str(message).split("\n")))
+        return stock(text, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = stock
+
+
+@contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Ends the program with the message alone for what a user can mend.
 
-    Warnings are then a line each, without the place in the code: they are for the user.
+    Warnings for the user are then a line each, too.
     """
-    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}") + "\n"
     try:
-        with _loaders_let_go():
+        with _loaders_let_go(), _warnings_in_one_line():
             yield
     except ProcessLost as error:
         say(f"error: {error}", file=sys.stderr)

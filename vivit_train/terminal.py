@@ -8,7 +8,10 @@ through `csv_cell`. JSON, which is for programs, keeps names exactly: `json_text
 
 import json
 import sys
+import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 # What a spreadsheet takes for the beginning of a formula.
@@ -47,6 +50,18 @@ def say(line: object, file: TextIO | None = None) -> None:
     encoding = file.encoding or "utf-8"
     text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=file, flush=True)
+
+
+@contextmanager
+def said_if_long(line: str, seconds: float = 5.0) -> Iterator[None]:
+    """Says on standard error what is being done within, if that takes longer than some seconds."""
+    timer = threading.Timer(seconds, say, (line, sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def json_text(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Objects from configuration, shared by training and evaluation."""
 
-import logging
 import os
 import shutil
 import warnings
@@ -132,6 +131,8 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
                 "model.compile=true needs a C++ compiler, and there is none on this machine: "
                 "install g++ or clang++, name one in CXX, or set model.compile=false"
             )
+        if is_rank_zero():
+            say("compiling the model: the first steps take a minute or more")
         module.compile_blocks()
 
 
@@ -361,21 +362,6 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware (AMX, AVX512-BF16, ARM's BF16)."""
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def hush_lightning() -> None:
-    """Keeps Lightning's advertisements, double lines and known false alarms off the screen."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.*",  # Lightning 2.6 on newer torch
-        ".*does not have many workers.*",
-        ".*sync_dist=True.*",  # the scores are summed over processes by themselves
-        ".*The number of training batches.*is smaller than the logging interval.*",
-        ".*`isinstance\\(treespec.*",
-        ".*module\\(s\\) in eval mode at the start of training.*",  # those that optim.freeze means
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:

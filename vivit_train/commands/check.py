@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vivit_train.data.check import check, jobs_of, jobs_to_do
     from vivit_train.data.verdicts import FILE_NAME, VerdictFile
-    from vivit_train.training import build_data, hush_lightning
+    from vivit_train.quiet import hush_lightning
+    from vivit_train.training import build_data
 
     hush_lightning()
     config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left

@@ -68,7 +68,8 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
     from vivit_train.describe import describe
     from vivit_train.describe.memory import SHORT_PRECISIONS
-    from vivit_train.training import NOT_OF_THE_MODEL, hush_lightning, resolve_precision
+    from vivit_train.quiet import hush_lightning
+    from vivit_train.training import NOT_OF_THE_MODEL, resolve_precision
     from vivit_train.transforms.processor import Processor
 
     hush_lightning()

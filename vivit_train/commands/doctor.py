@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_schedule(config)
 
     from vivit_train.doctor import examine
-    from vivit_train.training import hush_lightning
+    from vivit_train.quiet import hush_lightning
 
     hush_lightning()
     failed = 0

@@ -66,10 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train import training
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
     from vivit_train.module import VivitModule
+    from vivit_train.quiet import hush_lightning
     from vivit_train.report import scores_shown_if_lost, write_report
     from vivit_train.run_dir import write_results
 
-    training.hush_lightning()
+    hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
     classifier = load_classifier(source)
     if classifier.config is None:

@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         prepare,
         unlisted_videos,
     )
-    from vivit_train.training import build_data, hush_lightning
+    from vivit_train.quiet import hush_lightning
+    from vivit_train.training import build_data
     from vivit_train.video.write import Encoding
 
     hush_lightning()

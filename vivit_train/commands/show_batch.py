@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     plain = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train import training
+    from vivit_train.quiet import hush_lightning
 
-    training.hush_lightning()
+    hush_lightning()
     data = training.build_data(plain)
     data.setup("fit")
     batch = training.first_batch(data, plain["trainer"])

@@ -35,7 +35,7 @@ from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
 from vivit_train.data.verdicts import Verdicts
 from vivit_train.errors import UserError
-from vivit_train.terminal import say
+from vivit_train.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
@@ -207,7 +207,8 @@ class VideoDataModule(LightningDataModule, ABC):
         if done and role != "train":  # validation and test on the same split
             self.records[role] = self.records[done]
             return
-        records, names = self.read_split(split)
+        with said_if_long(f"{self.name}: reading the split {split} under {self.root}"):
+            records, names = self.read_split(split)
         if len(records) == 0:
             raise UserError(f"{self.name}: the split {split!r} under {self.root} lists no video")
         if not self.class_names:

@@ -1,13 +1,13 @@
 """The demo data set: clips that differ only in motion, written on first use."""
 
+import sys
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from vivit_train.data.demo_clips import demo_is_there, write_demo
 from vivit_train.data.folder import Folder
 from vivit_train.foreign import own_lock
+from vivit_train.terminal import say
 
 
 class Demo(Folder):
@@ -35,6 +35,7 @@ class Demo(Folder):
             # Several processes may start at once: one writes, the others wait and find it done.
             with own_lock(Path(f"{self.root}.lock")):
                 if not self.root.exists():
-                    rank_zero_info(f"Writing {8 * sum(counts)} demo clips to {self.root}, once")
+                    line = f"writing {8 * sum(counts)} demo clips to {self.root}, once"
+                    say(line, file=sys.stderr)
                 write_demo(self.root, *counts)
         super().setup(stage)
