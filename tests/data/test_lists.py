@@ -91,6 +91,7 @@ def test_what_was_understood(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty; expected a line `path label` per video"),
+        (",,\n,,\n", "is empty; expected a line `path label` per video"),
         # Rows of which one is not as the others.
         (
             "v1.mp4,Lifting up, then letting drop\nv2.mp4,Poking\n",

@@ -114,7 +114,7 @@ def read_classes(text: str, file: str) -> Classes:
             )
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
-        raise UserError(f"{file} has the class {double!r} twice: names must differ")
+        raise UserError(f"{file} has the class {cut(double)!r} twice: names must differ")
     return Classes(names, first, file)
 
 
@@ -190,7 +190,7 @@ def number_names(
                 raise UserError(
                     f"{whose}: labels begin at {min(every)}, and {classes.file} does not say "
                     "whether its first line is class 0 or 1: write the number before each name, "
-                    f"`{first},{classes.names[0]}`"
+                    f"`{first},{cut(classes.names[0])}`"
                 )
     if not first <= min(numbers) <= max(numbers) < first + count:
         odd = max(numbers) if max(numbers) >= first + count else min(numbers)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import read_table, seconds
+from vivit_train.data.tables import cut, read_table, seconds
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = (
@@ -88,7 +88,7 @@ def read_classes(path: Path) -> list[str]:
         except (KeyError, ValueError):
             raise UserError(
                 f"{path}, line {line}: expected the columns id and key, got "
-                f"{','.join(row.values())}"
+                f"{cut(','.join(row.values()))}"
             ) from None
     if not order or sorted(order) != list(range(len(order))):
         raise UserError(
@@ -124,17 +124,17 @@ def read_segments(path: Path, heads: dict[str, int]) -> list[Segment]:
             raise UserError(
                 f"{place}: expected participant_id, video_id, start_timestamp and "
                 "stop_timestamp (hours:minutes:seconds), noun_class and verb_class (numbers); "
-                f"{error!r} in {','.join(row.values())}"
+                f"{cut(repr(error))} in {cut(','.join(row.values()))}"
             ) from None
         if not segment.video or not 0 <= segment.start < segment.end:
             raise UserError(
                 f"{place}: a segment must have a video_id and end after it starts, got "
-                f"{segment.video!r} from {row['start_timestamp']} to {row['stop_timestamp']}"
+                f"{cut(segment.video)!r} from {row['start_timestamp']} to {row['stop_timestamp']}"
             )
         for head, label in (("noun", segment.noun), ("verb", segment.verb)):
             if not 0 <= label < heads[head]:
                 raise UserError(
-                    f"{place}: {head}_class {label} is not one of the {heads[head]} of "
+                    f"{place}: {head}_class {cut(str(label))} is not one of the {heads[head]} of "
                     f"EPIC_100_{head}_classes.csv; take both files from the same release"
                 )
         segments.append(segment)

@@ -10,7 +10,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.folder import find_list
 from vivit_train.data.list_records import records_from_list
 from vivit_train.data.records import Records, is_video
-from vivit_train.data.tables import check_width, read_rows, read_text
+from vivit_train.data.tables import check_width, cut, read_rows, read_text
 from vivit_train.errors import UserError
 
 REPLACEMENTS = ("replacement", "k400/replacement", "replacement/replacement_for_corrupted_k400")
@@ -109,8 +109,8 @@ def is_official(listing: Path) -> bool:
     _, header = next(read_rows(read_text(listing), str(listing)), (0, []))
     if "youtube_id" in header and "label" not in header:
         raise UserError(
-            f"{listing} has no label column ({', '.join(header)}), as Kinetics' own list of its "
-            "test split: put one with labels in its place, or choose another split with "
+            f"{listing} has no label column ({cut(', '.join(header))}), as Kinetics' own list of "
+            "its test split: put one with labels in its place, or choose another split with "
             "data.train_split, data.val_split and data.test_split"
         )
     return set(header) >= set(OFFICIAL_COLUMNS)
@@ -135,7 +135,7 @@ def read_annotations(listing: Path) -> list[tuple[str, str]]:
         if not stem or not row[label] or not row[youtube_id]:
             raise UserError(
                 f"{listing}, line {line}: expected label,youtube_id,time_start,time_end, "
-                f"got {','.join(row)}"
+                f"got {cut(','.join(row))}"
             )
         found.append((intern(row[label]), stem))
     return found

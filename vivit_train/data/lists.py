@@ -102,9 +102,7 @@ def read_list(file: Path) -> Listing:
         UserError: If the file is empty, or a row or column is not as expected.
     """
     text = read_text(file)
-    first = next((line for line in text.split("\n") if line.strip()), None)
-    if first is None:
-        raise UserError(f"{file} is empty; expected a line `path label` per video")
+    first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)
     rows = (
         list(read_rows(text, str(file), delimiter))
@@ -115,6 +113,8 @@ def read_list(file: Path) -> Listing:
             if line.strip()
         ]
     )
+    if not rows:
+        raise UserError(f"{file} is empty; expected a line `path label` per video")
     lines, fields = [line for line, _ in rows], [row for _, row in rows]
     if _is_header(fields[0]):
         return _with_header(file, lines, fields)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import read_rows, read_text
+from vivit_train.data.tables import cut, read_rows, read_text
 from vivit_train.errors import UserError
 
 CATEGORIES = "moments_categories.txt"
@@ -59,7 +59,7 @@ def read_categories(path: Path) -> list[str]:
             continue
         if not name or not re.fullmatch("[0-9]{1,6}", index.strip()) or int(index) in order:
             raise UserError(
-                f"{path}, line {number}: expected class,index, each index once, got {line!r}"
+                f"{path}, line {number}: expected class,index, each index once, got {cut(line)!r}"
             )
         order[int(index)] = name.strip()
     if not order or sorted(order) != list(range(len(order))):
@@ -83,10 +83,12 @@ def read_split_list(path: Path, index: dict[str, int]) -> tuple[list[str], list[
     paths, labels = [], []
     for line, row in read_rows(read_text(path), str(path)):
         if len(row) < 2 or not row[0]:
-            raise UserError(f"{path}, line {line}: expected path,class,..., got {','.join(row)}")
+            raise UserError(
+                f"{path}, line {line}: expected path,class,..., got {cut(','.join(row))}"
+            )
         if row[1] not in index:
             raise UserError(
-                f"{path}, line {line}: the class {row[1]!r} is not one of the {len(index)} of "
+                f"{path}, line {line}: the class {cut(row[1])!r} is not one of the {len(index)} of "
                 f"{CATEGORIES}; take both files from the same version"
             )
         paths.append(row[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import read_text
+from vivit_train.data.tables import cut, read_text
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -36,9 +36,9 @@ class SomethingSomethingV2(VideoDataModule):
         for number, (video, template) in enumerate(rows, start=1):
             if template not in index:
                 raise UserError(
-                    f"{self._annotations(split)}, entry {number} (id {video}): {template!r} is not "
-                    f"one of the {len(names)} classes of {labels_file}; take both files from the "
-                    "same download"
+                    f"{self._annotations(split)}, entry {number} (id {cut(video)}): "
+                    f"{cut(template)!r} is not one of the {len(names)} classes of {labels_file}; "
+                    "take both files from the same download"
                 )
         files = self._files()
         kept = self.rows_to_use(split, [video in files for video, _ in rows], self.root)
@@ -104,18 +104,19 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
     for number, entry in enumerate(content, start=1):
         if not isinstance(entry, dict) or "id" not in entry:
             raise UserError(
-                f"{path}, entry {number}: expected an object with id and template, got {entry}"
+                f"{path}, entry {number}: expected an object with id and template, "
+                f"got {cut(str(entry))}"
             )
         video = str(entry["id"])
         if not video.isprintable():  # no name of a file
             raise UserError(
-                f"{path}, entry {number}: the id {video!r} has characters that no id has"
+                f"{path}, entry {number}: the id {cut(video)!r} has characters that no id has"
             )
         template = entry.get("template", answers.get(video))
         if template is None:
             raise UserError(
-                f"{path}, entry {number} (id {video}) has no template, as in the official test "
-                f"split: put its {ANSWERS} (rows id;label) into {path.parent}, or test on "
+                f"{path}, entry {number} (id {cut(video)}) has no template, as in the official "
+                f"test split: put its {ANSWERS} (rows id;label) into {path.parent}, or test on "
                 "data.test_split=validation"
             )
         rows.append((video, str(template).replace("[", "").replace("]", "")))
@@ -136,7 +137,7 @@ def read_answers(path: Path) -> dict[str, str]:
             continue
         video, separator, label = line.partition(";")  # labels hold commas
         if not separator:
-            raise UserError(f"{path}, line {number}: expected id;label, got {line!r}")
+            raise UserError(f"{path}, line {number}: expected id;label, got {cut(line)!r}")
         answers[video.strip()] = label.strip().strip('"')
     return answers
 

@@ -109,7 +109,8 @@ def check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
     """Refuses a row that has not a field for each column."""
     if len(row) != len(header):
         raise UserError(
-            f"{place}: {len(row)} fields, but the header has {len(header)} ({', '.join(header)}): "
+            f"{place}: {len(row)} fields, but the header has {len(header)} "
+            f"({cut(', '.join(header))}): "
             f"got {cut(', '.join(row))}. A field with a comma needs double quotes around it"
         )
 
