@@ -10,8 +10,15 @@ import pytest
 from vivit_train.signals import Stopped, StopSignals
 from vivit_train.stop_watch import StopWatch
 
-LAST = Path("/a run/last.ckpt")
-GO_ON = "go on with: python train.py ckpt_path='/a run/last.ckpt'\n"
+LAST = Path("a run/last.ckpt")
+GO_ON = "go on with: python train.py ckpt_path='a run/last.ckpt'\n"
+
+
+@pytest.fixture(autouse=True)
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    LAST.parent.mkdir()
+    LAST.touch()
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +45,11 @@ def test_the_first_signal_counts() -> None:
     with pytest.raises(Stopped) as caught:
         stop._stop_if_told()
     assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_where_nothing_was_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    Stopped(signal.SIGTERM).report(Path("evaluations/checkpoints/last.ckpt"))
+    assert capsys.readouterr().err == "stopped by SIGTERM; nothing was saved\n"
 
 
 class TestRequeue:

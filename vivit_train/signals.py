@@ -28,10 +28,11 @@ class Stopped(SystemExit):
 
     def report(self, checkpoint: Path) -> None:
         """Says how to go on; on a SLURM cluster SIGUSR1 puts the job back into the queue."""
-        say(
-            f"stopped by {self.signal.name}; go on with: {resume_command(checkpoint)}",
-            file=sys.stderr,
-        )
+        if checkpoint.is_file():
+            how = f"go on with: {resume_command(checkpoint)}"
+        else:  # an evaluation, or a run before its first step
+            how = "nothing was saved"
+        say(f"stopped by {self.signal.name}; {how}", file=sys.stderr)
         job = slurm_job()
         if self.signal is signal.SIGUSR1 and job is not None:
             say(f"SLURM job {job} {requeue(job)}", file=sys.stderr)
