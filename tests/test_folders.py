@@ -142,7 +142,7 @@ class TestOwned:
         [
             ("file/run", "(file/run: Not a directory|file: File exists)"),
             ("file", "file: File exists"),
-            ("/proc/run", "/proc/run: No such file or directory"),
+            ("/proc/run", "/proc/run: (No such file or directory|Permission denied)"),
             ("a" * 300, "aaa: File name too long"),
         ],
     )

@@ -107,7 +107,7 @@ def test_what_is_printed_to_a_terminal_that_is_gone(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "survived")],
         cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal,
     )  # fmt: skip
-    assert os.read(master, 100) == b"ready\r\n"
+    assert os.read(master, 100).startswith(b"ready")
     os.close(terminal)
     os.close(master)
     process.communicate(b"\n", timeout=30)

@@ -149,7 +149,7 @@ def owned(path: Path, key: str, is_new: bool = False) -> Iterator[Path]:
         _acquire(lock, f"{key}={folder}")
     except OSError as error:
         raise UserError(
-            f"{key}={path} cannot be written to: {error.filename}: {error.strerror}"
+            f"{key}={path} cannot be written to: {error.filename or path}: {error.strerror}"
         ) from None
     try:
         yield folder
@@ -177,20 +177,21 @@ def _acquire(lock: "SoftFileLease", folder: str) -> None:
                 )
         return len(set(touched)) > 1
 
-    try:
-        lock.acquire(
-            timeout=LEASE_SECONDS + 2 * HEARTBEAT_SECONDS,
-            poll_interval=HEARTBEAT_SECONDS / 10,
-            cancel_check=lives,
-        )
-    except Timeout:
-        if lives():
-            raise UserError(
-                f"{folder} is in use by {_owner(lock)}: wait for its end, or give this one another "
-                "folder"
-            ) from None
+    for attempt in (1, 2):
+        try:
+            lock.acquire(
+                timeout=LEASE_SECONDS + 2 * HEARTBEAT_SECONDS,
+                poll_interval=HEARTBEAT_SECONDS / 10,
+                cancel_check=lives,
+            )
+            return
+        except Timeout:
+            if attempt == 2 or lives():
+                raise UserError(
+                    f"{folder} is in use by {_owner(lock)}: wait for its end, or give this one "
+                    "another folder"
+                ) from None
         lock.force_break()  # a power cut has left the file empty: it says nothing of its owner
-        lock.acquire(timeout=0)
 
 
 def _owner(lock: "SoftFileLease") -> str:

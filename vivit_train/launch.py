@@ -157,6 +157,7 @@ def launched_from(
         ours["_hydra_subprocess_cmd"] = lambda local_rank: (command(), os.getcwd())
     stock = {name: getattr(subprocess_script, name) for name in ours}
     parent = watch.parent = _parent()
+    watch.speaks = is_rank_zero()
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, _PARENT)}
     end_with_parent()
     for name, function in ours.items():

@@ -32,6 +32,7 @@ class StopWatch:
     Attributes:
         children: Processes of the run that this one has started.
         parent: The process that has started this one, if it is one of the run.
+        speaks: Whether it prints; one process of a run does.
         listens: Whether the run is going to stop after the step at hand, i.e. saves.
         received: The number of the first signal; 0: none.
     """
@@ -39,6 +40,7 @@ class StopWatch:
     def __init__(self) -> None:
         self.children: list[Popen] = []
         self.parent: int | None = None
+        self.speaks = True
         self.listens = False
         self.received = 0
         self._due = 0.0
@@ -99,7 +101,7 @@ class StopWatch:
             return
         self.received = number
         self._due = max(self._due, time.monotonic() + STOP_SECONDS)
-        if self.listens and self.parent is None:
+        if self.listens and self.speaks:
             _say(f"{number.name}: ending after this step; Ctrl-C ends at once, without saving")
         for child in self.children:
             child.send_signal(signal.SIGCONT)
@@ -108,7 +110,7 @@ class StopWatch:
                 os.kill(self.parent, signal.SIGCONT)
 
     def _end(self, why: str, number: int) -> None:
-        if self.parent is None:
+        if self.speaks:
             _say(why)
         for child in self.children:
             child.kill()
