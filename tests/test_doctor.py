@@ -61,7 +61,7 @@ def test_usual_mistakes(small: tuple[str, ...]) -> None:
 
 
 def test_a_learning_rate_that_bursts(small: tuple[str, ...]) -> None:
-    words = (*small, "optim.lr=1e30", "trainer.gradient_clip_val=0", "data.batch_size=16")
+    words = (*small, "optim.lr=1e6", "trainer.gradient_clip_val=0", "data.batch_size=16")
     found = findings(*words, seconds=5)
     assert found["overfitting"].verdict == "fail"
     assert found["gradients"].verdict == "fail"

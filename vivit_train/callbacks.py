@@ -101,7 +101,7 @@ class Checkpoints(Checkpoint):
             UserError: If this rank's machine does not see it.
         """
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
-        # Rank 0 has written config.yaml into the run's folder by now.
+        # Rank 0 has made the run's folder by now.
         if stage == "fit" and trainer.world_size > 1 and not self.folder.parent.is_dir():
             raise UserError(
                 f"{self.folder.parent}, the run's folder, does not exist on this machine (rank "
