@@ -19,6 +19,7 @@ from vivit_train.checkpoint import (
     NonFiniteLogits,
     link_or_copy,
     resolve_checkpoint,
+    training_state,
 )
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
@@ -432,3 +433,26 @@ class TestResolve:
         assert resolve_checkpoint("~/x.ckpt") == tmp_path / "x.ckpt"
         assert resolve_checkpoint(tmp_path) == tmp_path  # a Hugging Face folder, say
         assert str(resolve_checkpoint("owner/name")) == "owner/name"
+
+
+class TestTrainingState:
+    def test_what_training_resumes_from(self, finished_run: Path) -> None:
+        content = training_state(finished_run / "checkpoints" / "last.ckpt")
+        assert content["global_step"] == 16
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("epoch", None), ("global_step", "x"), ("global_step", True), ("loops", [1]),
+            ("callbacks", {1: 2}), ("optimizer_states", {}), ("lr_schedulers", [3]),
+            ("position", {"epoch": "x"}), ("metrics_csv", 3), ("metrics_csv", {"rows": "x"}),
+            ("splits", {"train": 3}), ("given_up", [1]),
+        ],
+    )  # fmt: skip
+    def test_entries_of_other_types(
+        self, finished_run: Path, tmp_path: Path, name: str, value: Any
+    ) -> None:
+        content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
+        torch.save(content | {name: value}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=f"training resumes from: {name} is missing or of"):
+            training_state(tmp_path / "last.ckpt")

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.files import temporary_name, written_whole
+from vivit_train.foreign import is_of
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
+from vivit_train.model.weights.files import read_tensors
 from vivit_train.resume import LAST, PREVIOUS
 from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
@@ -271,6 +273,40 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         heads=weights.heads,
     )
     return classifier.eval()
+
+
+# What training resumes from, beside the model: entry -> its type. Older versions lack the others.
+_STATE: dict[str, Any] = {
+    "epoch": int,
+    "global_step": int,
+    "loops": dict[str, Any],
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[dict[str, Any]],
+    "lr_schedulers": list[dict[str, Any]],
+    "position": dict[str, int | dict[str, int | float | None]],
+}
+_LATER: dict[str, Any] = {
+    "metrics_csv": dict[str, int | dict[str, Any] | None],
+    "splits": dict[str, dict[str, int | str]],
+    "given_up": dict[str, Any],
+}
+
+
+def training_state(path: Path) -> dict[str, Any]:
+    """The entries of a checkpoint, which are those that training resumes from.
+
+    Raises:
+        UserError: Naming those that are missing or of another type.
+    """
+    content = read_tensors(path, verify=False)
+    wrong = [name for name, kind in _STATE.items() if not is_of(content.get(name), kind)]
+    wrong += [name for name, kind in _LATER.items() if not is_of(content.get(name), kind | None)]
+    if wrong:
+        raise UserError(
+            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "
+            "or of another type. To start a new run from its weights use model.pretrained"
+        )
+    return content
 
 
 def processor_of(weights: Weights) -> Processor | None:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.changes import check_changes, differences, values
-from vivit_train.checkpoint import AtomicCheckpointIO, processor_of
+from vivit_train.checkpoint import AtomicCheckpointIO, processor_of, training_state
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -267,7 +267,7 @@ def check_resumable(config: dict[str, Any], data: VideoDataModule) -> None:
     shared = dict(values(before)).keys() & dict(values(config)).keys() - {"model.pretrained"}
     changes = differences(before, config)
     check_changes({k: v for k, v in changes.items() if k in shared}, f"ckpt_path={path}")
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = training_state(path)
     run_dir = path.parent.parent
     check_same_videos(content.get("splits"), data, run_dir, config["allow_other_videos"])
 

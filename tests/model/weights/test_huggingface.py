@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -473,8 +474,22 @@ def test_no_hub(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_offline_is_honoured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """HF_HUB_OFFLINE, which the client reads when it is imported."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize("offline", [True, False])
+def test_offline_is_honoured(
+    offline: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """HF_HUB_OFFLINE, which the client reads when it is imported: no host is looked for."""
+    asked = []
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list:
+        asked.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     refused("nobody/no-such-model", "could not be fetched from the Hugging Face hub")
+    assert bool(asked) != offline

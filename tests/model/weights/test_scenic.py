@@ -67,6 +67,14 @@ def write(tmp_path: Path):
     return make
 
 
+def test_an_npz_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, embedding=np.zeros(2**24))
+    assert path.stat().st_size < 2**18
+    with pytest.raises(UserError, match=r"unpack to 134,\d{3},\d{3}, more than 20 times as many"):
+        read_weights(path)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_recorded_container(container: str) -> None:
     case = CONTAINERS[container]

@@ -122,6 +122,8 @@ def _weights(
             f"{path} is inconsistent: its model has {arguments.get('num_classes')} classes, "
             f"its list of class names {len(class_names)}"
         )
+    if not is_of(config := hyper_parameters.get("config"), dict[str, Any] | None):
+        raise UserError(f"{path}: its config is a {type(config).__name__}, not a run's")
     sampling, heads = hyper_parameters.get("sampling", {}), hyper_parameters.get("heads", [])
     check_sampling(origin, sampling, heads)
     if heads and sum(heads) != len(class_names):
@@ -138,7 +140,7 @@ def _weights(
         unused=unused,
         sampling=sampling,
         heads=list(heads),
-        config=hyper_parameters.get("config"),
+        config=config,
     )
 
 
