@@ -62,8 +62,10 @@ class Saver:
             self._validates_next = batch == steps - 1
             callback.on_train_batch_end(self, None, None, None, batch)
 
-    def validate(self, callback: Checkpoints, score: float, name: str = "val/top1") -> None:
-        self.callback_metrics = {name: torch.tensor(score)}
+    def validate(
+        self, callback: Checkpoints, score: float, name: str = "val/top1", loss: float = 1.0
+    ) -> None:
+        self.callback_metrics = {"val/loss": torch.tensor(loss), name: torch.tensor(score)}
         callback.on_validation_end(self, None)
 
 
@@ -73,7 +75,7 @@ def saver() -> Saver:
 
 
 class TestCheckpoints:
-    def test_the_best_is_kept_only_when_it_is_better(self, tmp_path: Path, saver: Saver) -> None:
+    def test_the_best_is_kept_until_one_is_as_good(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path)
         best = []
         for score in (0.3, 0.2, 0.5, 0.5, 0.4, 0.6):
@@ -86,7 +88,7 @@ class TestCheckpoints:
             is_new = best[-1] == f"step {saver.global_step}"
             assert callback.best.samefile(callback.last) is is_new  # a link: no second writing
             assert (callback.best.stat().st_ino == before) is not is_new  # left alone
-        assert best == ["step 10", "step 10", "step 30", "step 30", "step 30", "step 60"]
+        assert best == ["step 10", "step 10", "step 30", "step 40", "step 40", "step 60"]
         assert saver.saves == [10, 20, 30, 40, 50, 60]  # once a step, whoever asks
         names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
         assert sorted(p.name for p in tmp_path.iterdir()) == names
@@ -222,7 +224,22 @@ class TestCheckpoints:
             resumed = Checkpoints(tmp_path, monitor="val/loss")
             resumed.load_state_dict(callback.state_dict())
             callback = resumed
-        assert best == ["step 1", "step 1", "step 3", "step 3", "step 3", "step 6"]
+        assert best == ["step 1", "step 1", "step 3", "step 3", "step 5", "step 6"]
+
+    def test_of_equal_scores_the_lower_loss_is_the_best(self, tmp_path: Path, saver: Saver) -> None:
+        """And of equal losses the later, also over resumes."""
+        callback, best = Checkpoints(tmp_path), []
+        for score, loss in (
+            (0.5, float("nan")), (0.5, 2.0), (0.5, 3.0), (0.5, 1.0), (0.5, 1.0), (0.6, 9.0),
+            (0.5, 0.5), (0.6, float("nan")), (0.6, 9.0),
+        ):  # fmt: skip
+            saver.train(callback, 1)
+            saver.validate(callback, score, loss=loss)
+            best.append(int(callback.best.read_text().split()[1]))
+            resumed = Checkpoints(tmp_path)
+            resumed.load_state_dict(callback.state_dict())
+            callback = resumed
+        assert best == [1, 2, 2, 4, 5, 6, 6, 6, 9]
 
     def test_another_score_to_monitor_starts_afresh(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path)
@@ -238,7 +255,7 @@ class TestCheckpoints:
     def test_a_checkpoint_that_does_not_say_what_it_is_best_in(self, tmp_path: Path) -> None:
         callback = Checkpoints(tmp_path)
         callback.load_state_dict({"best_score": 0.7})
-        assert callback.best_score == 0.7
+        assert (callback.best_score, callback.best_loss) == (0.7, float("inf"))
 
     def test_other_scores(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path, monitor="val/mean_class_accuracy")

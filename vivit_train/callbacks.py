@@ -1,5 +1,6 @@
 """What happens around the training step: seeds, checkpoints, broken videos."""
 
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -54,7 +55,8 @@ class Checkpoints(Checkpoint):
     Args:
         folder: Where to write.
         monitor: The validation score that says which is best, e.g. ``val/top1``; higher is better,
-            but of ``val/loss`` lower.
+            but of ``val/loss`` lower. Of equal scores the one with the lower ``val/loss`` is
+            best, and of equal losses the later one.
         every_n_train_steps: Optimiser steps between saves inside an epoch; 0: only after each
             validation and epoch.
     """
@@ -65,7 +67,8 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder)
         self.monitor = monitor
         self.every_n_train_steps = every_n_train_steps
-        self.best_score = float("-inf")
+        # Of the best so far: its score, the higher the better, and its loss.
+        self.best_score, self.best_loss = -math.inf, math.inf
         self._last_saved_step = -1
         self._validation_is_due = False
 
@@ -81,13 +84,19 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better one."""
-        return {"best_score": self.best_score, "monitor": self.monitor}
+        return {
+            "best_score": self.best_score,
+            "best_loss": self.best_loss,
+            "monitor": self.monitor,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; a best of another score is none."""
         before = state_dict.get("monitor", self.monitor)
         if before == self.monitor:
             self.best_score = state_dict["best_score"]
+            # Unknown in checkpoints of older versions: then the later is the best of equals.
+            self.best_loss = state_dict.get("best_loss", math.inf)
         else:
             rank_zero_warn(
                 f"callbacks.monitor={self.monitor}, but best.ckpt is the best in {before}: the "
@@ -157,13 +166,15 @@ class Checkpoints(Checkpoint):
         """Saves, and keeps the file as the best if it is."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        loss = float(trainer.callback_metrics["val/loss"])
+        loss = math.inf if math.isnan(loss) else loss
         score = float(trainer.callback_metrics[self.monitor])
-        if self.monitor == "val/loss":
-            score = -score
-        if not score > self.best_score:  # nor NaN
+        score = -loss if self.monitor == "val/loss" else score
+        is_best = (score, -loss) >= (self.best_score, -self.best_loss)  # False for NaN
+        if not is_best or score == -math.inf:
             self._save(trainer, self.last)
             return
-        self.best_score = score  # before saving: the checkpoint carries it
+        self.best_score, self.best_loss = score, loss  # before saving: the checkpoint carries it
         # The best before the last: a run killed in between goes on from the previous last, which
         # knows nothing of this score, and arrives here again.
         self._save(trainer, self.best)
