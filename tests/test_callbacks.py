@@ -47,7 +47,12 @@ class Saver:
         self.validating = False
         self._validates_next = False
         loop = SimpleNamespace(_should_check_val_fx=lambda fetcher: self._validates_next)
-        self.fit_loop = SimpleNamespace(epoch_loop=loop, _data_fetcher=object())
+        self.should_stop, self.accumulates = False, False
+        self.fit_loop = SimpleNamespace(
+            epoch_loop=loop,
+            _data_fetcher=object(),
+            _should_accumulate=lambda: self.accumulates,
+        )
 
     def save_checkpoint(self, path: Path) -> None:
         self.saves.append(self.global_step)
@@ -115,6 +120,21 @@ class TestCheckpoints:
                 saver.global_step += batch % 3 == 2
                 callback.on_train_batch_end(saver, None, None, None, batch)
                 assert saver.saves == ([start + 2] if batch == 5 else [])
+
+    def test_a_run_that_is_to_end_finishes_its_step(self, tmp_path: Path, saver: Saver) -> None:
+        callback = Checkpoints(tmp_path)
+        callback.on_train_start(saver, None)
+        ends = []
+        for accumulates, should_stop in (
+            (True, False),
+            (True, True),
+            (True, False),
+            (False, False),
+        ):
+            saver.accumulates, saver.should_stop = accumulates, should_stop
+            callback.on_train_batch_end(saver, None, None, None, 0)
+            ends.append(saver.should_stop)
+        assert ends == [False, False, False, True]
 
     def test_a_step_before_a_validation_is_saved_after_it(
         self, tmp_path: Path, saver: Saver

@@ -11,15 +11,19 @@ from vivit_train.errors import UserError
 
 def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) -> Any:
     """A trainer as far as `SameSteps` asks it, 5 batches into its second epoch."""
-    done = SimpleNamespace(total=SimpleNamespace(processed=batches + 5))
+    done = SimpleNamespace(
+        total=SimpleNamespace(processed=batches + 5), current=SimpleNamespace(ready=5)
+    )
     return SimpleNamespace(
         world_size=processes,
         accumulate_grad_batches=accumulate,
         limit_train_batches=1.0,
         val_check_interval=3,
+        val_check_batch=3,
+        check_val_every_n_epoch=1,
+        max_steps=-1,
         num_training_batches=batches,
         max_epochs=3,
-        max_steps=-1,
         datamodule=SimpleNamespace(videos_per_batch=lambda: videos),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=done)),
         state=SimpleNamespace(fn="fit"),
@@ -29,14 +33,18 @@ def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) 
 @pytest.fixture
 def saved(tmp_path: Path) -> str:
     """Of four processes with two videos each."""
-    checkpoint = {
+    nothing = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+    checkpoint: dict[str, Any] = {
         "global_step": 11,
         "loops": {
             "fit_loop": {
-                "epoch_loop.batch_progress": {
-                    "total": {"ready": 11, "started": 11, "processed": 11, "completed": 10},
-                    "current": {"ready": 5, "started": 5, "processed": 5, "completed": 4},
-                }
+                "epoch_progress": {"total": nothing, "current": nothing},
+                "epoch_loop.batch_progress": {"total": nothing, "current": nothing},
+                "epoch_loop.val_loop.batch_progress": {"total": nothing, "current": nothing},
+                "epoch_loop.automatic_optimization.optim_progress": {
+                    "optimizer": {"step": {"total": {"ready": 11, "completed": 11}}}
+                },
+                "epoch_loop.state_dict": {"_batches_that_stepped": 0},
             }
         },
     }
@@ -44,6 +52,7 @@ def saved(tmp_path: Path) -> str:
     assert checkpoint["position"] == {
         "epoch": 1,
         "videos_done": 40,
+        "validation_due": False,
         "videos_per_batch": 8,
         "videos_per_step": 8,
         "videos_per_epoch": 48,
@@ -58,6 +67,7 @@ def resume(saved: str, now: Any) -> dict[str, Any]:
     callback.setup(now, None, "fit")
     checkpoint = torch.load(saved, weights_only=True)
     callback.on_load_checkpoint(now, None, checkpoint)
+    now.val_check_batch = now.val_check_interval
     callback.on_train_start(now, None)
     return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
 
@@ -137,6 +147,35 @@ def test_what_does_not_divide_is_refused_with_the_arithmetic(saved: str) -> None
     message = r"8 videos per optimiser step, which 3 processes x 2 videos each = 6 do not divide"
     with pytest.raises(UserError, match=message):
         resume(saved, trainer(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("interval", "accumulate", "batches", "every", "expected"),
+    [
+        (1.0, 4, 10, 1, 10),  # after the epoch, whose last step is shorter
+        (0.5, 4, 10, 1, 4),
+        (0.1, 4, 10, 1, 4),
+        (0.5, 4, 3, 1, 3),
+        (8, 4, 16, 1, 8),
+        (10, 4, 10, 1, 10),
+        (8, 4, 16, None, 8),
+        (6, 4, 16, 1, None),
+        (8, 4, 10, None, None),  # in the second epoch it would be inside a step
+    ],
+)
+def test_validation_comes_after_whole_steps(
+    interval: float, accumulate: int, batches: int, every: int | None, expected: int | None
+) -> None:
+    now = trainer(1, 4, accumulate, batches)
+    now.val_check_interval, now.check_val_every_n_epoch = interval, every
+    now.val_check_batch = interval if isinstance(interval, int) else int(batches * interval) or 1
+    if expected is None:
+        message = rf"trainer.val_check_interval={interval} batches end inside an optimiser step"
+        with pytest.raises(UserError, match=message):
+            SameSteps(None).on_train_start(now, None)
+    else:
+        SameSteps(None).on_train_start(now, None)
+        assert now.val_check_batch == expected
 
 
 def test_another_epoch_is_refused(saved: str) -> None:

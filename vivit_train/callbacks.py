@@ -70,7 +70,7 @@ class Checkpoints(Checkpoint):
         # Of the best so far: its score, the higher the better, and its loss.
         self.best_score, self.best_loss = -math.inf, math.inf
         self._last_saved_step = -1
-        self._validation_is_due = False
+        self._stop_is_due = False
 
     @property
     def best(self) -> Path:
@@ -144,6 +144,7 @@ class Checkpoints(Checkpoint):
         checkpoint would lack the gradients so far.
         """
         self._last_saved_step = trainer.global_step
+        self._stop_is_due = False
 
     def on_train_batch_end(
         self,
@@ -155,9 +156,11 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Saves every so many optimiser steps.
 
-        Not where validation comes next, which saves at its end: a run that goes on from a
-        checkpoint of this moment would skip that validation.
+        Not where validation comes next, which saves at its end. A run that is to end
+        (``trainer.should_stop``) finishes its step first: no checkpoint holds gradients.
         """
+        self._stop_is_due |= trainer.should_stop
+        trainer.should_stop = self._stop_is_due and not trainer.fit_loop._should_accumulate()
         step, every = trainer.global_step, self.every_n_train_steps
         if every and step % every == 0 and not validates_next(trainer):
             self._save_last(trainer)
@@ -200,7 +203,6 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn == "fit":
             if trainer.is_global_zero:
                 say(f"saving {self.last}", file=sys.stderr)
-            self._validation_is_due = trainer.validating
             if trainer.validating:
                 self._save(trainer, self.last)
             else:
@@ -211,19 +213,13 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds how far metrics.csv is, and where validation was broken off, to do it again."""
+        """Adds how far metrics.csv is."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 checkpoint["metrics_csv"] = {
                     "rows": len(logger.rows),
                     "next": self._unlogged_row(trainer),
                 }
-        if self._validation_is_due:
-            # What Lightning takes for a validation that has begun, at its first batch.
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            for counts in (progress["total"], progress["current"]):
-                counts.update(ready=1, started=1, processed=0, completed=0)
-            progress["is_last_batch"] = False
 
     def _unlogged_row(self, trainer: Trainer) -> dict[str, Any] | None:
         """The row of the step at hand, which Lightning logs after the hooks of its batch."""
