@@ -82,11 +82,11 @@ def train(config: DictConfig) -> Path:
 
     with launched_from(watch, run_dir, plain):
         trainer.fit(module, datamodule=data, ckpt_path=plain["ckpt_path"], weights_only=True)
-        best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
-        trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        best = checkpoints.to_test()
+        if trainer.limit_test_batches:
+            trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         results = training.results(trainer, data, plain)
         results["checkpoint"] = f"checkpoints/{best.name}"
-        assert module.accuracy is not None
         with scores_shown_if_lost(results):
             write_results(run_dir, results)
             write_report(run_dir, module.accuracy, data)

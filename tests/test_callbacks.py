@@ -228,6 +228,7 @@ class TestCheckpoints:
     def test_a_score_that_does_not_exist(self, heads: dict, tmp_path: Path, saver: Saver) -> None:
         """Refused before training: a whole epoch would come first."""
         saver.datamodule = SimpleNamespace(heads=heads, class_names=["a"] * 9)
+        saver.limit_test_batches, saver.should_stop = 0, False
         for name in ["val/top1", "val/loss", *(["val/verb_top5"] if heads else [])]:
             Checkpoints(tmp_path, monitor=name).on_fit_start(saver, None)
         message = r"callbacks\.monitor=val/accuracy is not among .*: val/top1, val/top5, val/mean"

@@ -3,6 +3,7 @@
 The runs are small, 2 epochs of 6 batches on videos of noise; two batches are an optimiser step.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -148,6 +149,9 @@ class Run:
             parts += 1
         assert 4 < parts < 20
         return self.part()
+
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.folder / "results.json").read_text())
 
     def state(self, name: str = "last.ckpt") -> dict[str, Any]:
         return state(self.last.with_name(name))
@@ -317,3 +321,44 @@ def test_a_run_of_an_older_version(whole: Callable[..., Run], run: Run) -> None:
     assert content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
     torch.save(content, run.last)
     run.part().same_as(whole(run.words))
+
+
+def test_no_test(run: Run) -> None:
+    """No scores, neither those of the last validation nor of an earlier test."""
+    run.part("trainer.limit_test_batches=3")
+    before = run.results()
+    assert (before["num_videos"], before["num_videos_scored"]) == (16, 6)  # of two views each
+    assert (run.folder / "classes.csv").exists()
+    tested = (run.folder / "predictions.csv").read_text()
+    assert len(tested.splitlines()) == 7
+    assert len({line.split(",")[1] for line in tested.splitlines()}) == 7  # each of its own class
+    for more in ((), ("trainer.limit_val_batches=0",)):
+        with pytest.warns(UserWarning, match="limit_test_batches=0: no test follows"):
+            run.part("trainer.limit_test_batches=0", "trainer.max_epochs=3", *more)
+        results = run.results()
+        assert (results["num_videos_scored"], results["split_fingerprint"]) == (0, None)
+        assert results["checkpoint"] == "checkpoints/best.ckpt"
+        assert not [name for name in results if "top" in name or "accuracy" in name]
+        assert not [*run.folder.glob("classes.csv"), *run.folder.glob("predictions.csv")]
+        assert not [row for row in rows(run.folder) if row.get("test/loss")]
+
+
+def test_neither_validation_nor_test(run: Run) -> None:
+    run.part("trainer.limit_test_batches=0", *WHEN["never"])
+    assert run.results()["num_videos_scored"] == 0
+    assert run.results()["checkpoint"] == "checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize("role", ["val", "test"])
+def test_a_limit_that_leaves_nothing_is_told_before_training(role: str, run: Run) -> None:
+    with pytest.raises(UserError, match=rf"limit_{role}_batches=0.01: that is less than one of"):
+        run.part(f"trainer.limit_{role}_batches=0.01")
+    assert run.journal.counts == {}
+
+
+def test_no_time_at_all(run: Run) -> None:
+    with (
+        pytest.warns(UserWarning, match=r"nothing is trained: trainer"),
+        pytest.raises(UserError, match="ended before its first optimiser step"),
+    ):
+        run.part("trainer.max_time='00:00:00:00'")

@@ -82,6 +82,22 @@ class Checkpoints(Checkpoint):
         """Path of the last checkpoint."""
         return self.folder / LAST
 
+    def to_test(self) -> Path:
+        """The checkpoint that the run is tested with: the best, or the last if none is validated.
+
+        Raises:
+            UserError: If there is neither, as no optimiser step was made.
+        """
+        path = self.best if self.best.is_file() else self.last
+        if not path.is_file():
+            raise UserError(
+                f"the run ended before its first optimiser step, so {self.folder} holds no "
+                "checkpoint to test: give trainer.max_time, trainer.max_steps and "
+                "trainer.max_epochs that leave time for training. `vivit evaluate` tests a model "
+                "without training it"
+            )
+        return path
+
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better one."""
         return {
@@ -118,10 +134,10 @@ class Checkpoints(Checkpoint):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses to wait for a score that validation does not give.
+        """Refuses to wait for a score that validation does not give, and limits without a batch.
 
         Raises:
-            UserError: Naming those that it gives.
+            UserError: Naming the scores that it gives, or the limit.
         """
         data = _data_of(trainer)
         accuracy = (
@@ -135,6 +151,20 @@ class Checkpoints(Checkpoint):
             raise UserError(
                 f"callbacks.monitor={self.monitor} is not among the validation's scores: "
                 f"{', '.join(scores)}"
+            )
+        if trainer.should_stop:  # Lightning's timer goes on where the checkpoint says
+            rank_zero_warn(
+                "nothing is trained: trainer.max_time, which counts all parts of a run, is "
+                "used up. Give more, or trainer.max_time=null"
+            )
+        # What is wrong with the test's limit is said before training, not after it.
+        if trainer.limit_test_batches:
+            data = _data_of(trainer)
+            data.setup("test")
+            data.test_dataloader()
+        else:
+            rank_zero_warn(
+                "trainer.limit_test_batches=0: no test follows, results.json will have no scores"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -34,7 +34,7 @@ class Run:
         settings: Its configuration, flat: ``optim.lr`` -> value.
         chosen: In a sweep, the words that it chose for this trial; else ``None``.
         scores: Fractions, by name. Of the test; until then of the last validation.
-        num_videos: Videos of the test; ``None`` before.
+        num_videos: Videos that the test scored; ``None`` before.
         fingerprint: Of the test split; ``None`` before the test.
     """
 
@@ -105,13 +105,13 @@ def read_run(folder: Path) -> Run:
     if (folder / "results.json").is_file():
         results = read_json(folder / "results.json")
         run.state = "finished"
-        run.num_videos = results.get("num_videos")
+        run.num_videos = results.get("num_videos_scored", results.get("num_videos"))
         run.fingerprint = results.get("split_fingerprint")
         names = [*SCORES, *(k for k in results if k.endswith(("_top1", "_top5")))]
         run.scores = {name: results[name] for name in names if name in results}
         if (
             not is_of(run.num_videos, int)
-            or not is_of(run.fingerprint, str)
+            or not (is_of(run.fingerprint, str) or run.num_videos == 0)  # 0: no test
             or not is_of(run.scores, dict[str, float])
         ):
             raise UserError(

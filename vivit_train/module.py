@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vivit_train.config import check_warmup
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
+from vivit_train.data.sampler import limited
 from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
@@ -186,8 +187,7 @@ class VivitModule(LightningModule):
         """
         trainer = self.trainer
         batches = len(self.data.train_dataloader())
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        batches = limited(batches, trainer.limit_train_batches)
         interval = trainer.val_check_interval
         counts_within_epochs = trainer.check_val_every_n_epoch is not None
         if isinstance(interval, int) and interval > batches and counts_within_epochs:
@@ -281,6 +281,8 @@ class VivitModule(LightningModule):
             )
         if not self.trainer.sanity_checking:
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})
+        if role == "val":  # nobody takes them for scores of a test
+            object.__setattr__(self, "accuracy", None)
 
 
 def highest_lr(optimizer: Optimizer) -> float:

@@ -19,6 +19,7 @@ from vivit_train.launch import is_rank_zero
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.terminal import csv_cell, say
 
+CLASSES, PREDICTIONS = "classes.csv", "predictions.csv"
 # Standard deviations within which 95 % of a normal distribution lie.
 Z_95 = 1.96
 
@@ -34,7 +35,7 @@ def scores_shown_if_lost(results: dict[str, Any]) -> Iterator[None]:
         raise
 
 
-def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -> None:
+def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> None:
     """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
 
     Prints the classes that are found least often, and warns where the top-1 accuracy is not above
@@ -42,9 +43,15 @@ def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -
 
     Args:
         folder: Where to; it is there.
-        accuracy: After the last update.
+        accuracy: After the last update; ``None``: there was no test, and tables of an earlier
+            one are removed.
         data: Whose split ``test`` was scored.
     """
+    if accuracy is None:
+        if is_rank_zero():
+            for name in (CLASSES, PREDICTIONS):
+                (folder / name).unlink(missing_ok=True)
+        return
     with accuracy.sync_context():  # sums over processes within
         predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
         seen = accuracy.seen.cpu().numpy() > 0
@@ -61,8 +68,8 @@ def write_report(folder: Path, accuracy: VideoAccuracy, data: VideoDataModule) -
             f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
             "it, its score is a little too good. data.test_split names another"
         )
-    _write(folder / "classes.csv", rows)
-    _write(folder / "predictions.csv", _prediction_table(labels, guesses, seen, data))
+    _write(folder / CLASSES, rows)
+    _write(folder / PREDICTIONS, _prediction_table(labels, guesses, seen, data))
 
 
 def no_better_than_guessing(labels: np.ndarray, guesses: np.ndarray) -> str | None:

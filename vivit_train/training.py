@@ -365,37 +365,43 @@ def cpu_has_bf16() -> bool:
 
 
 def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:
-    """What results.json says, after `trainer.test`; warns if that left videos out.
+    """What results.json says, after `trainer.test`; without scores where there was no test.
+
+    ``num_videos_scored`` is less than ``num_videos`` where ``trainer.limit_test_batches`` leaves
+    videos out. The fingerprint is that of the videos that were scored.
 
     Raises:
         UserError: If the logits of a video are not finite.
     """
     module = trainer.lightning_module
     assert isinstance(module, VivitModule)
-    assert module.accuracy is not None
-    records = data.records["test"]
-    scores = {k: v for k, v in module.accuracy.compute().items() if k != "loss"}
-    with module.accuracy.sync_context():  # sums over processes within
-        seen = int((module.accuracy.seen > 0).sum())
-        undecodable = module.accuracy.undecodable.nonzero()[:, 0].tolist()
-        non_finite = module.accuracy.non_finite.nonzero()[:, 0].tolist()
+    records, accuracy = data.records["test"], module.accuracy
+    scores: dict[str, float] = {}
+    rows: list[int] = []
+    undecodable: list[int] = []
+    non_finite: list[int] = []
+    if accuracy is not None:
+        scores = {k: v for k, v in accuracy.compute().items() if k != "loss"}
+        with accuracy.sync_context():  # sums over processes within
+            rows = accuracy.seen.nonzero()[:, 0].tolist()
+            undecodable = accuracy.undecodable.nonzero()[:, 0].tolist()
+            non_finite = accuracy.non_finite.nonzero()[:, 0].tolist()
     if non_finite:
         raise UserError(
-            f"the logits of {len(non_finite)} of {seen} videos are NaN or infinite, so there is no "
-            f"score: {shorten([records.name(row) for row in non_finite])}. The weights diverged in "
-            f"training, or numbers overflow in trainer.precision={trainer.precision}: try 32-true"
+            f"the logits of {len(non_finite)} of {len(rows)} videos are NaN or infinite, so there "
+            f"is no score: {shorten([records.name(row) for row in non_finite])}. The weights "
+            "diverged in training, or numbers overflow in trainer.precision="
+            f"{trainer.precision}: try 32-true"
         )
-    if seen < len(records):
-        rank_zero_warn(f"trainer.limit_test_batches: only {seen} of {len(records)} videos scored")
     return {
         **scores,
         "num_videos": len(records),
-        "num_videos_scored": seen,
+        "num_videos_scored": len(rows),
         "undecodable": [records.name(row) for row in undecodable],
         "views": list(data.eval_views),
         "split": data.splits["test"],
         "test_is_validation": data.tests_on_validation,
-        "split_fingerprint": records.fingerprint(data.class_names),
+        "split_fingerprint": records.fingerprint(data.class_names, rows) if rows else None,
         "given_up": {name: reason for name, (_, reason) in data.given_up.items()},
         "checked": data.verdicts.counts(records, data.clip_span),
         "data": data.name,
@@ -409,6 +415,8 @@ def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The scores of results.json that are worth a line on the screen."""
-    main = ("top1", "top5", "mean_class_accuracy", "num_videos")
+    main = ["top1", "top5", "mean_class_accuracy", "num_videos"]
+    if results["num_videos_scored"] < results["num_videos"]:
+        main.append("num_videos_scored")
     per_head = [name for name in results if name.endswith(("_top1", "_top5"))]
     return {name: results[name] for name in (*main, *per_head) if name in results}

@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivit_train.data.sampler import EvalSampler, Key, TrainSampler, epoch_order
+from vivit_train.data.sampler import (
+    EvalSampler,
+    Key,
+    TrainSampler,
+    epoch_order,
+    limited,
+    spread,
+)
 
 
 def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0, accumulate=1):
@@ -73,10 +80,43 @@ def test_order_changes_with_epoch_and_seed_only() -> None:
     assert sorted(epoch_order(50, 1, 2)) == list(range(50))
 
 
+def taken(labels: np.ndarray, batch_size: int, world_size: int, limit: float = 1.0) -> np.ndarray:
+    """The rows that all ranks take, with the padding."""
+    samplers = [EvalSampler(labels, batch_size, r, world_size, limit) for r in range(world_size)]
+    ranks = [list(sampler) for sampler in samplers]
+    assert len({len(rows) for rows in ranks}) == 1  # in step
+    assert {len(sampler) for sampler in samplers} == {-(-len(labels) // world_size)}
+    return np.concatenate(ranks).astype(int)
+
+
 @given(st.integers(1, 60), st.integers(1, 7))
 def test_evaluation_sees_every_row_once_in_step(num_samples, world_size) -> None:
-    ranks = [list(EvalSampler(num_samples, rank, world_size)) for rank in range(world_size)]
-    assert len({len(rows) for rows in ranks}) == 1
-    rows = np.concatenate(ranks)
+    rows = taken(np.zeros(num_samples, dtype=int), 4, world_size)
     assert sorted(rows[rows >= 0]) == list(range(num_samples))
-    assert (rows < 0).sum() == len(ranks[0]) * world_size - num_samples
+    assert (rows < 0).sum() == len(rows) - num_samples < world_size
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 4), st.integers(1, 3),
+    st.integers(1, 30) | st.floats(0.01, 1.0),
+)  # fmt: skip
+def test_a_limit_takes_of_each_class_its_share(labels, batch_size, world_size, limit) -> None:
+    """However the list is ordered: by class, the classes in turns, or at random."""
+    labels = np.array(labels)
+    rows = taken(labels, batch_size, world_size, limit)
+    rows = rows[rows >= 0]
+    batches = limited(-(-len(labels) // (batch_size * world_size)), limit)
+    assert len(rows) == len(set(rows)) == min(len(labels), batches * batch_size * world_size)
+    for k in range(5):
+        share = (labels == k).sum() * len(rows) / len(labels)
+        assert abs((labels[rows] == k).sum() - share) <= 1
+
+
+def test_a_limit_takes_rows_from_all_over_the_list() -> None:
+    by_class = np.repeat(np.arange(4), 8)
+    assert spread(by_class, 4).tolist() == [4, 12, 20, 28]
+    assert spread(by_class, 8).tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
+    heads = np.stack([by_class // 2, by_class % 2], axis=1)
+    assert spread(heads, 4).tolist() == [4, 12, 20, 28]
+    assert spread(by_class, 32).tolist() == list(range(32))
+    assert len(spread(by_class, 0)) == 0

@@ -100,6 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     if classifier.config is None and classifier.tells_eval_views and not asks_for("data.eval_v"):
         plain["data"]["eval_views"] = list(classifier.eval_views)
     plain["logger"] = {"wandb": None, "tensorboard": None}
+    if plain["trainer"]["limit_test_batches"] == 0:
+        raise UserError(
+            "trainer.limit_test_batches=0 leaves nothing to score: add "
+            "trainer.limit_test_batches=1.0 for the whole split"
+        )
 
     with output_folder(arguments.output, source) as output:
         data = training.build_data(plain, classifier.class_names)

@@ -8,6 +8,7 @@ from vivit_train.config.kinds import (
     Kind,
     choice,
     duration,
+    hinted,
     interval,
     list_of,
     mapping_of,
@@ -24,6 +25,8 @@ from vivit_train.config.kinds import (
     whole,
 )
 
+# For values with which nothing would be trained.
+TEST_ALONE = "`vivit evaluate` tests a model without training it"
 # Upper bounds are far above what trains: a slip of the finger is told instead of running out of
 # memory. What several keys must have in common, the constructors check.
 KEYS: Mapping[str, Kind] = {
@@ -153,13 +156,17 @@ KEYS: Mapping[str, Kind] = {
         "auto", "bf16-mixed", "16-mixed", "32-true", "64-true", "bf16-true", "16-true", "bf16",
         "transformer-engine", "transformer-engine-float16", "32", "64", "16", 32, 64, 16,
     ),
-    "trainer.max_epochs": whole(1) | no_limit,  # null is 1000 epochs to Lightning
-    "trainer.max_steps": whole(1) | no_limit,
+    # null is 1000 epochs to Lightning
+    "trainer.max_epochs": hinted(whole(1) | no_limit, TEST_ALONE),
+    "trainer.max_steps": hinted(whole(1) | no_limit, TEST_ALONE),
     "trainer.max_time": duration | null,
-    "trainer.limit_train_batches": whole(1) | number(above=0, most=1) | null,
+    "trainer.limit_train_batches": hinted(
+        whole(1) | number(above=0, most=1) | null, TEST_ALONE
+    ),
     "trainer.limit_val_batches": whole(0) | share | null,
     "trainer.limit_test_batches": whole(0) | share | null,
-    "trainer.val_check_interval": whole(1) | number(above=0, most=1) | duration | null,
+    # No duration, which Lightning takes too: each run would validate after other steps.
+    "trainer.val_check_interval": whole(1) | number(above=0, most=1) | null,
     "trainer.check_val_every_n_epoch": whole(1) | null,
     "trainer.num_sanity_val_steps": whole(-1),
     "trainer.accumulate_grad_batches": whole(1, 1_000_000),

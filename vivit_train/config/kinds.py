@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # No count is larger: numbers of 32 bits hold it, and no run comes near.
@@ -75,6 +75,11 @@ def number(
             and (most is None or value <= most)
         ),
     )
+
+
+def hinted(kind: Kind, hint: str) -> Kind:
+    """The same values, and what to do instead of others, for the end of the message."""
+    return replace(kind, expected=f"{kind.expected} ({hint})")
 
 
 def choice(*choices: str | int) -> Kind:

@@ -372,10 +372,22 @@ class VideoDataModule(LightningDataModule, ABC):
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]
-        rank, world_size = self._ranks()
         dataset = EvalDataset(records, self.sampling, views[0], self.seed, self.processor)
         videos_per_batch = max(1, self.batch_size // (views[0] * views[1]))
-        return self._loader(dataset, EvalSampler(len(records), rank, world_size), videos_per_batch)
+        limit = getattr(self.trainer, f"limit_{role}_batches") if self.trainer else 1.0
+        sampler = EvalSampler(records.labels, videos_per_batch, *self._ranks(), limit)
+        part, key = len(sampler.rows), f"trainer.limit_{role}_batches={limit}"
+        if limit and not part:
+            raise UserError(
+                f"{key}: that is less than one of the {sampler.num_batches} batches of the split "
+                f"{self.splits[role]!r}. Give a larger fraction, or a number of batches"
+            )
+        if part < len(records):
+            rank_zero_warn(
+                f"{key}: of the {len(records)} videos of the split {self.splits[role]!r} {part} "
+                "are scored, of each class its share"
+            )
+        return self._loader(dataset, sampler, videos_per_batch)
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
         refused = self.verdicts.refused(dataset.records)

@@ -132,17 +132,21 @@ class Records:
                 hashed.update(array.tobytes())
         return hashed.hexdigest()[:16]
 
-    def fingerprint(self, class_names: Sequence[str]) -> str:
+    def fingerprint(self, class_names: Sequence[str], rows: Iterable[int] | None = None) -> str:
         """A short hash of what the split holds: every name with those of its classes.
 
         Independent of the order of rows, of class indices and of where the folder lies, so equal
         fingerprints mean that two scores were measured on the same videos.
+
+        Args:
+            class_names: All classes.
+            rows: Those to take; ``None``: all.
         """
-        rows = sorted(
-            "\t".join([self.name(i), *(class_names[label] for label in np.atleast_1d(labels))])
-            for i, labels in enumerate(self.labels)
+        lines = sorted(
+            "\t".join([self.name(i), *(class_names[k] for k in np.atleast_1d(self.labels[i]))])
+            for i in (range(len(self)) if rows is None else rows)
         )
-        return hashlib.sha256("\n".join(rows).encode(errors="surrogatepass")).hexdigest()[:16]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def count_rows(records: Mapping[str, Records], splits: Mapping[str, str]) -> str:

@@ -83,20 +83,68 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class EvalSampler(Sampler[int]):
-    """Every row once over all ranks, rank r taking rows r, r + world_size, ...
+    """Every row once over all ranks, rank r taking the rows r, r + world_size, ... of the list.
 
     Where the rows do not divide evenly, the last ranks get a -1: a row that is masked out of
     every score, so that all ranks do the same number of steps and no video counts twice.
+
+    With a limit of batches it takes a part of the rows that stands for the split: see `spread`.
+    Its length stays that of the whole split, to which Lightning applies the limit.
+
+    Args:
+        labels: int ``[N]`` of the split, with several heads ``[N, heads]``.
+        batch_size: Videos per batch of one rank.
+        rank: This process, 0 <= rank < world_size.
+        world_size: Processes.
+        limit: Batches of each rank, or a fraction of them, as ``trainer.limit_val_batches``.
+
+    Attributes:
+        num_batches: Batches of each rank without the limit.
+        rows: int64 ``[n]``, ascending: the rows that all ranks together take.
     """
 
-    def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
-        self.num_samples = num_samples
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        limit: int | float = 1.0,
+    ) -> None:
+        self.num_samples = len(labels)
         self.rank = rank
         self.world_size = world_size
+        self.num_batches = -(-len(self) // batch_size)
+        count = limited(self.num_batches, limit) * batch_size * world_size
+        self.rows = spread(labels, min(count, len(labels)))
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
-        for row in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield row if row < self.num_samples else -1
+        steps = -(-len(self.rows) // self.world_size)
+        for place in range(self.rank, steps * self.world_size, self.world_size):
+            yield int(self.rows[place]) if place < len(self.rows) else -1
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """What one of Lightning's ``limit_..._batches`` leaves: a number of batches, or a fraction."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def spread(labels: np.ndarray, count: int) -> np.ndarray:
+    """Some rows of a split that stand for all of it.
+
+    Of every class its share, rounded up or down, and of the videos of a class some from all over
+    the list: the first rows of a list are often of one class.
+
+    Args:
+        labels: int ``[N]``, with several heads ``[N, heads]``.
+        count: How many, at most N.
+
+    Returns:
+        int64 ``[count]``, ascending; all rows where ``count`` is N.
+    """
+    by_class = np.lexsort(labels.reshape(len(labels), -1).T[::-1])  # stable
+    places = (2 * np.arange(count) + 1) * len(labels) // max(1, 2 * count)
+    return np.sort(by_class[places])
