@@ -248,8 +248,8 @@ def test_an_error_is_one_message(small: tuple[str, ...], tmp_path: Path, command
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(small: tuple[str, ...], tmp_path: Path) -> None:
-    """An interrupted run ends by itself and what it saved is whole."""
+def test_ctrl_c_leaves_a_checkpoint_to_resume_from(small: tuple[str, ...], tmp_path: Path) -> None:
+    """An interrupted run ends by itself with code 130, and what it saved is whole."""
     run = tmp_path / "run"
     words = ["train.py", *small, f"run_dir={run}", "callbacks.every_n_train_steps=1"]
     process = subprocess.Popen(
@@ -257,12 +257,21 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(small: tuple[str, ...], tmp_pa
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
         preexec_fn=hears_ctrl_c,
     )
     last = run / "checkpoints" / "last.ckpt"
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    try:
+        deadline = time.monotonic() + 120
+        while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert last.exists(), "no checkpoint was written"
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGINT, told
+    assert f"stopped by SIGINT; go on with: python train.py ckpt_path={last}" in told
+    assert "Traceback" not in told
     assert torch.load(last, weights_only=True)["global_step"] >= 1
