@@ -51,6 +51,19 @@ def compare(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[list[list
     return run
 
 
+def test_a_run_without_a_test(runs: Path, compare) -> None:
+    """And one whose test was of a part: the number is that of the videos that were scored."""
+    write(runs / "d", lr=0.4, top1=0.9, num_videos_scored=8, split_fingerprint="beef")
+    lines, warnings = compare(runs / "a", runs / "d")
+    assert "these scores do not compare" in warnings
+    assert "8" in lines[1]
+    untested = {"num_videos": 16, "num_videos_scored": 0, "split_fingerprint": None}
+    (runs / "d" / "results.json").write_text(json.dumps(untested))
+    lines, warnings = compare(runs / "a", runs / "d")
+    assert warnings == ""
+    assert [line[-2:] for line in lines[1:]] == [["16", "finished"], ["0", "finished"]]
+
+
 def test_table(runs: Path, compare) -> None:
     lines, warnings = compare(runs / "a", runs / "b", runs / "c")
     scores = ["top1", "top5", "mean_class_accuracy", "verb_top1"]

@@ -1,4 +1,5 @@
 import argparse
+import csv
 import errno
 import json
 import re
@@ -66,6 +67,22 @@ def by_hand(checkpoint: Path, videos: list[tuple[Path, str]], views: tuple[int, 
 
 def validation_clips(demo_root: Path) -> list[tuple[Path, str]]:
     return [(path, path.parent.name) for path in sorted((demo_root / "val").rglob("*.mp4"))]
+
+
+def test_a_part_of_the_split(finished_run: Path, score, tmp_path: Path) -> None:
+    """One video of each class; its score does not compare with that of the whole."""
+    with pytest.warns(UserWarning, match="of the 16 videos of the split 'val' 8 are scored"):
+        results = score("trainer.limit_test_batches=4")
+    assert (results["num_videos"], results["num_videos_scored"]) == (16, 8)
+    whole = json.loads((finished_run / "results.json").read_text())
+    assert results["split_fingerprint"] != whole["split_fingerprint"]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert sorted(row["class"] for row in csv.DictReader(file)) == sorted(CLASS_NAMES)
+
+
+def test_nothing_to_score(score) -> None:
+    with pytest.raises(UserError, match="limit_test_batches=0 leaves nothing to score: add"):
+        score("trainer.limit_test_batches=0")
 
 
 def test_a_run_scores_exactly_as_when_it_was_tested(finished_run: Path, score) -> None:

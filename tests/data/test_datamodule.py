@@ -64,6 +64,8 @@ def attach(data: VideoDataModule, stage: str, **kwargs: Any) -> None:
         world_size=kwargs.get("world_size", 1),
         num_training_batches=2,
         accumulate_grad_batches=1,
+        limit_val_batches=1.0,
+        limit_test_batches=kwargs.get("limit", 1.0),
         lightning_module=SimpleNamespace(dtype=kwargs.get("dtype", torch.float32)),
         fit_loop=SimpleNamespace(
             epoch_loop=SimpleNamespace(
@@ -222,6 +224,23 @@ def test_evaluation_is_shared_between_ranks_with_padding(root: Path) -> None:
         attach(data, "test", rank=rank, world_size=2)
         rows.append(torch.cat([b.indices for b in data.test_dataloader()]).tolist())
     assert rows == [[0, 2], [1, -1]]
+
+
+def test_a_limit_is_shared_between_ranks(root: Path) -> None:
+    """One batch of one video for each, and of three videos one of each class."""
+    data = build(root, batch_size=1, eval_views=(1, 1))
+    data.setup()
+    rows = []
+    for rank in range(2):
+        attach(data, "test", rank=rank, world_size=2, limit=1)
+        message = r"trainer\.limit_test_batches=1: of the 3 videos of the split 'val' 2 are scored"
+        with pytest.warns(UserWarning, match=message):
+            rows.append(torch.cat([b.indices for b in data.test_dataloader()]).tolist())
+    assert rows == [[0], [1]]
+    attach(data, "test", limit=0.1)
+    message = r"limit_test_batches=0\.1: that is less than one of the 3 batches of the split 'val'"
+    with pytest.raises(UserError, match=message):
+        data.test_dataloader()
 
 
 def raw_batch(num_views: int | None = None):
