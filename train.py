@@ -7,8 +7,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from vivit_train.config import command_line, compose_config, parse_overrides, to_plain
-from vivit_train.errors import UserError
+from vivit_train.config import check_schedule, command_line, compose_config, to_plain
 from vivit_train.folders import run_folder
 from vivit_train.launch import (
     devices_of_launcher,
@@ -17,7 +16,7 @@ from vivit_train.launch import (
     launched_from,
     leave_cores_to_workers,
 )
-from vivit_train.resume import begun_or_new, resumed
+from vivit_train.resume import begun_or_new, resumed, resumes
 from vivit_train.stop_watch import StopWatch
 from vivit_train.sweep import is_sweep, sweep
 from vivit_train.terminal import say
@@ -50,6 +49,7 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
 def train(config: DictConfig) -> Path:
     """Compose -> build -> fit -> test. Returns the run's folder."""
     plain = to_plain(config)
+    check_schedule(plain)
     # Heavy imports wait until here: a mistake is answered before torch is loaded.
     import json
 
@@ -101,14 +101,8 @@ if __name__ == "__main__":
         call = command_line(sys.argv[1:])
         if call.is_sweep and is_sweep([*call.flags, *call.words]):
             sys.exit(sweep([*call.flags, *call.words]))
-        given = {o.key_or_group: o.value() for o in parse_overrides(call.words, call.is_sweep)}
         # A resumed run has a configuration of its own: Hydra composes none.
-        if given.get("ckpt_path") not in (None, "auto"):
-            if call.flags:
-                raise UserError(
-                    f"{' '.join(call.flags)} is about new runs; the configuration of the run that "
-                    "ckpt_path names is config.yaml in its folder"
-                )
+        if resumes(call):
             run(resumed(call.words))
             sys.exit()
         if call.composes:

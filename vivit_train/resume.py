@@ -18,6 +18,7 @@ from vivit_train.config import (
     word_of,
 )
 from vivit_train.config.saved import is_foreign
+from vivit_train.config.words import Call
 from vivit_train.errors import UserError
 from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
@@ -98,6 +99,23 @@ def find_last(run_dir: Path) -> Path:
         f"ckpt_path=last: the run {run_dir} has no checkpoint to go on from: {held}. "
         "ckpt_path=auto starts the run where there is none"
     )
+
+
+def resumes(call: Call) -> bool:
+    """Whether a call of ``train.py`` goes on from a checkpoint that it names.
+
+    Raises:
+        UserError: If it has flags, which are about new runs.
+    """
+    given = {o.key_or_group: o.value() for o in parse_overrides(call.words, call.is_sweep)}
+    if given.get("ckpt_path") in (None, "auto"):
+        return False
+    if call.flags:
+        raise UserError(
+            f"{' '.join(call.flags)} is about new runs; the configuration of the run that "
+            "ckpt_path names is config.yaml in its folder"
+        )
+    return True
 
 
 def resumed(words: Sequence[str]) -> DictConfig:
