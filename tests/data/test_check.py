@@ -31,7 +31,9 @@ from vivit_train.data.verdicts import (
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+from vivit_train.video import watch
 from vivit_train.video.decode import VideoReader
+from vivit_train.video.decoders import pyav
 from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.write import write_video
 
@@ -134,6 +136,17 @@ def test_a_long_video_is_given_the_time_that_it_takes(
 
     monkeypatch.setattr(VideoReader, "decode_all", slowly)
     verdicts = list(check([job(tmp_path / "slow.mp4")], timeout=2.0))
+    assert [verdict.verdict for verdict in verdicts] == ["ok"]
+
+
+def test_a_video_that_takes_long_to_open_goes_on_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of it on a slow disk: each packet that is listed is a step forward."""
+    write_video(tmp_path / "long.mp4", noise(12))
+    monkeypatch.setattr(watch, "WORD_SECONDS", 0.1)
+    monkeypatch.setattr(pyav, "go_on", lambda: time.sleep(0.2) or watch.go_on())
+    verdicts = list(check([job(tmp_path / "long.mp4")], timeout=1.5))
     assert [verdict.verdict for verdict in verdicts] == ["ok"]
 
 

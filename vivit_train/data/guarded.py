@@ -15,7 +15,7 @@ from vivit_train.data.dataset import Sample
 from vivit_train.errors import ProcessLost
 from vivit_train.video.decode import DecodeError, DecoderLost
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
-from vivit_train.video.watch import Source, now_and_then, watched
+from vivit_train.video.watch import Source, watched
 
 # How often a video is tried that hangs or kills its decoder, each time in a new process. The
 # storage may have paused, or memory run short: the last time no other worker decodes beside it.
@@ -101,20 +101,18 @@ def _sample(
     dataset: Any,
     refused: Mapping[Source, str],
     call: tuple[Any, Mapping[Source, str]],
-    tell: Tell = lambda at: None,
+    tell: Tell = lambda at: None,  # of a `Guard`, which tells of each video by itself
 ) -> Sample:
     """The sample of a key, without the videos that have been lost over it."""
     key, lost = call
-    tell_of = now_and_then(tell)
 
-    def hear(source: Source | None) -> None:
+    def refuse(source: Source | None) -> None:
         if source is not None and source in refused:
             raise DecodeError(source[0], refused[source])
         if source is not None and source in lost:
             raise DecoderLost(source[0], lost[source])
-        tell_of(source)
 
-    with watched(hear):
+    with watched(refuse):
         start, cpu_start = time.perf_counter(), time.process_time()
         sample = dataset[key]
         sample.clip_seconds = time.perf_counter() - start

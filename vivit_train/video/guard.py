@@ -62,7 +62,8 @@ class Guard(Generic[Argument, Result]):
 
     Args:
         function: Gets an argument and a function ``tell``. Whatever is told becomes `Failure.at`,
-            and the time limit starts afresh.
+            and the time limit starts afresh. What it decodes is told by itself: each video that
+            it opens, and that the one at hand goes on (`vivit_train.video.watch`).
         timeout: Seconds that may pass without an answer or word.
     """
 
@@ -179,11 +180,7 @@ def call_apart(function: Callable[[], Result], timeout: float | None = DECODE_SE
     if timeout is None or not CAN_GUARD:
         return function()
 
-    def call(argument: None, tell: Tell) -> Result:
-        with watched(now_and_then(tell)):
-            return function()
-
-    guard = Guard(call, timeout)
+    guard: Guard[None, Result] = Guard(lambda argument, tell: function(), timeout)
     try:
         return guard(None)
     finally:
@@ -201,13 +198,18 @@ def _serve(
         signal.signal(number, signal.SIG_IGN)
     limit_memory(DECODE_BYTES)
     torch.set_num_threads(1)  # a fork has none of the threads that its parent started
+
+    def tell(at: Any) -> None:
+        send(connection, ("at", at))
+
     while True:
         try:
             argument = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            result = function(argument, lambda at: send(connection, ("at", at)))
+            with watched(now_and_then(tell)):
+                result = function(argument, tell)
             send(connection, ("result", result))
             del result  # megabytes
         except Exception as error:
