@@ -283,7 +283,7 @@ _STATE: dict[str, Any] = {
     "callbacks": dict[str, Any],
     "optimizer_states": list[dict[str, Any]],
     "lr_schedulers": list[dict[str, Any]],
-    "position": dict[str, int | dict[str, int | float | None]],
+    "position": dict[str, int | bool | dict[str, int | float | None]],
 }
 _LATER: dict[str, Any] = {
     "metrics_csv": dict[str, int | dict[str, Any] | None],
