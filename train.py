@@ -57,6 +57,7 @@ def train(config: DictConfig) -> Path:
 
     from vivit_train import training
     from vivit_train.advice import advice
+    from vivit_train.checkpoint import restoring
     from vivit_train.quiet import hush_lightning
     from vivit_train.report import scores_shown_if_lost, write_report
     from vivit_train.run_dir import MetricsCsv, write_results
@@ -81,7 +82,8 @@ def train(config: DictConfig) -> Path:
                 logger.resume(*training.rows_of(plain["ckpt_path"]))
 
     with launched_from(watch, run_dir, plain):
-        trainer.fit(module, datamodule=data, ckpt_path=plain["ckpt_path"], weights_only=True)
+        with restoring(plain["ckpt_path"]):
+            trainer.fit(module, datamodule=data, ckpt_path=plain["ckpt_path"], weights_only=True)
         best = checkpoints.to_test()
         if trainer.limit_test_batches:
             trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.data.torture import evil_decoder
+from train import train
 from vivit_train import load
 from vivit_train.checkpoint import (
     AtomicCheckpointIO,
@@ -24,6 +26,7 @@ from vivit_train.checkpoint import (
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.model.weights import read_weights
+from vivit_train.resume import resumed
 from vivit_train.video import container
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD
@@ -436,6 +439,18 @@ class TestResolve:
 
 
 class TestTrainingState:
+    def test_a_state_that_an_optimiser_does_not_take(
+        self, finished_run: Path, tmp_path: Path
+    ) -> None:
+        run = shutil.copytree(finished_run, tmp_path / "run")
+        last = run / "checkpoints" / "last.ckpt"
+        content = torch.load(last, weights_only=True)
+        content["optimizer_states"][0]["state"][0]["step"] = "x"
+        torch.save(content, last)
+        message = r"last\.ckpt: its training state cannot be restored \(ValueError"
+        with pytest.raises(UserError, match=message):
+            train(resumed([f"ckpt_path={last}", "trainer.max_epochs=3"]))
+
     def test_what_training_resumes_from(self, finished_run: Path) -> None:
         content = training_state(finished_run / "checkpoints" / "last.ckpt")
         assert content["global_step"] == 16

@@ -4,7 +4,9 @@ import dataclasses
 import inspect
 import os
 import shutil
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -285,6 +287,7 @@ _STATE: dict[str, Any] = {
     "lr_schedulers": list[dict[str, Any]],
     "position": dict[str, int | bool | dict[str, int | float | None]],
 }
+_POSITION = ("epoch", "videos_done", "videos_per_batch", "videos_per_step", "videos_per_epoch")
 _LATER: dict[str, Any] = {
     "metrics_csv": dict[str, int | dict[str, Any] | None],
     "splits": dict[str, dict[str, int | str]],
@@ -300,6 +303,9 @@ def training_state(path: Path) -> dict[str, Any]:
     """
     content = read_tensors(path, verify=False)
     wrong = [name for name, kind in _STATE.items() if not is_of(content.get(name), kind)]
+    position = content.get("position")
+    if "position" not in wrong and not all(is_of(position.get(k), int) for k in _POSITION):
+        wrong.append("position")
     wrong += [name for name, kind in _LATER.items() if not is_of(content.get(name), kind | None)]
     if wrong:
         raise UserError(
@@ -307,6 +313,31 @@ def training_state(path: Path) -> dict[str, Any]:
             "or of another type. To start a new run from its weights use model.pretrained"
         )
     return content
+
+
+@contextmanager
+def restoring(ckpt_path: str | None) -> Iterator[None]:
+    """Within a fit, an error while a checkpoint's state is restored names the checkpoint.
+
+    What lies in the state of an optimiser, a loop or a callback only they themselves know.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        connector = "checkpoint_connector.py"  # Lightning's
+        if not any(f.filename.endswith(connector) and "restore" in f.name for f in frames):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UserError(
+            f"ckpt_path={ckpt_path}: its training state cannot be restored ({reason}). It is not "
+            "as this version writes it; to start a new run from its weights use model.pretrained"
+        ) from error
 
 
 def processor_of(weights: Weights) -> Processor | None:
