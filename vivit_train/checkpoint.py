@@ -285,7 +285,7 @@ _STATE: dict[str, Any] = {
     "callbacks": dict[str, Any],
     "optimizer_states": list[dict[str, Any]],
     "lr_schedulers": list[dict[str, Any]],
-    "position": dict[str, int | bool | dict[str, int | float | None]],
+    "position": dict[str, Any],
 }
 _POSITION = ("epoch", "videos_done", "videos_per_batch", "videos_per_step", "videos_per_epoch")
 _LATER: dict[str, Any] = {
