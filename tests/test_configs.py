@@ -117,8 +117,8 @@ def test_groups() -> None:
 def test_every_option_composes(group: str, option: str) -> None:
     plain = experiment(option) if group == "experiment" else composed(f"{group}={option}")
     assert set(plain) == {
-        "augment", "callbacks", "ckpt_path", "data", "logger", "model", "name", "optim",
-        "processor", "run_dir", "seed", "trainer",
+        "allow_other_videos", "augment", "callbacks", "ckpt_path", "data", "logger", "model",
+        "name", "optim", "processor", "run_dir", "seed", "trainer",
     }  # fmt: skip
     if group in ("model", "optim", "data"):
         assert plain[group]["name"] == option
