@@ -160,6 +160,7 @@ class Ours:
             "data.frame_stride": FRAME_STRIDE,
             "data.eval_views": [TEMPORAL_VIEWS, SPATIAL_VIEWS],
             "optim.lr": LEARNING_RATE,
+            "optim.warmup_epochs": 0,
             "trainer.accelerator": args.device,
             "trainer.devices": 1,
             "trainer.max_epochs": 1,

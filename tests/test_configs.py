@@ -432,5 +432,5 @@ def test_the_trainers_keys_are_lightnings() -> None:
 def test_loggers_build(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     loggers = build_loggers(composed(f"logger={option}")["logger"], tmp_path, "x")
-    expected = {"csv": [], "tensorboard": ["TensorBoardLogger"], "wandb": ["WandbLogger"]}
+    expected = {"csv": [], "tensorboard": ["TensorBoardLogger"], "wandb": ["Wandb"]}
     assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected[option]]

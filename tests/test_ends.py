@@ -214,7 +214,10 @@ def test_what_a_whole_run_is(whole: Callable[..., Run]) -> None:
         table = rows(whole(words).folder)
         assert sum(bool(row["train/loss"]) for row in table) == 6
         assert sum(bool(row.get("val/loss")) for row in table) == number
-        assert identical(whole(words).state(), whole(()).state())
+        ours, theirs = whole(words).state(), whole(()).state()
+        for state_of_run in (ours, theirs):  # how often a run validates stands there
+            del state_of_run["position"]["in_batches"]
+        assert identical(ours, theirs)
 
 
 @validated("after epochs", "after steps", "never")
