@@ -26,19 +26,13 @@ from vivit_train.terminal import say
 def main(config: DictConfig) -> None:
     """Composes the configuration, trains, and says where the run's folder is."""
     with errors_in_one_line():
-        starts_again = config.ckpt_path == "auto"
-        if starts_again:
+        if starts_again := config.ckpt_path == "auto":
             begun_or_new(config)
         run(config, starts_again)
 
 
 def run(config: DictConfig, starts_again: bool = False) -> None:
-    """Trains, and prints the run's folder.
-
-    Args:
-        config: Of the run.
-        starts_again: Whether the folder may hold a run that has no checkpoint yet.
-    """
+    """Trains, and prints the run's folder, which may hold a run that ``starts_again``."""
     devices_of_launcher(config.trainer)  # refused before torch is imported
     with run_folder(config, starts_again):
         run_dir = train(config)
@@ -51,16 +45,14 @@ def train(config: DictConfig) -> Path:
     plain = to_plain(config)
     check_schedule(plain)
     # Heavy imports wait until here: a mistake is answered before torch is loaded.
-    import json
-
     import lightning
 
     from vivit_train import training
     from vivit_train.advice import advice
     from vivit_train.checkpoint import restoring
     from vivit_train.quiet import hush_lightning
-    from vivit_train.report import scores_shown_if_lost, write_report
-    from vivit_train.run_dir import MetricsCsv, write_results
+    from vivit_train.report import write_scores
+    from vivit_train.results import results_of, say_scores
 
     hush_lightning()
     run_dir = Path(plain["run_dir"])
@@ -73,13 +65,10 @@ def train(config: DictConfig) -> Path:
     module = training.build_module(plain, data)
     watch = StopWatch()
     trainer, checkpoints = training.build_trainer(plain, run_dir, watch)
-    if is_rank_zero():
-        for line in advice(plain, data, trainer.world_size):
-            say(f"advice: {line}", file=sys.stderr)
     if plain["ckpt_path"] is not None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCsv):
-                logger.resume(*training.rows_of(plain["ckpt_path"]))
+        training.resume_metrics(trainer, plain["ckpt_path"])
+    for line in advice(plain, data, trainer.world_size) if is_rank_zero() else ():
+        say(f"advice: {line}", file=sys.stderr)
 
     with launched_from(watch, run_dir, plain):
         with restoring(plain["ckpt_path"]):
@@ -87,13 +76,10 @@ def train(config: DictConfig) -> Path:
         best = checkpoints.to_test()
         if trainer.limit_test_batches:
             trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        results = training.results(trainer, data, plain)
-        results["checkpoint"] = f"checkpoints/{best.name}"
-        with scores_shown_if_lost(results):
-            write_results(run_dir, results)
-            write_report(run_dir, module.accuracy, data)
+        results = results_of(trainer, data, plain) | {"checkpoint": f"checkpoints/{best.name}"}
+        write_scores(run_dir, results, module.accuracy, data)
     if trainer.is_global_zero:
-        say(f"results {json.dumps(training.headline(results))}")
+        say_scores(results)
     return run_dir
 
 
@@ -101,14 +87,14 @@ if __name__ == "__main__":
     leave_cores_to_workers()
     with errors_in_one_line():
         call = command_line(sys.argv[1:])
-        if call.is_sweep and is_sweep([*call.flags, *call.words]):
-            sys.exit(sweep([*call.flags, *call.words]))
+        sys.argv[1:] = [*call.flags, *call.words]
+        if call.is_sweep and is_sweep(sys.argv[1:]):
+            sys.exit(sweep(sys.argv[1:]))
         # A resumed run has a configuration of its own: Hydra composes none.
         if resumes(call):
             run(resumed(call.words))
             sys.exit()
         if call.composes:
             to_plain(compose_config(call.words, call.is_sweep))
-        sys.argv[1:] = [*call.flags, *call.words]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises its errors, which then take one line
         main()

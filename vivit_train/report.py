@@ -5,8 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.files import write_whole
 from vivit_train.launch import is_rank_zero
 from vivit_train.metrics import VideoAccuracy
+from vivit_train.run_dir import write_results
 from vivit_train.terminal import csv_cell, say
 
 CLASSES, PREDICTIONS = "classes.csv", "predictions.csv"
@@ -24,11 +24,17 @@ CLASSES, PREDICTIONS = "classes.csv", "predictions.csv"
 Z_95 = 1.96
 
 
-@contextmanager
-def scores_shown_if_lost(results: dict[str, Any]) -> Iterator[None]:
-    """Within, files are written; prints the scores before it fails where they cannot be."""
+def write_scores(
+    folder: Path, results: dict[str, Any], accuracy: VideoAccuracy | None, data: VideoDataModule
+) -> None:
+    """Writes results.json and the tables of `write_report`; all processes call it.
+
+    Raises:
+        OSError: If a file cannot be written, after the scores were printed.
+    """
     try:
-        yield
+        write_results(folder, results)
+        write_report(folder, accuracy, data)
     except OSError:
         scores = {name: value for name, value in results.items() if isinstance(value, int | float)}
         say(f"results {json.dumps(scores)}")

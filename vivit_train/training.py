@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, processor_of, training_state
-from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
@@ -30,7 +29,7 @@ from vivit_train.model.weights import FromImage, load_weights, print_account, re
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
-from vivit_train.run_dir import ConfigFile, versions
+from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
 from vivit_train.splits import SameVideos, check_same_videos
@@ -288,6 +287,14 @@ def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:
     return written["rows"], written["next"]
 
 
+def resume_metrics(trainer: Trainer, ckpt_path: str) -> None:
+    """Has metrics.csv go on with the row that comes after those of a checkpoint."""
+    rows = rows_of(ckpt_path)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCsv):
+            logger.resume(*rows)
+
+
 def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
     """Lightning's Trainer, which says itself what is wrong with its arguments.
 
@@ -362,61 +369,3 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware (AMX, AVX512-BF16, ARM's BF16)."""
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def results(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) -> dict[str, Any]:
-    """What results.json says, after `trainer.test`; without scores where there was no test.
-
-    ``num_videos_scored`` is less than ``num_videos`` where ``trainer.limit_test_batches`` leaves
-    videos out. The fingerprint is that of the videos that were scored.
-
-    Raises:
-        UserError: If the logits of a video are not finite.
-    """
-    module = trainer.lightning_module
-    assert isinstance(module, VivitModule)
-    records, accuracy = data.records["test"], module.accuracy
-    scores: dict[str, float] = {}
-    rows: list[int] = []
-    undecodable: list[int] = []
-    non_finite: list[int] = []
-    if accuracy is not None:
-        scores = {k: v for k, v in accuracy.compute().items() if k != "loss"}
-        with accuracy.sync_context():  # sums over processes within
-            rows = accuracy.seen.nonzero()[:, 0].tolist()
-            undecodable = accuracy.undecodable.nonzero()[:, 0].tolist()
-            non_finite = accuracy.non_finite.nonzero()[:, 0].tolist()
-    if non_finite:
-        raise UserError(
-            f"the logits of {len(non_finite)} of {len(rows)} videos are NaN or infinite, so there "
-            f"is no score: {shorten([records.name(row) for row in non_finite])}. The weights "
-            "diverged in training, or numbers overflow in trainer.precision="
-            f"{trainer.precision}: try 32-true"
-        )
-    return {
-        **scores,
-        "num_videos": len(records),
-        "num_videos_scored": len(rows),
-        "undecodable": [records.name(row) for row in undecodable],
-        "views": list(data.eval_views),
-        "split": data.splits["test"],
-        "test_is_validation": data.tests_on_validation,
-        "split_fingerprint": records.fingerprint(data.class_names, rows) if rows else None,
-        "given_up": {name: reason for name, (_, reason) in data.given_up.items()},
-        "checked": data.verdicts.counts(records, data.clip_span),
-        "data": data.name,
-        "num_classes": len(data.class_names),
-        "precision": str(trainer.precision),
-        "seed": config["seed"],
-        "devices": trainer.world_size,
-        "versions": versions(),
-    }
-
-
-def headline(results: dict[str, Any]) -> dict[str, Any]:
-    """The scores of results.json that are worth a line on the screen."""
-    main = ["top1", "top5", "mean_class_accuracy", "num_videos"]
-    if results["num_videos_scored"] < results["num_videos"]:
-        main.append("num_videos_scored")
-    per_head = [name for name in results if name.endswith(("_top1", "_top5"))]
-    return {name: results[name] for name in (*main, *per_head) if name in results}

@@ -11,7 +11,6 @@ the model's by name.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.checkpoint import load_classifier, resolve_checkpoint
     from vivit_train.module import VivitModule
     from vivit_train.quiet import hush_lightning
-    from vivit_train.report import scores_shown_if_lost, write_report
-    from vivit_train.run_dir import write_results
+    from vivit_train.report import write_scores
+    from vivit_train.results import results_of
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
@@ -125,10 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
         with launched_from(watch):
             trainer.test(module, datamodule=data, verbose=False)
             assert module.accuracy is not None
-            results = training.results(trainer, data, plain) | {"checkpoint": str(source)}
-            with scores_shown_if_lost(results):
-                write_results(output, results)
-                write_report(output, module.accuracy, data)
+            results = results_of(trainer, data, plain) | {"checkpoint": str(source)}
+            write_scores(output, results, module.accuracy, data)
         if is_rank_zero():
             print_results(results, output)
     return 0
@@ -168,9 +165,9 @@ def default_output(source: Path) -> Path:
 
 def print_results(results: dict[str, Any], output: Path) -> None:
     """Prints the scores, what could not be decoded, and where the rest is written."""
-    from vivit_train.training import headline
+    from vivit_train.results import say_scores
 
-    say(f"results {json.dumps(headline(results))}")
+    say_scores(results)
     if results["undecodable"]:
         say(f"undecodable, counted as wrong: {', '.join(results['undecodable'])}")
     if results["checked"]:
