@@ -109,8 +109,7 @@ def epic(root: Path, videos: Videos) -> dict[str, int]:
     annotations.mkdir(parents=True)
     for split, video in (("train", "P01_01"), ("validation", "P01_11")):
         rows = [
-            row.format(video=video, i=i, start=2 * i, stop=2 * i + 3, verb=i % 2, noun=i)
-            for i in range(3)
+            row.format(video=video, i=i, start=i, stop=i + 1, verb=i % 2, noun=i) for i in range(3)
         ]
         (annotations / f"EPIC_100_{split}.csv").write_text(header + "".join(rows))
         videos.put(root / "EPIC-KITCHENS" / "P01" / "videos" / f"{video}.MP4", seconds=60)
