@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
 from hydra.utils import get_class
 from lightning import Trainer
@@ -434,3 +435,4 @@ def test_loggers_build(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     loggers = build_loggers(composed(f"logger={option}")["logger"], tmp_path, "x")
     expected = {"csv": [], "tensorboard": ["TensorBoardLogger"], "wandb": ["Wandb"]}
     assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected[option]]
+    wandb.finish()  # the run that its logger has begun, which the next one would take up

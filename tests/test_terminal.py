@@ -80,6 +80,8 @@ def odd(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+# Where the tests run in several processes, warnings with such names cannot be sent between them.
+@pytest.mark.filterwarnings("ignore")
 def test_odd_names_go_all_the_way(
     odd: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
