@@ -462,6 +462,7 @@ class TestTrainingState:
             ("callbacks", {1: 2}), ("optimizer_states", {}), ("lr_schedulers", [3]),
             ("position", {"epoch": "x"}), ("metrics_csv", 3), ("metrics_csv", {"rows": "x"}),
             ("splits", {"train": 3}), ("given_up", [1]),
+            ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": []}}}}),
         ],
     )  # fmt: skip
     def test_entries_of_other_types(

@@ -8,12 +8,14 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from tests.golden_files import GOLDEN
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import (
     build_optimizer,
+    check_restored,
     freeze,
     layers_of,
     parameter_groups,
@@ -293,3 +295,36 @@ def test_schedule_drives_torch() -> None:
         optimizer.step()
         schedule.step()
     np.testing.assert_allclose(rates, [0.1 * warmup_cosine(s, 20, 4) for s in range(20)])
+
+
+@pytest.mark.parametrize("settings", [SGD, ADAMW])
+def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) -> None:
+    model = small()
+    optimizer = build_optimizer(model, settings)
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    check_restored(schedule)  # of a run that has made no step
+    model(torch.zeros(1, 3, 2, 8, 8)).sum().backward()
+    optimizer.step()
+    check_restored(schedule)
+    state = optimizer.state[model.embed.weight]
+    name = "momentum_buffer" if settings is SGD else "exp_avg"
+    for value in ("x", [1.0], torch.zeros(3)):
+        state[name], whole = value, state[name]
+        with pytest.raises(UserError, match="state in the checkpoint is not that of this model"):
+            check_restored(schedule)
+        state[name] = whole
+    for place, key in ((optimizer.param_groups[0], "lr"), (vars(schedule), "last_epoch")):
+        place[key], whole = {}, place[key]
+        with pytest.raises(UserError, match="not that of this model's parameters"):
+            check_restored(schedule)
+        place[key] = whole
+
+
+def test_an_average_that_is_missing() -> None:
+    model = small()
+    optimizer = build_optimizer(model, ADAMW)
+    model(torch.zeros(1, 3, 2, 8, 8)).sum().backward()
+    optimizer.step()
+    del optimizer.state[model.embed.weight]["exp_avg_sq"]
+    with pytest.raises(UserError, match="not that of this model's parameters"):
+        check_restored(LambdaLR(optimizer, lambda step: 1.0))

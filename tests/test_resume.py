@@ -107,6 +107,14 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
     return compose
 
 
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    loop = tmp_path / "checkpoints" / "last.ckpt"
+    loop.parent.mkdir()
+    loop.symlink_to(loop)
+    with pytest.raises(UserError, match=r"expected RUN/checkpoints/last\.ckpt .*no such file"):
+        resumed([f"ckpt_path={loop}"])
+
+
 class TestOfAnotherVersion:
     """A run whose config.yaml lacks a key, and has one that is gone."""
 

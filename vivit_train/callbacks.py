@@ -110,9 +110,9 @@ class Checkpoints(Checkpoint):
         """Restores what `state_dict` gave; a best of another score is none."""
         before = state_dict.get("monitor", self.monitor)
         if before == self.monitor:
-            self.best_score = state_dict["best_score"]
+            self.best_score = float(state_dict["best_score"])
             # Unknown in checkpoints of older versions: then the later is the best of equals.
-            self.best_loss = state_dict.get("best_loss", math.inf)
+            self.best_loss = float(state_dict.get("best_loss", math.inf))
         else:
             rank_zero_warn(
                 f"callbacks.monitor={self.monitor}, but best.ckpt is the best in {before}: the "

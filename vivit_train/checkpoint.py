@@ -306,6 +306,8 @@ def training_state(path: Path) -> dict[str, Any]:
     position = content.get("position")
     if "position" not in wrong and not all(is_of(position.get(k), int) for k in _POSITION):
         wrong.append("position")
+    if "loops" not in wrong and not _has_counts(content["loops"]):
+        wrong.append("loops")
     wrong += [name for name, kind in _LATER.items() if not is_of(content.get(name), kind | None)]
     if wrong:
         raise UserError(
@@ -313,6 +315,15 @@ def training_state(path: Path) -> dict[str, Any]:
             "or of another type. To start a new run from its weights use model.pretrained"
         )
     return content
+
+
+def _has_counts(loops: dict[str, Any]) -> bool:
+    """Whether the counts of Lightning's loops are whole numbers: Lightning takes any value."""
+    counts = ("ready", "started", "processed", "completed")
+    return all(
+        is_of(value, int) if name in counts else not isinstance(value, dict) or _has_counts(value)
+        for name, value in loops.items()
+    )
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Ema(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
-        self.num_updates = state_dict["num_updates"]
+        self.num_updates = int(state_dict["num_updates"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses strategies whose weights it does not know how to reach.

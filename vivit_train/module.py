@@ -23,6 +23,7 @@ from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import (
     build_optimizer,
+    check_restored,
     freeze,
     hyper_parameters,
     scaled_lr,
@@ -148,6 +149,7 @@ class VivitModule(LightningModule):
         """
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LambdaLR)
+        check_restored(schedule)
         before = highest_lr(schedule.optimizer)
         set_hyper_parameters(schedule, self._hyper_parameters)
         now = highest_lr(schedule.optimizer)

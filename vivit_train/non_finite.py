@@ -68,7 +68,8 @@ class NonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
-        self.skipped, self.consecutive = state_dict["skipped"], state_dict["consecutive"]
+        self.skipped = int(state_dict["skipped"])
+        self.consecutive = int(state_dict["consecutive"])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int

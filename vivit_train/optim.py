@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -204,6 +204,31 @@ def hyper_parameters(optimizer: Optimizer) -> list[dict[str, Any]]:
         {name: value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
     ]
+
+
+def check_restored(schedule: LambdaLR) -> None:
+    """Refuses what torch takes from a checkpoint unseen, and fails over in the next step.
+
+    Raises:
+        UserError: If a rate or a step is no number, or an average is not of its parameter's shape.
+    """
+    optimizer = schedule.optimizer
+    numbers = [schedule.last_epoch, *(group.get("lr") for group in optimizer.param_groups)]
+    averages = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, AdamW) else set()
+    fits = all(isinstance(number, int | float) for number in numbers) and all(
+        averages <= state.keys()
+        and all(
+            value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
+            for value in state.values()
+        )
+        for parameter, state in optimizer.state.items()
+    )
+    if not fits:
+        raise UserError(
+            "the optimiser's state in the checkpoint is not that of this model's parameters: the "
+            "file was changed or is damaged. Resume from previous.ckpt, or start a new run from "
+            "its weights with model.pretrained"
+        )
 
 
 def set_hyper_parameters(schedule: LambdaLR, given: Sequence[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The checkpoint that a run goes on from: found and looked over before torch is imported."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -138,9 +139,9 @@ def resumed(words: Sequence[str]) -> DictConfig:
             raise _needs_run_dir(ckpt_path)
         overrides.remove(given["run_dir"].input_line or "")
         run_dir = Path(str(given["run_dir"].value())).expanduser()
-        checkpoint = find_last(run_dir).resolve()
+        checkpoint = Path(os.path.realpath(find_last(run_dir)))
     else:
-        checkpoint = Path(ckpt_path).expanduser().resolve()
+        checkpoint = Path(os.path.realpath(os.path.expanduser(ckpt_path)))
     saved = checkpoint.parent.parent / "config.yaml"
     if not checkpoint.is_file() or not saved.is_file():
         raise UserError(
@@ -172,7 +173,7 @@ def begun_or_new(config: DictConfig) -> None:
         raise _needs_run_dir("auto")
     run_dir = Path(config.run_dir).expanduser()
     checkpoint = newest_whole(run_dir)
-    config.ckpt_path = None if checkpoint is None else str(checkpoint.resolve())
+    config.ckpt_path = None if checkpoint is None else os.path.realpath(checkpoint)
     saved = run_dir / "config.yaml"
     if checkpoint is not None and saved.is_file():
         before = read_saved(saved)

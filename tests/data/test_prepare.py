@@ -198,6 +198,8 @@ def test_systems_that_cannot_fork(folders, monkeypatch):
 def test_folders_that_would_mix(tmp_path, output):
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to("data")
+    (tmp_path / "loop").symlink_to("loop")
+    check_folders(tmp_path / "data", tmp_path / "loop")  # fails later, where it is written to
     with pytest.raises(UserError, match="must lie beside each other, not one in the other"):
         check_folders(tmp_path / "data", tmp_path / output)
 

@@ -52,7 +52,8 @@ def check_folders(root: Path, output: Path) -> None:
     Raises:
         UserError: If one lies in the other, or the output holds something else.
     """
-    source, target = root.resolve(), output.resolve()
+    # Not Path.resolve, which raises where a link leads back to itself.
+    source, target = (Path(os.path.realpath(path)) for path in (root, output))
     if source == target or source in target.parents or target in source.parents:
         raise UserError(
             f"--output {output} and data.root={root} must lie beside each other, not one in the "
