@@ -9,7 +9,7 @@ train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

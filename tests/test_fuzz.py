@@ -1,10 +1,20 @@
 """The fuzz of command lines and files: `python -m tests.fuzz`."""
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz.sandbox import Case, run
+
+
+def test_every_case_has_an_answer(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """A short run; the longer one is for whoever changes what is read from outside."""
+    words = ("--commands=30", "--files=30", "--seed=1", "--jobs=1")
+    done = command("-m", "tests.fuzz", *words, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("60 cases")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +34,6 @@ def test_the_sandbox_sees_each_fault(
 ) -> None:
     import os
     import signal
-    import subprocess
 
     from vivit_train import __main__ as program
 

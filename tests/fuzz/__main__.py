@@ -90,6 +90,8 @@ def main() -> None:
         options = {**vars(arguments), "folder": Path(folder)}
         for number, case, outcome in fuzz(**options):
             codes[outcome.code] += 1
+            if sum(codes.values()) % 100 == 0:
+                print(f"{sum(codes.values())} cases so far", file=sys.stderr, flush=True)
             faults.update(outcome.faults)
             if outcome.faults or arguments.only:
                 said = outcome.said if arguments.only else outcome.said[-600:]
