@@ -187,6 +187,19 @@ class TestCheckpoints:
         assert resumed.best.read_text() == "step 3"
         assert resumed.last.read_text() == "step 6"
 
+    def test_a_best_that_is_not_there(self, tmp_path: Path, saver: Saver) -> None:
+        """As where a run resumes into another folder."""
+        callback = Checkpoints(tmp_path)
+        saver.train(callback, 3)
+        saver.validate(callback, 0.7)
+        resumed = Checkpoints(tmp_path / "other")
+        resumed.folder.mkdir()
+        with pytest.warns(UserWarning, match=r"other/best\.ckpt, .* is not there: the next val"):
+            resumed.load_state_dict(callback.state_dict())
+        saver.train(resumed, 3)
+        saver.validate(resumed, 0.6)
+        assert resumed.best.read_text() == "step 6"
+
     def test_only_fitting_saves(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path)
         saver.sanity_checking = True
@@ -275,6 +288,7 @@ class TestCheckpoints:
 
     def test_a_checkpoint_that_does_not_say_what_it_is_best_in(self, tmp_path: Path) -> None:
         callback = Checkpoints(tmp_path)
+        callback.best.touch()
         callback.load_state_dict({"best_score": 0.7})
         assert (callback.best_score, callback.best_loss) == (0.7, float("inf"))
 

@@ -107,9 +107,15 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave; a best of another score is none."""
+        """Restores what `state_dict` gave; a best of another score or folder is none."""
         before = state_dict.get("monitor", self.monitor)
-        if before == self.monitor:
+        if before == self.monitor and not self.best.is_file():
+            if state_dict["best_score"] != float("-inf"):
+                rank_zero_warn(
+                    f"{self.best}, the best checkpoint so far, is not there: the next validation "
+                    "writes a new one"
+                )
+        elif before == self.monitor:
             self.best_score = float(state_dict["best_score"])
             # Unknown in checkpoints of older versions: then the later is the best of equals.
             self.best_loss = float(state_dict.get("best_loss", math.inf))
