@@ -142,6 +142,7 @@ class TestWandb:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Wrong)
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(loggers, "WANDB_SECONDS", 5)
         monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         logger = self.build(tmp_path)

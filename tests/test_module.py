@@ -33,7 +33,8 @@ class Stub(VivitModule):
         self.logged: dict[str, Any] = {}
         self.model.forward = lambda clips: logits
         group = type("Optimizer", (), {"param_groups": [{"lr": 0.1}]})
-        self._trainer = type("Trainer", (), {"optimizers": [group]})
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
+        self._trainer = SimpleNamespace(optimizers=[group], fit_loop=loop, log_every_n_steps=0)
 
     def log(self, name: str, value: Any, **_: Any) -> None:  # type: ignore[override]
         self.logged[name] = value
@@ -113,7 +114,8 @@ def test_the_learning_rate_for_this_runs_batch(
 def test_a_warm_up_is_as_long_as_asked_for(limits: dict[str, int], expected: Any) -> None:
     module = module_of({}, warmup_epochs=2.5)
     module._trainer = SimpleNamespace(
-        limit_train_batches=1.0, accumulate_grad_batches=2, **limits,
+        limit_train_batches=1.0, accumulate_grad_batches=2, val_check_interval=1.0,
+        check_val_every_n_epoch=1, **limits,
         datamodule=SimpleNamespace(train_dataloader=lambda: range(10)),
     )  # fmt: skip
     if isinstance(expected, tuple):

@@ -128,8 +128,9 @@ class VivitModule(LightningModule):
         Only then are they averaged over the processes: the progress bar, which shows more steps,
         has those of the first process in between.
         """
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         done = self.trainer.fit_loop.epoch_loop._batches_that_stepped
-        return (done + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        return every > 0 and (done + 1) % every == 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""

@@ -235,7 +235,7 @@ def test_scores_that_cannot_be_written_are_shown(
     def fail(folder: Path, results: dict[str, Any]) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(folder / "results.json"))
 
-    monkeypatch.setattr("vivit_train.run_dir.write_results", fail)
+    monkeypatch.setattr("vivit_train.report.write_results", fail)
     with pytest.raises(OSError, match="Read-only"):
         score("data.eval_views=[1,1]")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("results ")]
