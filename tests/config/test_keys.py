@@ -194,6 +194,8 @@ def test_a_changed_run_is_refused_in_a_line_or_resolves(key: str, value: Any) ->
         ("optim", 3, "expected a mapping with the keys name, lr"),
         ("logger.wandb", True, "logger=wandb"),
         ("run_dir", "a\0b", "expected a path"),
+        ("name", "..", "expected a name, without .. in its path"),
+        ("model.name", "a/../../b", "expected a name, without .. in its path"),
     ],
 )
 def test_refusals(key: str, value: Any, told: str) -> None:

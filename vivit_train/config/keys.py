@@ -8,6 +8,7 @@ from vivit_train.config.kinds import (
     Kind,
     choice,
     duration,
+    folder_name,
     hinted,
     interval,
     list_of,
@@ -30,13 +31,13 @@ TEST_ALONE = "`vivit evaluate` tests a model without training it"
 # Upper bounds are far above what trains: a slip of the finger is told instead of running out of
 # memory. What several keys must have in common, the constructors check.
 KEYS: Mapping[str, Kind] = {
-    "name": text,
+    "name": folder_name,
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": path | null,
     "allow_other_videos": switch,
     "run_dir": path,
     # ViViT's arguments, and what is done with the model.
-    "model.name": text,
+    "model.name": folder_name,
     "model.pretrained": path | null,
     "model.attention": choice(
         "spatio_temporal",
@@ -79,7 +80,7 @@ KEYS: Mapping[str, Kind] = {
     "model.from_image.temporal_attention": choice("copy", "zero", "random"),
     # Of every data set, then of some.
     "data._target_": text,
-    "data.name": text,
+    "data.name": folder_name,
     "data.root": path | null,
     "data.clip_frames": whole(1, 4096),
     "data.frame_stride": whole(1, 10_000),

@@ -139,6 +139,12 @@ null = Kind("null", lambda value: value is None)
 switch = Kind("true or false", lambda value: isinstance(value, bool))
 share = number(least=0, most=1)
 text = Kind("a name", _is_text, is_text=True)
+# Part of a run's folder, runs/<name>/<date_time>, which must not lie outside of runs/.
+folder_name = Kind(
+    "a name, without .. in its path",
+    lambda value: _is_text(value) and ".." not in value.split("/"),
+    is_text=True,
+)
 path = Kind("a path", _is_text, is_text=True, is_path=True)
 pixels = whole(1, 16384)
 # Spatial views are the centre crop, or three crops.
