@@ -164,9 +164,13 @@ def test_a_second_ctrl_c_leaves_at_once(words: list[str], tmp_path: Path) -> Non
 def by_itself(folder: Path) -> None:
     """In the process: a session, and a folder for temporary files, of its own."""
     os.setsid()
-    folder.mkdir()
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
+
+
+def short_folder(tmp_path: Path) -> Path:
+    """A folder with a short name: workers make sockets there, whose names have 107 bytes."""
+    return Path(tempfile.mkdtemp(prefix="t", dir=tmp_path.parent))
 
 
 def session_of(pid: int) -> list[int]:
@@ -190,7 +194,7 @@ def session_of(pid: int) -> list[int]:
 )
 def test_nothing_stays(number: int, words: list[str], tmp_path: Path) -> None:
     """No process of a run that ended, nor a file outside of its folder."""
-    run, temporary = tmp_path / "run", tmp_path / "tmp"
+    run, temporary = tmp_path / "run", short_folder(tmp_path)
     words = [*words, f"run_dir={run}", "trainer.max_epochs=200"]
     training = Training(words, tmp_path / "log", partial(by_itself, temporary))
     assert training.wait_for((run / "checkpoints" / "last.ckpt").exists), training.said()
@@ -217,7 +221,7 @@ def test_nothing_stays(number: int, words: list[str], tmp_path: Path) -> None:
 def test_a_lost_or_stopped_worker_ends_the_run(
     number: int, words: list[str], tmp_path: Path
 ) -> None:
-    run, temporary = tmp_path / "run", tmp_path / "tmp"
+    run, temporary = tmp_path / "run", short_folder(tmp_path)
     words = [*words, f"run_dir={run}", "trainer.max_epochs=200"]
     training = Training(words, tmp_path / "log", partial(by_itself, temporary))
     assert training.wait_for((run / "checkpoints" / "last.ckpt").exists), training.said()
@@ -356,7 +360,7 @@ def test_a_stopped_process_does_not_make_the_run_deaf(
     """SIGSTOP of one of two processes, then SIGTERM to the session: saved, and nothing is left."""
     run = tmp_path / "run"
     words = [*ddp(words, 2), f"run_dir={run}", "trainer.max_epochs=200"]
-    training = Training(words, tmp_path / "log", partial(by_itself, tmp_path / "tmp"))
+    training = Training(words, tmp_path / "log", partial(by_itself, short_folder(tmp_path)))
     assert training.wait_for((run / "checkpoints" / "last.ckpt").exists), training.said()
     (child,) = trainers_below(training.pid)
     os.kill(child if victim == "child" else training.pid, signal.SIGSTOP)

@@ -37,7 +37,7 @@ def words(small: tuple[str, ...]) -> list[str]:
     """
     return [
         *small, "trainer.max_steps=5", "trainer.limit_test_batches=1", "data.num_workers=0",
-        "trainer.val_check_interval=5", "trainer.limit_val_batches=2",
+        "trainer.val_check_interval=4", "trainer.limit_val_batches=2",
         "augment.mixup=0", "augment.cutmix=0", "model.drop_path=0", "model.dropout=0",
         "model.initializer_range=0.2", "optim=sgd", "optim.lr=2.0", "trainer.gradient_clip_val=0.3",
     ]  # fmt: skip

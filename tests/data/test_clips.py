@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
 
 from vivit_train.data.clips import Clips
 
@@ -19,7 +20,7 @@ def same(ours, theirs) -> bool:
 
 
 def test_clips_of_any_size_lie_in_one_block() -> None:
-    packed = Clips.side_by_side(clips())
+    packed = Clips(clips())
     assert same(packed, clips())
     assert len({clip.untyped_storage().data_ptr() for clip in packed}) == 1
     assert all(clip.data_ptr() % 64 == packed[0].data_ptr() % 64 for clip in packed)
@@ -28,18 +29,18 @@ def test_clips_of_any_size_lie_in_one_block() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
 def test_of_any_dtype(dtype: torch.dtype) -> None:
     parts = [clip.to(dtype) for clip in clips()]
-    packed = Clips.side_by_side(parts)
+    packed = Clips(parts)
     assert same(packed, parts)
     assert packed[0].dtype == dtype
 
 
 def test_clips_that_do_not_lie_in_order() -> None:
     turned = [clip.transpose(1, 2).flip(0) for clip in clips()]
-    assert same(Clips.side_by_side(turned), turned)
+    assert same(Clips(turned), turned)
 
 
 def test_they_move_and_repeat_without_a_copy_of_each() -> None:
-    packed = Clips.side_by_side(clips())
+    packed = Clips(clips())
     calls = []
     moved = packed.moved(lambda block: calls.append(block) or block + 1)
     assert len(calls) == 1
@@ -50,16 +51,26 @@ def test_they_move_and_repeat_without_a_copy_of_each() -> None:
 
 
 def test_none() -> None:
-    for empty in (Clips(), Clips.side_by_side([])):
+    for empty in (Clips(), Clips([])):
         assert empty == []
         assert empty.moved(lambda block: block + 1) == []
         assert empty.repeated(2) == []
-    nothing = Clips.side_by_side([torch.zeros(0, 3, dtype=torch.uint8)])
+    nothing = Clips([torch.zeros(0, 3, dtype=torch.uint8)])
     assert nothing[0].shape == (0, 3)
 
 
 def test_pickling_keeps_the_block_one() -> None:
-    packed = pickle.loads(pickle.dumps(Clips.side_by_side(clips())))
+    packed = pickle.loads(pickle.dumps(Clips(clips())))
     assert isinstance(packed, Clips)
     assert same(packed, clips())
     assert len({clip.untyped_storage().data_ptr() for clip in packed}) == 1
+
+
+def test_a_library_may_take_them_apart() -> None:
+    """As Lightning's plugins do for half precision and double."""
+    packed = Clips(clips())
+    for precision in (HalfPrecision("bf16-true"), DoublePrecision()):
+        rebuilt = precision.convert_input({"frames": packed})["frames"]
+        assert isinstance(rebuilt, Clips)
+        assert same(rebuilt, packed)
+        assert same(rebuilt.moved(lambda block: block + 1), [clip + 1 for clip in clips()])

@@ -1,8 +1,8 @@
 """The clips of a batch, which differ in size, in one block of memory."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,35 +22,45 @@ class Clips(list[Tensor]):
     One copy moves them all to a device, and one file descriptor takes them to another process:
     with one for each clip, a batch of some hundreds meets the system's limit on open files.
 
+    Like a list it is made of its elements, which are copied side by side: Lightning takes a batch
+    apart and puts it together again where the precision is not 32 bits.
+
     Args:
-        block: ``[n]``, or ``None`` for no clips.
-        places: Of the clips; they may overlap.
+        clips: Of one dtype.
     """
 
-    def __init__(self, block: Tensor | None = None, places: Sequence[Place] = ()) -> None:
-        self.block = block
-        self.places = list(places)
-        super().__init__(
-            block[start : start + math.prod(shape)].view(shape)
-            for start, shape in places
-            if block is not None
-        )
+    def __init__(self, clips: Iterable[Tensor] = ()) -> None:
+        super().__init__(clips)
+        self.block: Tensor | None = None
+        self.places: list[Place] = []
+        if self:
+            block, starts = pack(self)
+            self._lie_in(block, [Place(start, tuple(c.shape)) for start, c in zip(starts, self)])
 
     @classmethod
-    def side_by_side(cls, clips: Sequence[Tensor]) -> "Clips":
-        """Copies clips of one dtype into a block."""
-        if not clips:
-            return cls()
-        block, starts = pack(clips)
-        return cls(block, [Place(start, tuple(c.shape)) for start, c in zip(starts, clips)])
+    def of(cls, block: Tensor | None, places: Sequence[Place]) -> "Clips":
+        """Views of a block; none is copied.
+
+        Args:
+            block: ``[n]``, or ``None`` for no clips.
+            places: Of the clips; they may overlap.
+        """
+        clips = cls()
+        if block is not None:
+            clips._lie_in(block, places)
+        return clips
+
+    def _lie_in(self, block: Tensor, places: Sequence[Place]) -> None:
+        self.block, self.places = block, list(places)
+        self[:] = [block[start : start + math.prod(shape)].view(shape) for start, shape in places]
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Clips":
         """The clips in another block, which ``move`` makes of this one."""
-        return Clips(self.block if self.block is None else move(self.block), self.places)
+        return Clips.of(self.block if self.block is None else move(self.block), self.places)
 
     def repeated(self, times: int) -> "Clips":
         """Every clip several times, side by side in the list; none is copied."""
-        return Clips(self.block, [place for place in self.places for _ in range(times)])
+        return Clips.of(self.block, [place for place in self.places for _ in range(times)])
 
-    def __reduce__(self) -> tuple[type["Clips"], tuple[Tensor | None, list[Place]]]:
-        return Clips, (self.block, self.places)
+    def __reduce__(self) -> tuple[Any, tuple[Tensor | None, list[Place]]]:
+        return Clips.of, (self.block, self.places)

@@ -149,7 +149,7 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Puts samples side by side; frames stay a list, as their sizes differ."""
     return Batch(
-        frames=Clips.side_by_side([sample.frames for sample in samples]),
+        frames=Clips(sample.frames for sample in samples),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         decoded=torch.tensor([sample.decoded for sample in samples]),
