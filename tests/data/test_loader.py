@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing.util import get_temp_dir
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from vivit_train.data import loader as loader_module
-from vivit_train.data.loader import LazyLoader, available_cores
+from vivit_train.data.loader import LazyLoader, available_cores, check_temporary_folder
+from vivit_train.errors import UserError
 from vivit_train.launch import lost_worker
 
 
@@ -115,3 +117,12 @@ def test_other_errors_are_not_a_lost_worker() -> None:
     several = lost_worker(RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"))
     assert several is not None
     assert "(pid 7, 8) exited unexpectedly; was the memory" in several
+
+
+def test_a_temporary_folder_with_a_long_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen: the worker failed in a thread of its own, and the run waited for it without end."""
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 74)
+    check_temporary_folder()
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 75)
+    with pytest.raises(UserError, match=r"TMPDIR=/t+ has 76 bytes: .* folder with a shorter name"):
+        check_temporary_folder()

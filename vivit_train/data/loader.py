@@ -4,6 +4,7 @@ import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from vivit_train.signals import ignore_stop_signals
 
 # Seconds after which a worker that somebody or something has stopped is lost.
 STOPPED_SECONDS = 30.0
+SOCKET_NAME_BYTES = 107  # Linux's limit: sun_path of unix(7)
 
 
 class LazyLoader(DataLoader):
@@ -87,6 +89,8 @@ def build_loader(
         num_workers: Decoding processes; 0: none, this one decodes.
     """
     can_fork = num_workers > 0 and sys.platform == "linux"
+    if can_fork:
+        check_temporary_folder()
     return LazyLoader(
         dataset,
         sampler=sampler,
@@ -101,6 +105,21 @@ def build_loader(
         generator=torch.Generator(),
         worker_init_fn=ignore_stop_signals,
     )
+
+
+def check_temporary_folder() -> None:
+    """Refuses a folder in which a worker could not hand over its clips, and would be waited for.
+
+    Raises:
+        UserError: If its name is too long for a socket in it, whose own is 32 bytes.
+    """
+    folder = tempfile.gettempdir()
+    if (length := len(os.fsencode(folder))) > SOCKET_NAME_BYTES - 32:
+        raise UserError(
+            f"TMPDIR={folder} has {length} bytes: the names of sockets in it, by which workers "
+            f"hand over clips, would have more than {SOCKET_NAME_BYTES}. Set TMPDIR to a "
+            "folder with a shorter name"
+        )
 
 
 def kill_stopped(pids: Sequence[int], seconds: float | None = None) -> None:
