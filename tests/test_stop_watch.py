@@ -107,7 +107,10 @@ def test_what_is_printed_to_a_terminal_that_is_gone(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "survived")],
         cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal,
     )  # fmt: skip
-    assert os.read(master, 100).startswith(b"ready")
+    said = b""
+    while not said.endswith(b"\n"):  # the terminal may pass on a line in pieces
+        said += os.read(master, 100)
+    assert said == b"ready\r\n"
     os.close(terminal)
     os.close(master)
     process.communicate(b"\n", timeout=30)

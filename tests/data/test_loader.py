@@ -4,6 +4,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing import get_context
 from multiprocessing.util import get_temp_dir
 from types import SimpleNamespace
 
@@ -109,6 +110,31 @@ def test_a_worker_that_is_lost_or_stopped_ends_the_loading(
     # Who notices first, the signal or the queue, words it.
     lost = f"process lost: a process that decodes (pid {worker}) "
     assert (lost_worker(caught.value) or "").startswith(lost)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset")])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is closed a moment before its end is known."""
+    worker = get_context("fork").Process(target=time.sleep, args=(0.3,))
+    worker.start()
+
+    class Batches:
+        _workers = (worker,)
+
+        def __next__(self) -> None:
+            raise error
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", lambda _: Batches())
+    with pytest.raises(RuntimeError) as raised:
+        next(iter(LazyLoader([0])))
+    assert f"a process that decodes (pid {worker.pid}) exited" in str(lost_worker(raised.value))
+    monkeypatch.setattr(Batches, "_workers", ())
+    with pytest.raises(type(error)):
+        next(iter(LazyLoader([0])))
 
 
 def test_other_errors_are_not_a_lost_worker() -> None:

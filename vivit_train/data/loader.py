@@ -56,6 +56,12 @@ class LazyLoader(DataLoader):
             except UserError as error:  # a worker's comes with its traceback in the message
                 kind = type(error)
                 raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
+            except (EOFError, OSError) as error:
+                if ended := _ended(getattr(batches, "_workers", ())):
+                    pids = ", ".join(str(worker.pid) for worker in ended)
+                    words = f"DataLoader worker (pid(s) {pids}) exited unexpectedly"  # torch's own
+                    raise RuntimeError(words) from error
+                raise
             self.wait_seconds += time.perf_counter() - start
             if batch is None:
                 return
@@ -141,6 +147,20 @@ def kill_stopped(pids: Sequence[int], seconds: float | None = None) -> None:
             if stopped[pid] >= limit:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _ended(workers: Sequence[Any], seconds: float = 3.0) -> list[Any]:
+    """The workers that have ended, waiting a moment for the first.
+
+    The files of a process that is killed are closed before its end is known: what it was just
+    handing over then fails first.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        ended = [worker for worker in workers if not worker.is_alive()]
+        if ended or not workers or time.monotonic() > deadline:
+            return ended
+        time.sleep(0.05)
 
 
 def _state(pid: int) -> str | None:
