@@ -1,3 +1,4 @@
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -221,6 +222,12 @@ class TestProgress:
         self, clock: SimpleNamespace, done: int, seconds: float, kwargs: dict, expected: str
     ) -> None:
         assert self.left(clock, done, seconds, **kwargs) == expected
+
+    def test_no_time_is_left_before_training(self, clock: SimpleNamespace) -> None:
+        """As in the sanity check, where Lightning has not counted the training batches."""
+        trainer = training(clock)
+        trainer.num_training_batches = math.inf
+        assert Progress()._figures(trainer)["left"] == "?"
 
     def test_figures(self, clock: SimpleNamespace) -> None:
         scores = {

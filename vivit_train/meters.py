@@ -1,5 +1,6 @@
 """What a run shows of itself: speed, waiting for data, the progress bar."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -178,6 +179,7 @@ class Progress(TQDMProgressBar):
         self.line_seconds = line_seconds
         self.is_terminal = sys.stderr.isatty()
         self._last_line = 0.0
+        self._first_batch = math.inf  # before training, as in the sanity check
         if not self.is_terminal:
             self.disable()
 
@@ -248,12 +250,12 @@ class Progress(TQDMProgressBar):
 
     def _time_left(self, trainer: Trainer) -> str:
         done = batches_done(trainer)
+        if done <= self._first_batch:
+            return "?"
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
         if trainer.max_steps > 0:
             steps = trainer.max_steps * trainer.accumulate_grad_batches
             total = min(total, steps) if total > 0 else steps
-        if done <= self._first_batch:
-            return "?"
         per_batch = (time.perf_counter() - self._start) / (done - self._first_batch)
         minutes, seconds = divmod(round(per_batch * max(0, total - done)), 60)
         hours, minutes = divmod(minutes, 60)
