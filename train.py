@@ -48,8 +48,8 @@ def train(config: DictConfig) -> Path:
     import lightning
 
     from vivit_train import training
-    from vivit_train.advice import advice
     from vivit_train.checkpoint import restoring
+    from vivit_train.preflight.advice import advice
     from vivit_train.quiet import hush_lightning
     from vivit_train.report import write_scores
     from vivit_train.results import results_of, say_scores

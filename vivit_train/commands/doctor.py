@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = to_plain(compose_config(arguments.overrides))
     check_schedule(config)
 
-    from vivit_train.doctor import examine
+    from vivit_train.preflight.doctor import examine
     from vivit_train.quiet import hush_lightning
 
     hush_lightning()

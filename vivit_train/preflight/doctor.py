@@ -12,7 +12,6 @@ import torch
 from lightning import Fabric
 from torch import Tensor
 
-from vivit_train.advice import advice
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -22,6 +21,7 @@ from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule
 from vivit_train.optim import build_optimizer
+from vivit_train.preflight.advice import advice
 from vivit_train.training import build_data, build_module, first_batch, resolve_precision
 
 # A clip or a few must be learnable by heart, whatever the model.

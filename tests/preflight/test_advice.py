@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivit_train.advice import advice
+from vivit_train.preflight.advice import advice
 
 
 def config(
