@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.files import write_whole, written_whole
+from vivit_train.files import user_path, write_whole, written_whole
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -52,3 +52,9 @@ def test_what_a_process_of_the_same_number_left_is_not_written_into(tmp_path: Pa
     write_whole(tmp_path / "last", "new")
     assert other.read_text() == "precious"
     assert sorted(os.listdir(tmp_path)) == ["best", "last"]
+
+
+def test_paths_that_a_user_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_path("~/a") == Path("/home/me/a")
+    assert user_path("~nobody.here/a") == Path("~nobody.here/a")  # pathlib's fails

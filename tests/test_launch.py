@@ -25,10 +25,12 @@ def os_error(number: int, *path: str) -> OSError:
         (ConfigAttributeError("no key\n\tx"), "error: no key x", ""),
         (KeyboardInterrupt(), 130, "interrupted"),
         (os_error(errno.EACCES, "/r/x"), "error: /r/x: Permission denied", ""),
+        (os_error(errno.EIO), "error: the storage failed while a file was read or written: "
+         "Input/output error", ""),
         (os_error(errno.ENOSPC, "/r/x"), 74, "error: /r/x could not be written: No space left"),
         (DiskFull(Path("/r/x"), 10, os_error(errno.EFBIG)), 74, "error: /r/x could not be written"),
     ],
-)
+)  # fmt: skip
 def test_one_line(error: BaseException, code: object, said: str, capsys) -> None:
     with pytest.raises(SystemExit) as caught, errors_in_one_line():
         raise error

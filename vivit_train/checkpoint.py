@@ -17,7 +17,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
-from vivit_train.files import temporary_name, written_whole
+from vivit_train.files import temporary_name, user_path, written_whole
 from vivit_train.foreign import is_of
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
@@ -386,7 +386,7 @@ def resolve_checkpoint(source: str | Path) -> Path:
     Raises:
         UserError: If there is none.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir() and (path / "checkpoints").is_dir():
         for name in ("best.ckpt", "last.ckpt"):
             if (path / "checkpoints" / name).is_file():

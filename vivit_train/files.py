@@ -71,3 +71,11 @@ def errors_name(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def user_path(text: str | Path) -> Path:
+    """A path that a user gave: ``~`` is the home directory, which shells leave in --output=~/x.
+
+    ``~name`` of no user of this machine is a path like any other, as in a shell.
+    """
+    return Path(os.path.expanduser(text))

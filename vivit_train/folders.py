@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.launch import PROCESS_LOST, is_rank_zero
 from vivit_train.terminal import say
 
@@ -135,7 +136,7 @@ def owned(path: Path, key: str, is_new: bool = False) -> Iterator[Path]:
     """
     from filelock import SoftFileLease
 
-    path = path.expanduser()
+    path = user_path(path)
     existed = not is_new and os.path.isdir(path)
     try:
         folder = new_folder(path) if is_new else path

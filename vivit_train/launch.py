@@ -1,5 +1,6 @@
 """Processes of a run: how children start, how a run cleans up, how an error is told."""
 
+import errno
 import gc
 import os
 import re
@@ -349,6 +350,10 @@ def errors_in_one_line() -> Iterator[None]:
             sys.exit(NO_ROOM_LEFT)
         if isinstance(error, OSError) and error.filename is not None:
             sys.exit(printable(f"error: {error.filename}: {error.strerror}"))
+        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE):
+            sys.exit(
+                f"error: the storage failed while a file was read or written: {error.strerror}"
+            )
         if lost := lost_worker(error):
             say(f"error: {lost}", file=sys.stderr)
             sys.exit(PROCESS_LOST)

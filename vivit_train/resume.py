@@ -21,6 +21,7 @@ from vivit_train.config import (
 from vivit_train.config.saved import is_foreign
 from vivit_train.config.words import Call
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
 from vivit_train.terminal import say
@@ -138,7 +139,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
         if "run_dir" not in given:
             raise _needs_run_dir(ckpt_path)
         overrides.remove(given["run_dir"].input_line or "")
-        run_dir = Path(str(given["run_dir"].value())).expanduser()
+        run_dir = user_path(str(given["run_dir"].value()))
         checkpoint = Path(os.path.realpath(find_last(run_dir)))
     else:
         checkpoint = Path(os.path.realpath(os.path.expanduser(ckpt_path)))
@@ -171,7 +172,7 @@ def begun_or_new(config: DictConfig) -> None:
     """
     if not any(word.startswith("run_dir=") for word in HydraConfig.get().overrides.task):
         raise _needs_run_dir("auto")
-    run_dir = Path(config.run_dir).expanduser()
+    run_dir = user_path(config.run_dir)
     checkpoint = newest_whole(run_dir)
     config.ckpt_path = None if checkpoint is None else os.path.realpath(checkpoint)
     saved = run_dir / "config.yaml"

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vivit_train.commands import user_path
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import say, say_json
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ marked with a star. Warns where runs were tested on different videos.
 
 import argparse
 
-from vivit_train.commands import user_path
+from vivit_train.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vivit_train.commands import user_path
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.folders import owned
 from vivit_train.launch import is_rank_zero, launched_from
 from vivit_train.stop_watch import StopWatch

@@ -20,8 +20,8 @@ arguments of ViViT that the checkpoint does not tell, or that are to differ.
 import argparse
 from typing import Any
 
-from vivit_train.commands import user_path
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import say
 
 # Format -> where it says how clips are taken from videos.

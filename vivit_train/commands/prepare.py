@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivit_train.commands import user_path
 from vivit_train.commands.check import (
     STOPPED,
     add_limits,
@@ -28,6 +27,7 @@ from vivit_train.commands.check import (
     progress,
 )
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import say
 
 if TYPE_CHECKING:

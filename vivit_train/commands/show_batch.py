@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivit_train.commands import user_path
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import printable, say
 
 if TYPE_CHECKING:

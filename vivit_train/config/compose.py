@@ -19,6 +19,7 @@ from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.config.saved import check_target
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import say
 
 # Within the package in a wheel, beside it in the repository.
@@ -376,7 +377,7 @@ def _check_demo(config: DictConfig, before: DictConfig, overrides: Sequence[Over
         OmegaConf.select(config, "data._target_") == _DEMO
         and not named & {"data", "experiment"}
         and root not in (None, OmegaConf.select(before, "data.root"))
-        and not (Path(str(root)).expanduser() / "demo.json").is_file()
+        and not (user_path(str(root)) / "demo.json").is_file()
     ):
         raise UserError(
             f"data.root={root}: no data set is named, and the demo, which is the default, writes "

@@ -35,6 +35,7 @@ from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
 from vivit_train.data.verdicts import Verdicts
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
@@ -131,7 +132,7 @@ class VideoDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"data.decode_timeout must be above 0 seconds, or null, got {decode_timeout}"
             )
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self.name = name
         self.batch_size = batch_size
         self.num_workers = available_cores() if num_workers is None else num_workers

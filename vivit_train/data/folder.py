@@ -12,6 +12,7 @@ from vivit_train.data.list_records import check_first, number_labels, records_fr
 from vivit_train.data.lists import read_list
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.seeds import derive_seed
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
@@ -158,7 +159,7 @@ class ListFiles(VideoDataModule):
 
     def _find(self, split: str) -> Path | None:
         """The list file of a split."""
-        listing = self.root / Path(split).expanduser()
+        listing = self.root / user_path(split)
         return listing if listing.is_file() else find_list(listing.parent, listing.name)
 
 

@@ -1,7 +1,6 @@
 """Labels: which a flip swaps, how they count within heads, and as shares of the classes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from vivit_train.class_names import match_class_names, shorten
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 
 
 def check_heads(places: Sequence[int], heads: Mapping[str, int], data_name: str) -> None:
@@ -87,7 +87,7 @@ def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
     content = flip_labels
     if isinstance(flip_labels, str):
         try:
-            content = OmegaConf.to_container(OmegaConf.load(Path(flip_labels).expanduser()))
+            content = OmegaConf.to_container(OmegaConf.load(user_path(flip_labels)))
         except Exception as error:  # of the file system, or of one of YAML's many kinds
             raise UserError(
                 f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.foreign import from_json, open_own
 from vivit_train.video.watch import Source
 
@@ -147,7 +148,7 @@ class Verdicts:
     def __init__(self, choice: str | None, root: Path, decoder: str) -> None:
         self.root = root
         self.decoder = decoder
-        self.path = root / FILE_NAME if choice == "auto" else choice and Path(choice).expanduser()
+        self.path = root / FILE_NAME if choice == "auto" else choice and user_path(choice)
         if not self.path or not self.path.is_file():
             if choice not in (None, "auto"):
                 raise UserError(

@@ -24,6 +24,7 @@ from vivit_train.data.records import Records
 from vivit_train.data.shard_index import Shard, index_shards
 from vivit_train.data.shards import ShardRecords, Stat, find_shards, is_remote, join, read_text
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 
 # Where labels may be captions: as many names as this part of the videos are not classes.
 MOST_NAMES = 0.5
@@ -231,11 +232,11 @@ def _patterns(split: str) -> list[str]:
 def _index_dir(url: str, choice: str | None) -> Path:
     """The folder for what is known of a data set."""
     if choice is not None:
-        return Path(choice).expanduser()
+        return user_path(choice)
     if not is_remote(url) and os.access(url, os.W_OK):
         return Path(url)
     url = url if is_remote(url) else os.path.abspath(url)
     readable = re.sub(r"[^\w.-]+", "_", url).strip("_")[-60:]
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return cache / "vivit_train" / f"{readable}-{digest}"

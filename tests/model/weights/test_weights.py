@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -509,3 +510,9 @@ def test_account_keeps_blocks_of_different_fate_apart(capsys: pytest.CaptureFixt
     output = capsys.readouterr().out
     assert re.search(r"blocks\.0-1,3-5\.x\W+loaded\W+5", output)
     assert re.search(r"blocks\.2\.x\W+missing\W+1", output)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
+def test_a_file_that_the_system_cannot_read() -> None:
+    with pytest.raises(UserError, match="/proc/self/mem cannot be read: Input/output error"):
+        read_weights("/proc/self/mem")

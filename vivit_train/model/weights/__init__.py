@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.foreign import check_regular
 from vivit_train.model.weights.account import Row, print_account
 from vivit_train.model.weights.checkpoint import DESCRIPTION, read_checkpoint, read_exported
@@ -34,13 +35,18 @@ def read_weights(source: str | Path) -> Weights:
     Raises:
         UserError: If there is no such source, or it is broken or of another model.
     """
-    weights = _read(source)
+    try:
+        weights = _read(source)
+    except OSError as error:
+        if error.filename is not None:  # which then names the file
+            raise
+        raise UserError(f"{source} cannot be read: {error.strerror or error}") from None
     check_size(weights)
     return weights
 
 
 def _read(source: str | Path) -> Weights:
-    path = Path(source).expanduser()
+    path = user_path(source)
     try:
         path.stat()
     except FileNotFoundError:
