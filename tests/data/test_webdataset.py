@@ -17,6 +17,7 @@ from tests.data.test_datamodule import attach
 from vivit_train.commands import check as check_command
 from vivit_train.data.check import check, jobs_of
 from vivit_train.data.folder import Folder
+from vivit_train.data.rates import video_rates
 from vivit_train.data.shards import connect
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS
 from vivit_train.data.verdicts import read_verdicts
@@ -95,6 +96,13 @@ def test_splits(tmp_path: Path, clips: list[bytes], names: Sequence[str], splits
     assert sorted(keys["train"]) == [f"{i:08}" for i in range(8)]
     assert keys["val"] == keys["test"] == [f"{i:08}" for i in range(8, 12)]
     assert [label for _, label in listed(data, "val")] == ["a", "b", "a", "b"]
+
+
+def test_videos_in_shards_tell_their_rates(tmp_path: Path, clips: list[bytes]) -> None:
+    write_shards(tmp_path, clips, ["train/0.tar", "val/0.tar"])
+    data = build(tmp_path)
+    data.setup()
+    assert video_rates(data.records["train"]) == [30] * 4
 
 
 def test_shards_of_a_test_split_are_used(tmp_path: Path, clips: list[bytes]) -> None:
