@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 
 from tests.golden_files import GOLDEN
 from vivit_train import training
-from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
+from vivit_train.callbacks.broken_videos import BrokenVideos
+from vivit_train.callbacks.checkpoints import Checkpoints
+from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule

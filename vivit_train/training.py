@@ -13,7 +13,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from vivit_train.callbacks import BrokenVideos, Checkpoints, StepSeed
+from vivit_train.callbacks.broken_videos import BrokenVideos
+from vivit_train.callbacks.checkpoints import Checkpoints
+from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, processor_of, training_state
 from vivit_train.data.datamodule import VideoDataModule

@@ -1,0 +1,1 @@
+"""What happens around the training step: random draws, checkpoints, broken videos."""
