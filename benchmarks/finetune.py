@@ -24,8 +24,8 @@ from measure import Arguments, write_report
 from rich.console import Console
 from rich.table import Table
 
-from vivit_train.checkpoint import resolve_checkpoint
 from vivit_train.data.demo_clips import draw_on_path
+from vivit_train.model.weights import resolve_checkpoint
 from vivit_train.video.write import write_video
 
 # Of a model this small. A mirror makes each of the slanting lines the other.

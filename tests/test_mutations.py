@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.export.classifiers import build
 from tests.golden_files import GOLDEN
 from vivit_train import load
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.export.description import description_of
 from vivit_train.export.huggingface import write as write_huggingface

@@ -1,7 +1,7 @@
 """Train, fine-tune, evaluate and ship ViViT.
 
 >>> from vivit_train import load
->>> classifier = load("runs/.../checkpoints/best.ckpt")
+>>> classifier = load("runs/vivit_b_folder/2026-01-31_12-00-00")
 >>> logits = classifier(frames)  # uint8 [T, H, W, 3] -> float [1, K]
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vivit_train.checkpoint import Classifier
+    from vivit_train.classifier import Classifier
 
 try:
     __version__ = version("vivit-train")
@@ -24,8 +24,9 @@ def load(source: str | Path, **model: Any) -> "Classifier":
     """A classifier from any checkpoint: frames in, logits out.
 
     Args:
-        source: Our checkpoint, a folder that ``vivit export --format safetensors`` wrote, a
-            Hugging Face folder or file, a hub id ``owner/name``, or a Scenic checkpoint.
+        source: A run's folder, which stands for its best checkpoint; one of its checkpoints; a
+            folder that ``vivit export --format safetensors`` wrote; a Hugging Face folder or file;
+            a hub id ``owner/name``; or a Scenic checkpoint. ``model.pretrained`` takes the same.
         **model: Arguments of `ViViT` that the source does not tell, as Scenic's do not tell
             ``image_size``, or that are to differ, such as ``num_frames``; positions are then
             interpolated.
@@ -37,6 +38,6 @@ def load(source: str | Path, **model: Any) -> "Classifier":
         UserError: If the source cannot be read, or needs an argument that is not given.
     """
     # Here, because importing torch takes seconds and `vivit --help` should not.
-    from vivit_train.checkpoint import load_classifier
+    from vivit_train.classifier import load_classifier
 
     return load_classifier(source, **model)

@@ -1,34 +1,22 @@
-"""Checkpoints: written whole or not at all, and read back as classifiers."""
+"""Checkpoints of a run: written whole or not at all, and checked before training resumes."""
 
-import dataclasses
-import inspect
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import Tensor
 
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
-from vivit_train.files import temporary_name, user_path, written_whole
+from vivit_train.files import temporary_name, written_whole
 from vivit_train.foreign import is_of
-from vivit_train.model.vivit import ViViT
-from vivit_train.model.weights import Weights, load_weights, read_weights
 from vivit_train.model.weights.files import read_tensors
 from vivit_train.resume import LAST, PREVIOUS
-from vivit_train.transforms.frames import as_tensor
-from vivit_train.transforms.processor import Processor
-from vivit_train.transforms.shrink import for_evaluation
-from vivit_train.video.decode import DecoderLost, VideoReader
-from vivit_train.video.guard import DECODE_SECONDS, Failure, call_apart
-from vivit_train.video.sampling import spread_windows
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -104,179 +92,6 @@ def _bytes_of(content: Any) -> int:
     return sum(map(_bytes_of, content))
 
 
-class NonFiniteLogits(UserError):
-    """Logits of a video that are NaN or infinite, and so name no class.
-
-    Attributes:
-        reason: The message without the video's name.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.reason = (
-            "the logits are NaN or infinite, so no class is named: the weights diverged in "
-            "training, or numbers overflow in the model's precision"
-        )
-        super().__init__(f"{path}: {self.reason}")
-
-
-class Classifier(nn.Module):
-    """A model with all that it needs to name what a video shows.
-
-    Attributes:
-        model: The bare `ViViT`: float ``[B, 3, T, H, W]`` -> ``[B, K]``.
-        processor: The image processor that the model was trained with.
-        class_names: K names in the order of the logits.
-        config: The configuration of the run that trained it; ``None`` for foreign weights.
-        clip_frames: Frames per clip.
-        frame_stride: Frames of the video from one frame of the clip to the next.
-        tells_frame_stride: Whether the checkpoint says so; else ``frame_stride`` is 2, as of the
-            published ViViTs.
-        eval_views: (temporal, spatial) views per video.
-        tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
-        heads: Classes of each head, side by side in the logits, where a video has several classes
-            (EPIC-Kitchens: nouns, verbs); empty for one head.
-    """
-
-    def __init__(
-        self,
-        model: ViViT,
-        processor: Processor,
-        class_names: list[str],
-        config: dict[str, Any] | None = None,
-        clip_frames: int | None = None,
-        frame_stride: int | None = None,
-        eval_views: tuple[int, int] | None = None,
-        heads: Sequence[int] = (),
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.processor = processor
-        self.class_names = class_names
-        self.config = config
-        self.clip_frames = clip_frames or model.config["num_frames"]
-        self.frame_stride = frame_stride or 2
-        self.tells_frame_stride = frame_stride is not None
-        self.eval_views = eval_views or (4, 3)
-        self.tells_eval_views = eval_views is not None
-        self.heads = list(heads)
-
-    def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
-        """Class logits of clips as decoded.
-
-        Args:
-            frames: uint8 ``[T, H, W, 3]`` or ``[B, T, H, W, 3]``, RGB: a tensor, a NumPy array or
-                a list of frames. It is moved to the model's device.
-
-        Returns:
-            ``[B, K]`` (B = 1 for a single clip), of the model's type: float32, or bfloat16 after
-            ``classifier.bfloat16()``.
-
-        Raises:
-            UserError: If it is something else.
-        """
-        frames = as_tensor(frames)
-        return self._logits(frames.unsqueeze(0) if frames.ndim == 4 else frames)
-
-    def _logits(self, clips: Tensor, spatial_views: int = 1) -> Tensor:
-        """uint8 ``[B, T, H, W, 3]`` -> ``[B * spatial_views, K]``."""
-        weight = self.model.head.weight
-        return self.model(self.processor(clips.to(weight.device), spatial_views).to(weight.dtype))
-
-    @torch.no_grad()
-    def classify(
-        self,
-        path: str | Path,
-        views: tuple[int, int] | None = None,
-        timeout: float | None = DECODE_SECONDS,
-    ) -> Tensor:
-        """Logits of a video file, averaged over views that are spread over it.
-
-        The video is decoded in a process of its own (on Linux), whose memory is limited.
-
-        Args:
-            path: The video.
-            views: (temporal, spatial) views; ``None``: as the model was tested.
-            timeout: Seconds that decoding may take from one frame to the next; ``None``: no
-                limit, and no other process.
-
-        Returns:
-            Float ``[K]`` on the CPU.
-
-        Raises:
-            DecodeError: If the video cannot be decoded.
-            NonFiniteLogits: If they say nothing.
-        """
-        temporal, spatial = views or self.eval_views
-        try:
-            clips = call_apart(partial(self._decode, path, temporal), timeout)
-        except Failure as failure:
-            raise DecoderLost(str(path), failure.reason) from None
-        # One temporal view at a time: the memory of a clip or three, however many views.
-        logits = torch.cat([self._logits(clip[None], spatial) for clip in clips]).float()
-        if not logits.isfinite().all():
-            raise NonFiniteLogits(path)
-        return logits.mean(dim=0).cpu()
-
-    def _decode(self, path: str | Path, num_views: int) -> Tensor:
-        """Temporal views of a video: uint8 ``[V, T, H, W, 3]``."""
-        with VideoReader(path) as video:
-            windows = spread_windows(
-                video.num_frames, self.clip_frames, self.frame_stride, num_views
-            )
-            shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
-            frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
-        return frames.unflatten(0, windows.shape)
-
-
-def load_classifier(source: str | Path, **model: Any) -> Classifier:
-    """See `vivit_train.load`."""
-    source = resolve_checkpoint(source)
-    weights = read_weights(source)
-    known = inspect.signature(ViViT).parameters
-    if unknown := sorted(model.keys() - known.keys()):
-        raise UserError(
-            f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
-            f"{', '.join(known)}"
-        )
-    arguments = {**weights.model, **model}
-    if weights.is_image:
-        raise UserError(
-            f"{weights.origin} classifies images; a video model starts from it with "
-            f"`python train.py model=... model.pretrained={source}`"
-        )
-    needed = ["attention", "image_size", "num_frames", "num_heads"]
-    if arguments.get("attention") == "factorised_self_attention":
-        needed.insert(1, "attention_order")
-    untold = [name for name in needed if name not in arguments]
-    if untold:
-        raise UserError(
-            f"{weights.origin} does not tell {', '.join(untold)}: give them, "
-            f"load({str(source)!r}, {', '.join(f'{name}=...' for name in untold)})"
-        )
-    if "head.weight" not in weights.state:
-        raise UserError(f"{weights.origin} has no head: it gives features, not classes")
-    arguments.setdefault("num_classes", len(weights.state["head.weight"]))
-    network = ViViT(**arguments)
-    # What the file tells stays its own: another image_size then interpolates the positions.
-    load_weights(network, dataclasses.replace(weights, model={**model, **weights.model}))
-    class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
-    processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
-    if "image_size" in model:
-        processor = with_crop(processor, network.config["image_size"])
-    sampling = weights.sampling
-    classifier = Classifier(
-        network,
-        processor,
-        class_names,
-        config=weights.config,
-        clip_frames=model.get("num_frames", sampling.get("clip_frames")),
-        frame_stride=sampling.get("frame_stride"),
-        eval_views=tuple(sampling["eval_views"]) if "eval_views" in sampling else None,
-        heads=weights.heads,
-    )
-    return classifier.eval()
-
-
 # What training resumes from, beside the model: entry -> its type. Older versions lack the others.
 _STATE: dict[str, Any] = {
     "epoch": int,
@@ -349,47 +164,3 @@ def restoring(ckpt_path: str | None) -> Iterator[None]:
             f"ckpt_path={ckpt_path}: its training state cannot be restored ({reason}). It is not "
             "as this version writes it; to start a new run from its weights use model.pretrained"
         ) from error
-
-
-def processor_of(weights: Weights) -> Processor | None:
-    """The image processor that weights were trained with; ``None`` where they do not tell.
-
-    Raises:
-        UserError: If their settings are none that a processor has.
-    """
-    if weights.processor is None:
-        return None
-    try:
-        if weights.format == "huggingface":
-            return Processor.from_huggingface(weights.processor)
-        known = inspect.signature(Processor).parameters
-        if unknown := sorted(weights.processor.keys() - known.keys()):
-            raise UserError(f"processor settings that there are not: {', '.join(unknown)}")
-        return Processor(**weights.processor)
-    except UserError as error:
-        raise UserError(f"{weights.origin}: {error}") from None
-
-
-def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor:
-    """The same processor for clips of another size: what it resizes to grows with the crop."""
-    settings = Processor(crop_size=crop_size).settings()
-    crop, before = settings["crop_size"], processor.settings()
-    scale = min(crop) / min(before["crop_size"])
-    size = before["size"]
-    size = round(scale * size) if isinstance(size, int) else [round(scale * s) for s in size]
-    return Processor(**before | {"crop_size": crop, "size": size})
-
-
-def resolve_checkpoint(source: str | Path) -> Path:
-    """The checkpoint file that a run's folder, or a path to a file, means.
-
-    Raises:
-        UserError: If there is none.
-    """
-    path = user_path(source)
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise UserError(f"the run {path} has no checkpoint yet: {path / 'checkpoints'} is empty")
-    return path

@@ -17,7 +17,8 @@ from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
-from vivit_train.checkpoint import AtomicCheckpointIO, processor_of, training_state
+from vivit_train.checkpoint import AtomicCheckpointIO, training_state
+from vivit_train.classifier import processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_keys(words)
 
     from vivit_train import training
-    from vivit_train.checkpoint import load_classifier, resolve_checkpoint
+    from vivit_train.classifier import load_classifier
+    from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
     from vivit_train.quiet import hush_lightning
     from vivit_train.report import write_scores

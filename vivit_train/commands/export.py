@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and prints what was written."""
     model = parse_arguments(arguments.arguments)
 
-    from vivit_train.checkpoint import load_classifier
+    from vivit_train.classifier import load_classifier
     from vivit_train.export import export
     from vivit_train.export.clips import demo_clips, video_clips
     from vivit_train.export.staging import check_output

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from vivit_train.checkpoint import NonFiniteLogits, load_classifier
+    from vivit_train.classifier import NonFiniteLogits, load_classifier
     from vivit_train.video.decode import DecodeError
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.export import huggingface, onnx, safetensors, torch_export
 from vivit_train.export.staging import staged

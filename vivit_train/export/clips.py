@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.data.demo_clips import CLASS_NAMES, render
 from vivit_train.errors import UserError
 from vivit_train.transforms.settings import pixel_pair

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.model.weights.checkpoint import DESCRIPTION, FORMAT_VERSION, KEY
 from vivit_train.terminal import json_text
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.export.clips import demo_clips
 from vivit_train.transforms.processor import Processor

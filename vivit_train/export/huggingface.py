@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vivit_train.checkpoint import Classifier, load_classifier
+from vivit_train.classifier import Classifier, load_classifier
 from vivit_train.errors import UserError
 from vivit_train.export.description import contract_of, write_json
 from vivit_train.model.weights.checkpoint import KEY

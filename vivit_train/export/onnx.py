@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.export.description import metadata_of, write_description
 from vivit_train.export.graph import trace

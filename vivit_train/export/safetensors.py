@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from vivit_train.checkpoint import Classifier, load_classifier
+from vivit_train.classifier import Classifier, load_classifier
 from vivit_train.export.description import metadata_of, write_description
 
 

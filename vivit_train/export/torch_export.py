@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vivit_train.checkpoint import Classifier
+from vivit_train.classifier import Classifier
 from vivit_train.export.description import metadata_of, write_description
 from vivit_train.export.graph import trace
 from vivit_train.model.weights.checkpoint import KEY

@@ -8,7 +8,7 @@ import torch
 
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
-from vivit_train.model.weights import load_weights, read_weights
+from vivit_train.model.weights import load_weights, read_weights, resolve_checkpoint
 
 ARGUMENTS = {
     "num_classes": 2,
@@ -126,3 +126,28 @@ def test_truncated(content: dict[str, Any], tmp_path: Path) -> None:
     path = save(content, tmp_path)
     path.write_bytes(path.read_bytes()[:1000])
     refused(path, "last.ckpt is not a PyTorch file, or not a whole one")
+
+
+class TestResolve:
+    def test_weights_of_a_run(self, finished_run: Path) -> None:
+        """As load, every command and model.pretrained read them."""
+        best = finished_run / "checkpoints" / "best.ckpt"
+        of_run, of_file = read_weights(finished_run), read_weights(best)
+        assert of_run.origin == f"vivit-train checkpoint {best}"
+        assert all(torch.equal(of_run.state[k], v) for k, v in of_file.state.items())
+
+    def test_a_run(self, tmp_path: Path) -> None:
+        folder = tmp_path / "checkpoints"
+        folder.mkdir()
+        with pytest.raises(UserError, match=r"has no checkpoint yet: .*checkpoints is empty"):
+            resolve_checkpoint(tmp_path)
+        (folder / "last.ckpt").touch()
+        assert resolve_checkpoint(str(tmp_path)) == folder / "last.ckpt"
+        (folder / "best.ckpt").touch()
+        assert resolve_checkpoint(tmp_path) == folder / "best.ckpt"
+
+    def test_everything_else_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert resolve_checkpoint("~/x.ckpt") == tmp_path / "x.ckpt"
+        assert resolve_checkpoint(tmp_path) == tmp_path  # a Hugging Face folder, say
+        assert str(resolve_checkpoint("owner/name")) == "owner/name"

@@ -7,14 +7,27 @@ from vivit_train.errors import UserError
 from vivit_train.files import user_path
 from vivit_train.foreign import check_regular
 from vivit_train.model.weights.account import Row, print_account
-from vivit_train.model.weights.checkpoint import DESCRIPTION, read_checkpoint, read_exported
+from vivit_train.model.weights.checkpoint import (
+    DESCRIPTION,
+    read_checkpoint,
+    read_exported,
+    resolve_checkpoint,
+)
 from vivit_train.model.weights.files import Weights, check_size
 from vivit_train.model.weights.huggingface import download, read_file, read_folder
 from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
 from vivit_train.model.weights.scenic import is_msgpack_map, read_npz, read_scenic
 
-__all__ = ["FromImage", "Row", "Weights", "load_weights", "print_account", "read_weights"]
+__all__ = [
+    "FromImage",
+    "Row",
+    "Weights",
+    "load_weights",
+    "print_account",
+    "read_weights",
+    "resolve_checkpoint",
+]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
 
@@ -23,7 +36,8 @@ def read_weights(source: str | Path) -> Weights:
     """Reads a model's weights and description; runs no code from any file.
 
     Args:
-        source: A folder that ``vivit export --format safetensors`` or Hugging Face's
+        source: A run's folder, which stands for its best checkpoint, or its last where it has no
+            best; a folder that ``vivit export --format safetensors`` or Hugging Face's
             ``save_pretrained`` wrote; a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file of
             Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image ViT's
             ``.npz``; or a hub id ``owner/name``. What exists as a path is never taken for a hub
@@ -54,6 +68,7 @@ def _read(source: str | Path) -> Weights:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{str(source)[:300]!r} cannot be opened: {reason}") from None
+    path = resolve_checkpoint(path)
     if path.is_dir():
         return read_exported(path) if (path / DESCRIPTION).is_file() else read_folder(path)
     if path.exists():

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
+from vivit_train.files import user_path
 from vivit_train.foreign import is_of, read_json
 from vivit_train.model.arguments import check_types, settled
 from vivit_train.model.vivit import ViViT
@@ -24,6 +25,21 @@ DESCRIPTION = "vivit_train.json"
 FORMAT_VERSION = 1
 # Where other formats keep what they have no key for.
 KEY = "vivit_train"
+
+
+def resolve_checkpoint(source: str | Path) -> Path:
+    """The checkpoint file that a run's folder, or a path to a file, means.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = user_path(source)
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise UserError(f"the run {path} has no checkpoint yet: {path / 'checkpoints'} is empty")
+    return path
 
 
 def read_checkpoint(path: Path, verify: bool = True) -> Weights:
