@@ -1,0 +1,97 @@
+"""A linear probe: ridge regression from features to classes, in closed form."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Penalties, relative to the mean square of the features, of which the best is taken.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+class Probe:
+    """A linear classifier on standardised features, with what it gives with each video left out.
+
+    Ridge regression on one-hot targets (Hastie, Tibshirani and Friedman, *The Elements of
+    Statistical Learning*, §3.4.1, §4.2). As its output is linear in the targets, leaving one video
+    out is exact without fitting again (§7.10.1).
+
+    Args:
+        values: float ``[N, D]``.
+        labels: int64 ``[N]``.
+        num_classes: K.
+
+    Attributes:
+        labels: int64 ``[N]``.
+        left_out: float64 ``[N, K]``: the score of each class for each video, of a probe that was
+            fitted to the others.
+    """
+
+    def __init__(self, values: Tensor, labels: Tensor, num_classes: int) -> None:
+        self.labels = labels
+        self._mean, self._scale = values.double().mean(dim=0), values.double().std(dim=0)
+        self._x = self._standard(values)  # [N, D]
+        self._targets = F.one_hot(labels, num_classes).double()
+        self._gram = self._x @ self._x.T
+        fits = []
+        for penalty in PENALTIES:
+            self._fit(penalty)
+            fits.append((self.accuracy, -penalty))
+        self._fit(-max(fits)[1])
+
+    def _fit(self, penalty: float) -> None:
+        n = len(self._x)
+        ridge = penalty * self._gram.diagonal().mean().clamp(min=1e-12) * torch.eye(n).double()
+        centre = torch.eye(n).double() - 1 / n  # the intercept has no penalty
+        self._weights = torch.linalg.solve(self._gram + ridge, centre)  # [N, N]
+        hat = self._gram @ self._weights + 1 / n
+        self._residual = (self._targets - hat @ self._targets) / (1 - hat.diagonal())[:, None]
+        self.left_out = self._targets - self._residual
+
+    @property
+    def accuracy(self) -> float:
+        """The share of videos that a probe fitted to the others gets right."""
+        return float((self.left_out.argmax(dim=1) == self.labels).double().mean())
+
+    @property
+    def knows_something(self) -> bool:
+        """Whether it is clearly better than naming the most frequent class each time."""
+        number, most = len(self.labels), int(self.labels.bincount().max())
+        return interval(round(self.accuracy * number), number)[0] > most / number
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Scores of other videos: float ``[M, D]`` -> float64 ``[M, K]``."""
+        return self._hat(values) @ self._targets
+
+    def left_out_of(self, values: Tensor) -> Tensor:
+        """Scores of other clips of the same videos, each of a probe that has not seen its video.
+
+        Args:
+            values: float ``[N, D]``, in the order of the videos.
+
+        Returns:
+            float64 ``[N, K]``.
+        """
+        hat = self._hat(values)
+        return hat @ self._targets - hat.diagonal()[:, None] * self._residual
+
+    def _hat(self, values: Tensor) -> Tensor:
+        """What each video's target counts in the scores of others: ``[M, N]``."""
+        return self._standard(values) @ self._x.T @ self._weights + 1 / len(self._x)
+
+    def _standard(self, values: Tensor) -> Tensor:
+        return (values.double() - self._mean) / (self._scale + 1e-6)
+
+
+def interval(right: int, number: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson's score interval).
+
+    Args:
+        right: Out of ``number``.
+        number: 1 or more.
+    """
+    z, share = 1.96, right / number
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z / (1 + z**2 / number) * math.sqrt(share * (1 - share) / number + (z / number / 2) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
