@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from vivit_train.config import check_used
 from vivit_train.launch import errors_in_one_line, leave_cores_to_workers
+from vivit_train.terminal import printable
 
 VERBS = (
     "check",
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with a message."""
-        self.exit(2, f"error: {message}; {self.prog} --help says what there is\n")
+        self.exit(2, f"error: {printable(message)}; {self.prog} --help says what there is\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
