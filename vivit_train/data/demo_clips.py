@@ -75,7 +75,14 @@ def render(
     return draw_on_path(path, rng, height, width)
 
 
-def draw_on_path(path: np.ndarray, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_on_path(
+    path: np.ndarray,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    turn: np.ndarray | float = 0.0,
+    scale: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """Render an object that moves along a path on a torus, before a background.
 
     Args:
@@ -83,6 +90,8 @@ def draw_on_path(path: np.ndarray, rng: np.random.Generator, height: int, width:
         rng: Draws shape, size, angle, textures and colours.
         height: H in pixels.
         width: W in pixels.
+        turn: Added to the angle in each frame: radians, clockwise, [T] or one for all.
+        scale: Times the size in each frame: above 0, [T] or one for all.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -92,12 +101,14 @@ def draw_on_path(path: np.ndarray, rng: np.random.Generator, height: int, width:
     rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
     dx = (columns - x + width / 2) % width - width / 2  # [T, 1, W], the nearest way round
     dy = (rows[:, None] - y + height / 2) % height - height / 2  # [T, H, 1]
-    angle = rng.uniform(0, 2 * math.pi)
-    radius = rng.uniform(0.2, 0.36) * min(height, width)
-    cosine, sine = math.cos(angle) / radius, math.sin(angle) / radius
+    # [T, 1, 1], or [1, 1, 1] where it stays as it is.
+    angle = np.reshape(rng.uniform(0, 2 * math.pi) + turn, (-1, 1, 1))
+    radius = np.reshape(rng.uniform(0.2, 0.36) * min(height, width) * scale, (-1, 1, 1))
+    cosine, sine = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
     u = cosine * dx + sine * dy  # [T, H, W], in the object's own frame
     v = cosine * dy - sine * dx
-    depth = _depth(str(rng.choice(_SHAPES)), u, v) * radius  # pixels inside the outline
+    # In pixels, inside the outline.
+    depth = _depth(str(rng.choice(_SHAPES)), u, v) * np.float32(radius)
     mask = np.clip(depth / 1.5 + 0.5, 0, 1)[..., None]  # [T, H, W, 1], soft at the edge
 
     brighter = rng.choice([-1, 1])  # the object, or the background
