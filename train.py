@@ -58,8 +58,7 @@ def train(config: DictConfig) -> Path:
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
 
-    data = training.build_data(plain)
-    data.setup()  # the classes decide the size of the model's head
+    plain, data = training.open_data(plain)
     if plain["ckpt_path"] is not None and is_rank_zero():
         training.check_resumable(plain, data)
     module = training.build_module(plain, data)

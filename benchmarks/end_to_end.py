@@ -50,7 +50,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from vivit_train import training
+from vivit_train import devices, training
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.loader import LazyLoader, available_cores
 from vivit_train.launch import leave_cores_to_workers
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results = [measure(sides, epoch, args) for epoch in EPOCHS]
     names = ("model", "clips", "videos", "batch", "workers", "repeats", "seconds")
     settings = {name: getattr(args, name) for name in names}
-    precision = training.resolve_precision("auto", args.device)
+    precision = devices.resolve_precision("auto", args.device)
     settings |= {"precision": precision, "cores": available_cores()}
     packages = ("torch", "torchvision", "lightning", "transformers", "av", "vivit-train")
     report = {**head(settings, args.device, *packages), "results": results}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vivit_train import training
+from vivit_train import devices
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
 
@@ -127,7 +127,7 @@ class Recipe:
         self.model = VivitForVideoClassification(config).to(args.device)
         self.train_set = TrainClips(root, size["num_frames"])
         self.eval_set = EvalClips(root, size["num_frames"])
-        uses_bf16 = training.resolve_precision("auto", args.device) == "bf16-mixed"
+        uses_bf16 = devices.resolve_precision("auto", args.device) == "bf16-mixed"
         self.autocast = torch.autocast(args.device, torch.bfloat16, enabled=uses_bf16)
 
     def training(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.golden_files import GOLDEN
-from vivit_train import training
+from vivit_train import devices, training
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.step_seed import StepSeed
@@ -19,6 +19,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
+from vivit_train.devices import resolve_devices
 from vivit_train.elastic import SameSteps
 from vivit_train.errors import UserError
 from vivit_train.meters import Meter, Progress
@@ -34,9 +35,6 @@ from vivit_train.training import (
     build_module,
     build_trainer,
     check_resumable,
-    cpu_has_bf16,
-    resolve_devices,
-    resolve_precision,
     rows_of,
 )
 from vivit_train.transforms.processor import Processor
@@ -45,11 +43,6 @@ from vivit_train.transforms.processor import Processor
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.fixture
-def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -66,53 +59,6 @@ def stub_data(class_names: list[str], **processor: Any) -> Any:
         sampling=Sampling(4, 1),
         eval_views=(2, 1),
     )
-
-
-class TestPrecision:
-    @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
-    @pytest.mark.parametrize("has_bf16", [True, False])
-    @pytest.mark.usefixtures("no_gpu")
-    def test_auto_on_a_cpu(
-        self, accelerator: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(training, "cpu_has_bf16", lambda: has_bf16)
-        expected = "bf16-mixed" if has_bf16 else "32-true"
-        assert resolve_precision("auto", accelerator) == expected
-
-    @pytest.mark.parametrize("accelerator", ["gpu", "auto", "cuda"])
-    @pytest.mark.usefixtures("a_gpu")
-    def test_auto_on_a_gpu(self, accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(training, "cpu_has_bf16", lambda: False)
-        assert resolve_precision("auto", accelerator) == "bf16-mixed"
-        assert resolve_precision("auto", "cpu") == "32-true"
-        assert resolve_precision("16-mixed", accelerator) == "16-mixed"
-
-    @pytest.mark.usefixtures("no_gpu")
-    def test_what_is_asked_for_is_what_runs(self) -> None:
-        for precision in ("32-true", "bf16-mixed", "bf16-true"):
-            assert resolve_precision(precision, "cpu") == precision
-
-    @pytest.mark.parametrize("precision", ["16-mixed", 16, "16"])
-    @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
-    @pytest.mark.usefixtures("no_gpu")
-    def test_half_precision_on_a_cpu(self, precision: Any, accelerator: str) -> None:
-        """Lightning would run bf16 instead, with a warning at most."""
-        with pytest.raises(UserError, match=rf"precision={precision} needs a GPU; .*bf16-mixed"):
-            resolve_precision(precision, accelerator)
-
-    @pytest.mark.parametrize(
-        "probe", ["_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported"]
-    )
-    def test_probes(self, probe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in (
-            "_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported"
-        ):  # fmt: skip
-            monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-        assert not cpu_has_bf16()
-        monkeypatch.setattr(torch.cpu, probe, lambda: True)
-        assert cpu_has_bf16()
-        monkeypatch.delattr(torch.cpu, probe)  # another version of torch
-        assert not cpu_has_bf16()
 
 
 class TestTrainer:
@@ -134,19 +80,6 @@ class TestTrainer:
             build_trainer(config | {"trainer": settings}, tmp_path)
         assert resolve_devices(settings | {"accelerator": "cpu"}) == devices
         assert resolve_devices(settings | {"devices": "auto"}) == 1
-
-    def test_gpus_that_the_launcher_leaves_out_are_told(
-        self, config: dict, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """E.g. a SLURM job of one task and eight GPUs."""
-        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            monkeypatch.setenv(name, "1")
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-        settings = config["trainer"] | {"accelerator": "gpu", "devices": "auto"}
-        with pytest.warns(UserWarning, match=r"8 GPUs are there, .* started 1 process"):
-            assert resolve_devices(settings) == 1
 
     @pytest.mark.usefixtures("no_gpu")
     def test_no_batch_per_step(self, config: dict, tmp_path: Path) -> None:
@@ -180,7 +113,7 @@ class TestTrainer:
     def test_what_it_is_made_of(
         self, config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
+        monkeypatch.setattr(devices, "cpu_has_bf16", lambda: True)
         changes = {"accelerator": "auto", "devices": "auto", "precision": "auto"}
         config = config | {"trainer": config["trainer"] | changes}
         config["callbacks"] = config["callbacks"] | {

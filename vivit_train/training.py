@@ -22,16 +22,18 @@ from vivit_train.classifier import processor_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
+from vivit_train.devices import resolve_devices, resolve_precision
 from vivit_train.elastic import SameSteps
 from vivit_train.ema import Ema
 from vivit_train.errors import UserError
-from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, devices_of_launcher, is_rank_zero
+from vivit_train.launch import COLLECTIVE_TIMEOUT_SECONDS, is_rank_zero
 from vivit_train.loggers import build_loggers
 from vivit_train.meters import Meter, Progress
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
+from vivit_train.preset import fit_to_set, without_auto
 from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
@@ -46,6 +48,26 @@ from vivit_train.utilisation import Utilisation
 NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
 
 
+def open_data(
+    config: dict[str, Any], stage: str | None = None
+) -> tuple[dict[str, Any], VideoDataModule]:
+    """The data of a run, set up, and the configuration with what follows from them.
+
+    Args:
+        config: The resolved configuration; its ``auto`` become numbers.
+        stage: What to set up, see `VideoDataModule.setup`.
+
+    Raises:
+        UserError: If the data cannot be read, or a value does not fit them.
+    """
+    data = build_data(config)
+    data.setup(stage)
+    config = fit_to_set(config, data)
+    data.batch_size = config["data"]["batch_size"]
+    data.augment = Augment(data.processor, **config["augment"])
+    return config, data
+
+
 def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
     """The DataModule, with its processor and augmentation.
 
@@ -54,8 +76,8 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
         class_names: The order of classes of a trained model; ``None``: the data set's own.
     """
     processor = Processor(**config["processor"])
-    augment = Augment(processor, **config["augment"])
-    arguments = dict(config["data"])
+    augment = Augment(processor, **without_auto(config)["augment"])
+    arguments = dict(without_auto(config)["data"])
     return data_class(arguments.pop("_target_"))(
         **arguments,
         processor=processor,
@@ -319,56 +341,3 @@ def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         told = " ".join(f"trainer.{name}={settings[name]}" for name in names)
         raise UserError(f"Lightning refuses the group trainer ({told}): {error}") from None
-
-
-def resolve_devices(settings: dict[str, Any]) -> Any:
-    """``trainer.devices`` made definite where it can be: the launcher's, or one CPU.
-
-    Args:
-        settings: Of the trainer.
-
-    Raises:
-        UserError: If several devices are asked for, not named as CPUs, and there is no GPU; or if
-            the launcher has started another number of processes.
-    """
-    devices = devices_of_launcher(settings)
-    if settings["accelerator"] == "auto" and not torch.cuda.is_available():
-        devices = 1 if devices == "auto" else devices
-        if devices != 1:
-            raise UserError(
-                f"trainer.devices={devices}: no GPU that torch can use was found on this machine. "
-                "To train in processes on its CPU add trainer.accelerator=cpu"
-            )
-    elif (
-        settings["accelerator"] != "cpu"
-        and settings["devices"] == "auto" != devices
-        and devices < torch.cuda.device_count()
-    ):
-        rank_zero_warn(
-            f"{torch.cuda.device_count()} GPUs are there, and the launcher has started {devices} "
-            "process(es) on this machine: the other GPUs are not used"
-        )
-    return devices
-
-
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """``auto`` made definite: bf16-mixed, or 32-true where bf16 would be slower.
-
-    Raises:
-        UserError: For half precision on a CPU: Lightning would silently run 16-mixed as bf16, and
-            16-true takes minutes for what others do in a second.
-    """
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if str(precision) in ("16-mixed", "16", "16-true") and on_cpu:
-        raise UserError(
-            f"trainer.precision={precision} needs a GPU; on a CPU use bf16-mixed or 32-true"
-        )
-    if precision != "auto":
-        return precision
-    return "32-true" if on_cpu and not cpu_has_bf16() else "bf16-mixed"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AMX, AVX512-BF16, ARM's BF16)."""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_arm_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

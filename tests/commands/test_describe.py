@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vivit_train import training
+from vivit_train import devices
 from vivit_train.__main__ import main
 from vivit_train.commands.describe import in_units
 
@@ -129,7 +129,7 @@ def test_automatic_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As training resolves it, also for a GPU that this machine does not have."""
-    monkeypatch.setattr(training, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
     found = describe_json(*TINY, "trainer.precision=auto", f"trainer.accelerator={accelerator}")
     assert found["precision"] == expected
 

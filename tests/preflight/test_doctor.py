@@ -10,6 +10,7 @@ from vivit_train.__main__ import main
 from vivit_train.config import compose_config, to_plain
 from vivit_train.preflight import doctor
 from vivit_train.preflight.doctor import Finding, examine
+from vivit_train.training import build_data
 from vivit_train.video.write import write_video
 
 # Learns a batch of four by heart in a second.
@@ -85,7 +86,7 @@ def test_videos_of_one_colour(small: tuple[str, ...], tmp_path: Path) -> None:
 
 def patient(small: tuple[str, ...], *words: str) -> tuple[doctor.Patient, dict[str, Any]]:
     config = to_plain(compose_config([*small, *words]))
-    data = doctor.build_data(config)
+    data = build_data(config)
     data.setup("fit")
     batch = doctor.first_batch(data, config["trainer"])
     return doctor.Patient(config, doctor.build_module(config, data), batch), config
@@ -127,7 +128,7 @@ def test_a_batch_that_does_not_fit(small: tuple[str, ...], monkeypatch: pytest.M
 
 def test_a_loader_that_is_the_limit(small: tuple[str, ...]) -> None:
     config = to_plain(compose_config(list(small)))
-    data = doctor.build_data(config)
+    data = build_data(config)
     data.setup("fit")
     doctor.first_batch(data, config["trainer"])  # a trainer, as the loader needs one
     finding = doctor._time(config, data, seconds_per_clip=1e-9)

@@ -68,8 +68,10 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
     from vivit_train.describe import describe
     from vivit_train.describe.memory import SHORT_PRECISIONS
+    from vivit_train.devices import resolve_precision
+    from vivit_train.preset import without_auto
     from vivit_train.quiet import hush_lightning
-    from vivit_train.training import NOT_OF_THE_MODEL, resolve_precision
+    from vivit_train.training import NOT_OF_THE_MODEL
     from vivit_train.transforms.processor import Processor
 
     hush_lightning()
@@ -77,7 +79,7 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     native = model["image_size"]
     native = (native, native) if isinstance(native, int) else native
     height, width = Processor(**config["processor"]).output_size or native
-    trainer, data = config["trainer"], config["data"]
+    trainer, data = config["trainer"], without_auto(config)["data"]
     precision = str(resolve_precision(trainer["precision"], trainer["accelerator"]))
     return describe(
         {**model, "num_classes": num_classes},

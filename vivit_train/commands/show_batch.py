@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.quiet import hush_lightning
 
     hush_lightning()
-    data = training.build_data(plain)
-    data.setup("fit")
+    plain, data = training.open_data(plain, "fit")
     batch = training.first_batch(data, plain["trainer"])
     rows = range(min(arguments.clips, len(batch.seeds)))
     labels = [describe_labels(batch.labels[row], data) for row in rows]

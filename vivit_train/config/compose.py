@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config.keys import KEYS, in_words, misfits, refusal
+from vivit_train.config.keys import AUTO, KEYS, in_words, misfits, refusal
 from vivit_train.config.saved import check_target
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
@@ -204,7 +204,7 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
 def check_schedule(config: Mapping[str, Any]) -> None:
     """Refuses a warm-up that does not end before ``trainer.max_epochs``.
 
-    Where ``trainer.max_steps`` ends the run, only the data tell how many epochs that is.
+    Where ``trainer.max_steps`` ends the run, or a value is ``auto``, only the data tell.
 
     Args:
         config: Of a run, composed or resolved.
@@ -212,9 +212,9 @@ def check_schedule(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: With the arithmetic.
     """
-    epochs = config["trainer"]["max_epochs"]
-    if epochs > 0:
-        check_warmup(config["optim"]["warmup_epochs"], epochs, f"trainer.max_epochs={epochs}")
+    epochs, warmup = config["trainer"]["max_epochs"], config["optim"]["warmup_epochs"]
+    if AUTO not in (epochs, warmup) and epochs > 0:
+        check_warmup(warmup, epochs, f"trainer.max_epochs={epochs}")
 
 
 def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:

@@ -26,6 +26,9 @@ from vivit_train.config.kinds import (
     whole,
 )
 
+# Follows from the training set: see `vivit_train.preset`.
+AUTO = "auto"
+auto = choice(AUTO)
 # For values with which nothing would be trained.
 TEST_ALONE = "`vivit evaluate` tests a model without training it"
 # Upper bounds are far above what trains: a slip of the finger is told instead of running out of
@@ -84,7 +87,7 @@ KEYS: Mapping[str, Kind] = {
     "data.root": path | null,
     "data.clip_frames": whole(1, 4096),
     "data.frame_stride": whole(1, 10_000),
-    "data.batch_size": whole(1, 1_000_000),
+    "data.batch_size": whole(1, 1_000_000) | auto,
     "data.num_workers": whole(0, 1024) | null,
     "data.eval_views": views,
     "data.val_views": views,
@@ -117,7 +120,7 @@ KEYS: Mapping[str, Kind] = {
     "augment.random_crop": switch,
     "augment.random_resized_crop": interval(most=1) | null,
     "augment.random_resized_crop_ratio": interval(most=100),
-    "augment.horizontal_flip": share,
+    "augment.horizontal_flip": share | auto,
     "augment.flip_labels": (
         list_of(list_of(text, 2)) | mapping_of(text, "{turn left: turn right}") | path | null
     ),
@@ -137,7 +140,7 @@ KEYS: Mapping[str, Kind] = {
     "augment.mix_min_videos": whole(0),
     "augment.repeats": whole(1, 1_000_000),
     "optim.name": choice("sgd", "adamw"),
-    "optim.lr": number(least=0, most=1_000_000),
+    "optim.lr": number(least=0, most=1_000_000) | auto,
     "optim.momentum": share,
     "optim.betas": list_of(number(least=0, below=1), 2),
     "optim.eps": number(least=0, most=1),
@@ -145,7 +148,7 @@ KEYS: Mapping[str, Kind] = {
     "optim.layer_decay": number(above=0, most=1),
     "optim.lr_batch_size": whole(1) | null,
     "optim.freeze": list_of(text, least=1) | text | null,
-    "optim.warmup_epochs": number(least=0, most=1_000_000),
+    "optim.warmup_epochs": number(least=0, most=1_000_000) | auto,
     "optim.min_lr_fraction": share,
     "optim.label_smoothing": share,
     # Lightning's names and ranges. Zero batches or steps of training are no training.
@@ -158,7 +161,7 @@ KEYS: Mapping[str, Kind] = {
         "transformer-engine", "transformer-engine-float16", "32", "64", "16", 32, 64, 16,
     ),
     # null is 1000 epochs to Lightning
-    "trainer.max_epochs": hinted(whole(1) | no_limit, TEST_ALONE),
+    "trainer.max_epochs": hinted(whole(1) | no_limit | auto, TEST_ALONE),
     "trainer.max_steps": hinted(whole(1) | no_limit, TEST_ALONE),
     "trainer.max_time": duration | null,
     "trainer.limit_train_batches": hinted(
@@ -185,7 +188,7 @@ KEYS: Mapping[str, Kind] = {
     "callbacks.every_n_train_steps": whole(0),
     "callbacks.non_finite": choice("stop", "skip"),
     "callbacks.refresh_rate": whole(0),
-    "callbacks.ema_decay": number(least=0, below=1) | null,
+    "callbacks.ema_decay": number(least=0, below=1) | null | auto,
     "logger.wandb": off("logger=wandb"),
     "logger.wandb.project": text | null,
     "logger.wandb.entity": text | null,

@@ -17,12 +17,13 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
+from vivit_train.devices import resolve_precision
 from vivit_train.errors import UserError
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule
 from vivit_train.optim import build_optimizer
 from vivit_train.preflight.advice import advice
-from vivit_train.training import build_data, build_module, first_batch, resolve_precision
+from vivit_train.training import build_module, first_batch, open_data
 
 # A clip or a few must be learnable by heart, whatever the model.
 MAX_CLIPS = 8
@@ -57,8 +58,7 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
         need ends it.
     """
     try:
-        data = build_data(config)
-        data.setup("fit")
+        config, data = open_data(config, "fit")
         yield _counts(data)
         start = time.perf_counter()
         batch = first_batch(data, config["trainer"])
