@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from tests.faults import identical, rows, state
 from train import train
 from vivit_train import training
+from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.config import compose_config, override_config
 from vivit_train.data import dataset
 from vivit_train.errors import UserError
@@ -117,12 +118,7 @@ class Run:
     def last(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
 
-    def part(
-        self,
-        *words: str,
-        at: Mapping[tuple[str, int], Happening] | None = None,
-        callback: Callback | None = None,
-    ) -> "Run":
+    def part(self, *words: str, at: Mapping[tuple[str, int], Happening] | None = None) -> "Run":
         """Trains until the run ends in one way or another."""
         self.journal.at, self.journal.counts = at or {}, {}
         resume = (f"ckpt_path={self.last}",) if self.last.exists() else ()
@@ -130,7 +126,7 @@ class Run:
 
         def build_trainer(*arguments: Any) -> Any:
             trainer, checkpoints = build(*arguments)
-            trainer.callbacks[:0] = [self.journal, *([callback] if callback else [])]
+            trainer.callbacks[:0] = [self.journal]
             return trainer, checkpoints
 
         with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +143,7 @@ class Run:
             again = "val" in self.journal.counts
             self.part(at={k: v for k, v in at.items() if not again or k[0] != "val"})
             parts += 1
-        assert 4 < parts < 20
+        assert 3 < parts < 20
         return self.part()
 
     def results(self) -> dict[str, Any]:
@@ -251,13 +247,59 @@ def test_max_time(
     assert identical(run.state(), whole(words).state())
 
 
-def test_early_stopping(whole: Callable[..., Run], run: Run) -> None:
-    """By Lightning's callback, at validations inside epochs and after one."""
+def test_early_stopping(
+    whole: Callable[..., Run], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At validations inside epochs and after one; more patience goes on as if it had been given."""
     run.words = WHEN["after steps"]
-    for steps in (2, 3, 4):  # it carries its count, and the patience, on
-        run.part(callback=EarlyStopping("val/loss", min_delta=100.0, patience=1))
-        assert len(run.journal.videos) == 2 * steps
+    # Of equal scores the first is the best: the second step's is not better.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EarlyStopping, "monitor_op", property(lambda self: never_after_the_first))
+        for patience in (1, 2, 3):
+            run.part(f"callbacks.patience_steps={patience}")
+            assert len(run.journal.videos) == 2 * (1 + patience)
+            told = f"not been better for {patience} steps (callbacks.patience_steps={patience}) t"
+            assert told in capsys.readouterr().out
     run.part().same_as(whole(run.words))
+
+
+def never_after_the_first(now: torch.Tensor, best: torch.Tensor) -> bool:
+    return not bool(torch.isfinite(best))
+
+
+def test_early_stopping_in_parts(
+    whole: Callable[..., Run], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in its test, a run that has stopped early trains no further."""
+    monkeypatch.setattr(EarlyStopping, "monitor_op", property(lambda self: never_after_the_first))
+    words = (*WHEN["after steps"], "callbacks.patience_steps=2")
+    run.words = words
+    at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
+    stopped = r"nothing is trained: the run has stopped early, val/top1 has not been better for 2"
+    with pytest.warns(UserWarning, match=stopped):
+        run.in_parts(at)
+    assert len(run.journal.videos) == 2 * 3
+    run.same_as(whole(words))
+
+
+def test_early_stopping_needs_validations(run: Run) -> None:
+    with pytest.raises(UserError, match="patience_steps=2 goes by validations, and trainer.lim"):
+        run.part("callbacks.patience_steps=2", *WHEN["never"])
+
+
+def test_the_best_few_in_parts(whole: Callable[..., Run], run: Run) -> None:
+    """The same files with the same contents, wherever the run was interrupted."""
+    words = (*WHEN["after steps"], "callbacks.top_k=3")
+    run.words = words
+    at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
+    run.in_parts(at).same_as(whole(words))
+    ours, theirs = (
+        sorted(path.name for path in folder.glob("step*"))
+        for folder in (run.last.parent, whole(words).last.parent)
+    )
+    assert ours == theirs
+    assert len(ours) == 3
+    assert all(identical(run.state(name), whole(words).state(name)) for name in ours)
 
 
 def test_a_callback_ends_the_run(whole: Callable[..., Run], run: Run) -> None:

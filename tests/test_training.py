@@ -12,6 +12,7 @@ from tests.golden_files import GOLDEN
 from vivit_train import devices, training
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
+from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.checkpoint import AtomicCheckpointIO
 from vivit_train.config import compose_config, to_plain
@@ -119,12 +120,17 @@ class TestTrainer:
         config["callbacks"] = config["callbacks"] | {
             "monitor": "val/loss",
             "every_n_train_steps": 7,
+            "top_k": 3,
+            "patience_steps": 50,
         }
         trainer, checkpoints = build_trainer(config, tmp_path)
         assert trainer.precision == "bf16-mixed"
         assert trainer.num_devices == 1
         assert trainer.max_epochs == 2
         assert (checkpoints.monitor, checkpoints.every_n_train_steps) == ("val/loss", 7)
+        assert checkpoints.top_k == 3
+        (stopping,) = (c for c in trainer.callbacks if isinstance(c, EarlyStopping))
+        assert (stopping.monitor, stopping.mode, stopping.patience) == ("val/loss", "min", 50)
         assert checkpoints.last == tmp_path / "checkpoints" / "last.ckpt"
         assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
         assert [type(logger) for logger in trainer.loggers] == [MetricsCsv]

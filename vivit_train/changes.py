@@ -116,10 +116,12 @@ RULES = (
     Rule(
         "trainer.max_time trainer.limit_val_batches trainer.val_check_interval "
         "trainer.check_val_every_n_epoch trainer.num_sanity_val_steps trainer.gradient_clip_val "
-        "trainer.gradient_clip_algorithm callbacks.every_n_train_steps callbacks.non_finite",
+        "trainer.gradient_clip_algorithm callbacks.every_n_train_steps callbacks.non_finite "
+        "callbacks.patience_steps",
         USED,
     ),
     Rule("callbacks.monitor", USED, "the next validation replaces best.ckpt"),
+    Rule("callbacks.top_k", USED, "from the next validation that is among the best"),
     Rule("callbacks.ema_decay", REFUSED, "the checkpoint holds averages made with it, or none"),
     Rule(
         "trainer.log_every_n_steps trainer.profiler trainer.detect_anomaly "

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
+from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, training_state
@@ -175,8 +176,13 @@ def build_trainer(
     """
     callbacks = config["callbacks"]
     checkpoints = Checkpoints(
-        run_dir / "checkpoints", callbacks["monitor"], callbacks["every_n_train_steps"]
+        run_dir / "checkpoints",
+        callbacks["monitor"],
+        callbacks["every_n_train_steps"],
+        callbacks["top_k"],
     )
+    patience = callbacks["patience_steps"]
+    stopping = [] if patience is None else [EarlyStopping(callbacks["monitor"], patience)]
     arguments = dict(config["trainer"])
     if arguments["accumulate_grad_batches"] < 1:  # Lightning takes 0, and then divides by it
         raise UserError(
@@ -203,6 +209,7 @@ def build_trainer(
             Meter(arguments["log_every_n_steps"]),
             Utilisation(arguments["log_every_n_steps"]),
             Ema(callbacks["ema_decay"]),
+            *stopping,
             checkpoints,
             StopSignals(watch or StopWatch()),
             SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),

@@ -20,6 +20,7 @@ class Saver:
     def __init__(self) -> None:
         self.global_step = 0
         self.callback_metrics: dict[str, torch.Tensor] = {}
+        self.callbacks: list[Any] = []
         self.sanity_checking = False
         self.state = SimpleNamespace(fn="fit")
         self.is_global_zero, self.global_rank, self.world_size = True, 0, 1
@@ -189,7 +190,7 @@ class TestCheckpoints:
         saver.sanity_checking, saver.state.fn = False, "validate"
         saver.validate(callback, 0.7)
         assert saver.saves == []
-        assert callback.best_score == float("-inf")
+        assert callback.kept == []
 
     def test_nan_is_not_the_best(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path)
@@ -257,6 +258,87 @@ class TestCheckpoints:
             callback = resumed
         assert best == [1, 2, 2, 4, 5, 6, 6, 6, 9]
 
+    def test_the_best_few(self, tmp_path: Path, saver: Saver) -> None:
+        """Also over resumes; best.ckpt is another name of the first."""
+        callback, there = Checkpoints(tmp_path, top_k=2), []
+        for score, loss in ((0.3, 2.0), (0.2, 2.0), (0.1, 1.0), (0.5, 2.0), (0.3, 2.0), (0.3, 9.0)):
+            saver.train(callback, 10)
+            saver.validate(callback, score, loss=loss)
+            names = sorted(path.name for path in tmp_path.glob("step*"))
+            there.append([name.removesuffix(".ckpt") for name in names])
+            best = max(names, key=lambda name: name.split("_")[-1])
+            assert callback.best.samefile(tmp_path / best)
+            assert all((tmp_path / n).read_text() == f"step {n[4:6]}" for n in names)
+            assert callback.last.read_text() == f"step {saver.global_step}"
+            resumed = Checkpoints(tmp_path, top_k=2)
+            resumed.load_state_dict(callback.state_dict())
+            callback = resumed
+        assert there == [
+            ["step10_top1_0.3000"],
+            ["step10_top1_0.3000", "step20_top1_0.2000"],
+            ["step10_top1_0.3000", "step20_top1_0.2000"],
+            ["step10_top1_0.3000", "step40_top1_0.5000"],
+            ["step40_top1_0.5000", "step50_top1_0.3000"],  # of equals the later
+            ["step40_top1_0.5000", "step50_top1_0.3000"],
+        ]
+        assert saver.saves == [10, 20, 30, 40, 50, 60]
+
+    def test_the_best_few_of_the_loss(self, tmp_path: Path, saver: Saver) -> None:
+        callback = Checkpoints(tmp_path, "val/loss", top_k=2)
+        for loss in (3.0, 2.0, 2.5):
+            saver.train(callback, 1)
+            saver.validate(callback, loss, "val/loss")
+        names = sorted(path.name for path in tmp_path.glob("step*"))
+        assert names == ["step2_loss_2.0000.ckpt", "step3_loss_2.5000.ckpt"]
+        assert callback.best.samefile(tmp_path / names[0])
+
+    def test_fewer_are_kept_and_nothing_else_is_removed(self, tmp_path: Path, saver: Saver) -> None:
+        """What a killed run left goes, and what another top_k kept; not what others put there."""
+        callback = Checkpoints(tmp_path, top_k=3)
+        for score in (0.1, 0.2, 0.3):
+            saver.train(callback, 1)
+            saver.validate(callback, score)
+        for name in ("step9_top1_0.9000.ckpt", "step9_loss_0.9000.ckpt", "step_mine.ckpt"):
+            (tmp_path / name).touch()
+        resumed = Checkpoints(tmp_path)
+        resumed.load_state_dict(callback.state_dict())
+        saver.train(resumed, 1)
+        saver.validate(resumed, 0.2)  # not among the best: nothing is touched
+        assert (tmp_path / "step9_top1_0.9000.ckpt").exists()
+        saver.validate(resumed, 0.4)
+        names = {"best.ckpt", "last.ckpt", "previous.ckpt"}
+        names |= {"step9_loss_0.9000.ckpt", "step_mine.ckpt"}
+        assert {path.name for path in tmp_path.iterdir()} == names
+
+    @pytest.mark.parametrize("fails", ["best.ckpt", "last.ckpt"])
+    def test_killed_while_one_of_the_best_is_kept(
+        self, fails: str, tmp_path: Path, saver: Saver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before the last is written nothing is removed; resumed, the run does the same again."""
+        callback = Checkpoints(tmp_path, top_k=2)
+        for score in (0.1, 0.2):
+            saver.train(callback, 1)
+            saver.validate(callback, score)
+        before = callback.state_dict()
+
+        def link(source: Path, target: Path) -> None:
+            if target.name == fails:
+                raise ZeroDivisionError
+            link_or_copy(source, target)
+
+        monkeypatch.setattr(checkpoints, "link_or_copy", link)
+        saver.train(callback, 1)
+        with pytest.raises(ZeroDivisionError):
+            saver.validate(callback, 0.3)
+        assert callback.last.read_text() == "step 2"
+        assert len(list(tmp_path.glob("step*"))) == 3
+        monkeypatch.undo()
+        resumed = Checkpoints(tmp_path, top_k=2)
+        resumed.load_state_dict(before)
+        saver.validate(resumed, 0.3)
+        names = sorted(path.name for path in tmp_path.glob("step*"))
+        assert names == ["step2_top1_0.2000.ckpt", "step3_top1_0.3000.ckpt"]
+
     def test_another_score_to_monitor_starts_afresh(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path)
         saver.train(callback, 1)
@@ -272,7 +354,12 @@ class TestCheckpoints:
         callback = Checkpoints(tmp_path)
         callback.best.touch()
         callback.load_state_dict({"best_score": 0.7})
-        assert (callback.best_score, callback.best_loss) == (0.7, float("inf"))
+        assert callback.kept == [(0.7, -float("inf"), -1)]
+        callback.load_state_dict({"best_score": 0.7, "best_loss": 2.0, "monitor": "val/top1"})
+        assert callback.kept == [(0.7, -2.0, -1)]
+        nothing = Checkpoints(tmp_path / "other")
+        nothing.load_state_dict({"best_score": -float("inf"), "best_loss": 1.0})
+        assert nothing.kept == []
 
     def test_other_scores(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path, monitor="val/mean_class_accuracy")

@@ -1,12 +1,13 @@
 """Which checkpoints a run keeps: the last and the best."""
 
 import math
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.checkpoint import link_or_copy
@@ -20,12 +21,28 @@ from vivit_train.signals import Stopped, validates_next
 from vivit_train.terminal import say
 
 
+class Kept(NamedTuple):
+    """A validation whose checkpoint is kept; of two the better one is larger.
+
+    Attributes:
+        score: The monitored one, the higher the better.
+        gain: Minus the validation's loss: of equal scores the lower loss is better.
+        step: Optimiser steps by then: of equal losses the later is better.
+    """
+
+    score: float
+    gain: float
+    step: int
+
+
 class Checkpoints(Checkpoint):
     """Keeps ``last.ckpt``, from which the run goes on, and ``best.ckpt``, the best validation.
 
-    Beside them is ``previous.ckpt``, the last before the last, should the last be damaged. One
-    callback writes both: Lightning's ``ModelCheckpoint`` saves either every so many steps or
-    after epochs, and serialises twice when the last is also the best.
+    Beside them is ``previous.ckpt``, the last before the last, should the last be damaged. With
+    ``top_k`` above 1 the best of that many validations are there too, each named after its step
+    and score, such as ``step1200_top1_0.8750.ckpt``; ``best.ckpt`` is then a second name of the
+    first. One callback writes all: Lightning's ``ModelCheckpoint`` saves either every so many
+    steps or after epochs, and serialises twice when the last is also the best.
 
     Args:
         folder: Where to write.
@@ -34,16 +51,21 @@ class Checkpoints(Checkpoint):
             best, and of equal losses the later one.
         every_n_train_steps: Optimiser steps between saves inside an epoch; 0: only after each
             validation and epoch.
+        top_k: Validations whose checkpoints are kept; 1: that of the best alone.
     """
 
     def __init__(
-        self, folder: str | Path, monitor: str = "val/top1", every_n_train_steps: int = 0
+        self,
+        folder: str | Path,
+        monitor: str = "val/top1",
+        every_n_train_steps: int = 0,
+        top_k: int = 1,
     ) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
         self.every_n_train_steps = every_n_train_steps
-        # Of the best so far: its score, the higher the better, and its loss.
-        self.best_score, self.best_loss = -math.inf, math.inf
+        self.top_k = top_k
+        self.kept: list[Kept] = []  # best first
         self._last_saved_step = -1
         self._stop_is_due = False
 
@@ -74,31 +96,30 @@ class Checkpoints(Checkpoint):
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far, so that a resumed run does not overwrite a better one."""
-        return {
-            "best_score": self.best_score,
-            "best_loss": self.best_loss,
-            "monitor": self.monitor,
-        }
+        """The best scores so far, so that a resumed run does not overwrite better ones."""
+        return {"kept": [list(kept) for kept in self.kept], "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; a best of another score or folder is none."""
         before = state_dict.get("monitor", self.monitor)
-        if before == self.monitor and not self.best.is_file():
-            if state_dict["best_score"] != float("-inf"):
-                rank_zero_warn(
-                    f"{self.best}, the best checkpoint so far, is not there: the next validation "
-                    "writes a new one"
-                )
-        elif before == self.monitor:
-            self.best_score = float(state_dict["best_score"])
-            # Unknown in checkpoints of older versions: then the later is the best of equals.
-            self.best_loss = float(state_dict.get("best_loss", math.inf))
-        else:
+        if "kept" in state_dict:
+            kept = [Kept(*values) for values in state_dict["kept"]]
+        else:  # of an older version; where it knows no loss, the later is the best of equals
+            loss = state_dict.get("best_loss", math.inf)
+            best = Kept(float(state_dict["best_score"]), -float(loss), -1)
+            kept = [best] if best.score > -math.inf else []
+        if kept and before != self.monitor:
             rank_zero_warn(
                 f"callbacks.monitor={self.monitor}, but best.ckpt is the best in {before}: the "
                 "next validation replaces it"
             )
+        elif kept and not self.best.is_file():
+            rank_zero_warn(
+                f"{self.best}, the best checkpoint so far, is not there: the next validation "
+                "writes a new one"
+            )
+        else:
+            self.kept = kept
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes all ranks write to rank 0's folder.
@@ -133,7 +154,9 @@ class Checkpoints(Checkpoint):
                 f"callbacks.monitor={self.monitor} is not among the validation's scores: "
                 f"{', '.join(scores)}"
             )
-        if trainer.should_stop:  # Lightning's timer goes on where the checkpoint says
+        timers = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
+        # It goes on where the checkpoint says.
+        if any((timer.time_remaining() or 0) <= 0 for timer in timers):
             rank_zero_warn(
                 "nothing is trained: trainer.max_time, which counts all parts of a run, is "
                 "used up. Give more, or trainer.max_time=null"
@@ -176,25 +199,50 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, and keeps the file as the best if it is."""
+        """Saves, and keeps the file if it is among the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        loss = float(trainer.callback_metrics["val/loss"])
-        loss = math.inf if math.isnan(loss) else loss
-        score = float(trainer.callback_metrics[self.monitor])
-        score = -loss if self.monitor == "val/loss" else score
-        is_best = (score, -loss) >= (self.best_score, -self.best_loss)  # False for NaN
-        if not is_best or score == -math.inf:
+        new = self._judged(trainer)
+        kept = sorted([*self.kept, new], reverse=True)[: self.top_k]
+        if new not in kept or new.score == -math.inf:
             self._save(trainer, self.last)
             return
-        self.best_score, self.best_loss = score, loss  # before saving: the checkpoint carries it
-        # The best before the last: a run killed in between goes on from the previous last, which
+        self.kept = kept  # before saving: the checkpoint carries it
+        # The last comes last: a run killed in between goes on from the one before it, which
         # knows nothing of this score, and arrives here again.
-        self._save(trainer, self.best)
+        path = self.best if self.top_k == 1 else self._path(new)
+        self._save(trainer, path)
         if trainer.is_global_zero:
-            # Another name for the same bytes: neither file is ever overwritten, only replaced.
-            link_or_copy(self.best, self.last)
+            # Other names for the same bytes: no file is ever overwritten, only replaced.
+            if new == kept[0] and path != self.best:
+                link_or_copy(path, self.best)
+            link_or_copy(path, self.last)
+            self._remove_others()
         trainer.strategy.barrier("best checkpoint")
+
+    def _judged(self, trainer: Trainer) -> Kept:
+        """The validation that has just ended; NaN is the worst score and the worst loss."""
+        gain = -float(trainer.callback_metrics["val/loss"])
+        gain = -math.inf if math.isnan(gain) else gain
+        score = float(trainer.callback_metrics[self.monitor])
+        score = gain if self.monitor == "val/loss" else score
+        return Kept(-math.inf if math.isnan(score) else score, gain, trainer.global_step)
+
+    @property
+    def _score(self) -> str:
+        return self.monitor.rpartition("/")[2]
+
+    def _path(self, kept: Kept) -> Path:
+        """Where a checkpoint that is not only the best lies."""
+        return self.folder / f"step{kept.step}_{self._score}_{abs(kept.score):.4f}.ckpt"
+
+    def _remove_others(self) -> None:
+        """Removes what is no longer among the best, also what a killed run left."""
+        names = {self._path(kept).name for kept in self.kept[: self.top_k]}
+        ours = re.compile(rf"step\d+_{re.escape(self._score)}_\d+\.\d{{4}}\.ckpt")
+        for path in self.folder.glob("step*.ckpt"):
+            if ours.fullmatch(path.name) and (self.top_k == 1 or path.name not in names):
+                path.unlink()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after an epoch that had no validation."""

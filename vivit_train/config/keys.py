@@ -185,6 +185,8 @@ KEYS: Mapping[str, Kind] = {
     "trainer.enable_progress_bar": switch,
     "trainer.enable_model_summary": switch,
     "callbacks.monitor": text,
+    "callbacks.patience_steps": whole(1) | null,
+    "callbacks.top_k": whole(1, 1000),
     "callbacks.every_n_train_steps": whole(0),
     "callbacks.non_finite": choice("stop", "skip"),
     "callbacks.refresh_rate": whole(0),
