@@ -24,7 +24,7 @@ from typing import Any
 from measure import Arguments, cell, head, write_report
 from small_clips import KINDS, SmallSet, draw_set, write_set
 
-from vivit_train.checkpoint import resolve_checkpoint
+from vivit_train.model.weights import resolve_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 BATCH = 16
