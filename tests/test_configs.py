@@ -203,7 +203,7 @@ def test_experiments_follow_the_released_configurations(option: str) -> None:
     theirs = json.loads((GOLDEN / "scenic_configs.json").read_text())[RELEASED[option]]
     plain = experiment(option)
     model, optim, data = plain["model"], plain["optim"], plain["data"]
-    resized = Processor(**plain["processor"]).resized_size(1000, 1000)
+    resized = Processor.from_config(plain["processor"]).resized_size(1000, 1000)
     epochs = theirs["num_training_epochs"]
     steps_per_epoch = theirs["lr_configs/steps_per_cycle"] / epochs
     encoder = "model/spatial_transformer/" if "_fe" in option else "model/"
@@ -364,9 +364,12 @@ def test_the_models_keys_are_the_constructors() -> None:
 
 def test_the_processors_keys_are_the_constructors() -> None:
     """And the configuration's values for a model of 224 pixels are its defaults."""
-    written = composed("model=vivit_b")["processor"]
+    written = composed("model=vivit_b", "processor=scenic")["processor"]
     assert written == parameters(Processor)
     assert Processor(**written).settings() == Processor().settings()
+    left_open = composed("model=vivit_b")["processor"]
+    assert left_open == dict.fromkeys(written) | {"crop_size": 224}
+    assert Processor.from_config(left_open).settings() == Processor().settings()
     theirs = composed("model=vivit_b", "processor=huggingface")["processor"]
     assert Processor(**theirs).settings() == Processor.from_huggingface({}).settings()
 

@@ -76,7 +76,7 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
         config: The resolved configuration.
         class_names: The order of classes of a trained model; ``None``: the data set's own.
     """
-    processor = Processor(**config["processor"])
+    processor = Processor.from_config(config["processor"])
     augment = Augment(processor, **without_auto(config)["augment"])
     arguments = dict(without_auto(config)["data"])
     return data_class(arguments.pop("_target_"))(

@@ -71,6 +71,43 @@ def test_a_summary_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (found["wrong_class"], found["in_training_and_evaluation"]) == ([], [])
 
 
+def test_lengths_and_rates(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(root / "val" / "b" / "fast.mp4", noise(30), fps=90)
+    assert run(root) == 0
+    out = capsys.readouterr().out.splitlines()
+    start = out.index("lengths of 6 videos:")
+    assert out[start : start + 6] == [
+        "lengths of 6 videos:",
+        f"  0.25 to 0.5 s  {'#' * 7} 1",
+        f"     0.5 to 1 s  {'#' * 32} 5",
+        "rates of 6 videos:",
+        f"  30 frames/s  {'#' * 32} 5",
+        f"  90 frames/s  {'#' * 7} 1",
+    ]
+    assert out[start + 6].startswith(
+        "val: 1 of 3 videos have another frame rate than the training videos, 90 and 30 frames/s: "
+        "val/b/fast.mp4. With data.frame_stride=2"
+    )
+    assert run(root, json=True) == 0
+    found = summary(capsys)
+    assert found["rates"] == {"30 frames/s": 5, "90 frames/s": 1}
+    assert list(found["other_rates"]) == ["val"]
+
+
+def test_rates_that_an_earlier_version_did_not_keep(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root) == 0
+    lines = [json.loads(line) for line in (root / FILE_NAME).read_text().splitlines()]
+    for line in lines:
+        del line["fps"]
+    (root / FILE_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    capsys.readouterr()
+    assert run(root, json=True) == 0
+    found = summary(capsys)
+    assert (found["checked_now"], found["rates"], found["other_rates"]) == (0, {}, {})
+
+
 def test_a_second_call_checks_what_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, json=True, quick=True) == 0
     assert summary(capsys)["checked_now"] == 5

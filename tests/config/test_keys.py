@@ -143,7 +143,7 @@ def build(plain: dict[str, Any], group: str, folder: Path) -> None:
         with torch.device("meta"):
             ViViT(num_classes=3, **arguments)
     elif group in ("processor", "augment"):
-        Augment(Processor(**plain["processor"]), **plain["augment"])
+        Augment(Processor.from_config(plain["processor"]), **plain["augment"])
     elif group == "data":
         build_data(plain)
     elif group == "optim":

@@ -102,7 +102,7 @@ def test_videos_in_shards_tell_their_rates(tmp_path: Path, clips: list[bytes]) -
     write_shards(tmp_path, clips, ["train/0.tar", "val/0.tar"])
     data = build(tmp_path)
     data.setup()
-    assert video_rates(data.records["train"]) == [30] * 4
+    assert list(video_rates(data.records["train"]).values()) == [30] * 4
 
 
 def test_shards_of_a_test_split_are_used(tmp_path: Path, clips: list[bytes]) -> None:

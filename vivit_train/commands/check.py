@@ -176,10 +176,12 @@ def summarise(
 ) -> dict[str, Any]:
     """What was found, as one JSON object."""
     from vivit_train.data.check import class_conflicts
+    from vivit_train.data.rates import by_length, by_rate
     from vivit_train.data.verdicts import count_verdicts
 
     span = data.clip_span
     names = [job.video for job in jobs]
+    timed = [v for name in names if (v := file.verdicts[name]).usable() and v.fps > 0]
     verdicts = file.verdicts
     splits = {data.splits[role]: records for role, records in data.records.items()}
     bad = [
@@ -205,6 +207,9 @@ def summarise(
         "bad": bad,
         "wrong_class": class_conflicts(splits, data.class_names, data.root),
         "in_training_and_evaluation": shared_videos(data),
+        "lengths": by_length(verdict.frames / verdict.fps for verdict in timed),
+        "rates": by_rate(verdict.fps for verdict in timed),
+        "other_rates": videos_of_other_rates(data, verdicts),
     }
 
 
@@ -230,6 +235,30 @@ def summarise_split(
     }
 
 
+def videos_of_other_rates(
+    data: "VideoDataModule", verdicts: "dict[str, Verdict]"
+) -> dict[str, str]:
+    """What is said of the videos of each split whose rate is not that of the training videos."""
+    from statistics import median
+
+    from vivit_train.data.rates import other_rates
+    from vivit_train.data.verdicts import video_name
+
+    def rates(records: "Records") -> dict[str, float]:
+        names = (video_name(records, row, data.root) for row in range(len(records)))
+        return {name: verdicts[name].fps for name in names if verdicts[name].fps > 0}
+
+    usual = rates(data.records["train"])
+    stride = data.sampling.frame_stride
+    if not usual or not stride:
+        return {}
+    told = {
+        data.splits[role]: other_rates(rates(records), median(usual.values()), stride)
+        for role, records in data.records.items()
+    }
+    return {split: words for split, words in told.items() if words}
+
+
 def shared_videos(data: "VideoDataModule") -> list[str]:
     """Videos that are trained on and evaluated on as well."""
     from vivit_train.data.check import jobs_of
@@ -251,6 +280,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """The lines of the summary."""
+    from vivit_train.data.rates import bars
+
     for split, part in summary["splits"].items():
         yield f"{split}: {part['videos']} videos, fingerprint {part['fingerprint']}"
         yield f"  {in_words(part['counts'])}"
@@ -259,6 +290,11 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
             for name, counts in part["classes"].items()
             if set(counts) - {"ok"}
         )
+    for name in ("lengths", "rates"):
+        if summary[name]:
+            yield f"{name} of {sum(summary[name].values())} videos:"
+            yield from bars(summary[name])
+    yield from (f"{split}: {words}" for split, words in summary["other_rates"].items())
     yield from cut_short(
         f"{row['verdict']:<10}  {row['video']}: {row['reason']}{'' if row['usable'] else '  *'}"
         for row in sorted(summary["bad"], key=lambda row: row["verdict"])

@@ -78,7 +78,7 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     model = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
     native = model["image_size"]
     native = (native, native) if isinstance(native, int) else native
-    height, width = Processor(**config["processor"]).output_size or native
+    height, width = Processor.from_config(config["processor"]).output_size or native
     trainer, data = config["trainer"], without_auto(config)["data"]
     precision = str(resolve_precision(trainer["precision"], trainer["accelerator"]))
     return describe(

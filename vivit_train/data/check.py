@@ -111,11 +111,11 @@ def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
     if reason:
         gone = size_and_mtime(job.path) == (None, None)
         return Verdict(job.video, "missing" if gone else "unreadable", reason)
-    frames, found, promised, error = 0, 0, 0, ""
+    frames, found, promised, fps, error = 0, 0, 0, 0.0, ""
     try:
         content = job.span.read(str(job.path)) if job.span else None
         with VideoReader(job.path, decoder, job.segment, data=content) as video:
-            found, promised = video.num_frames, video.promised
+            found, promised, fps = video.num_frames, video.promised, video.fps
             if quick or (job.segment and found > LONG_SEGMENT):
                 for index in (0, found // 2, found - 1):
                     video.read([index])
@@ -136,8 +136,9 @@ def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
     if frames and found < (1 - TOLERANCE) * promised - 1:
         there = f"{frames} of {promised} frames"
         reason = f"{there}: {error}" if error else there
-        return Verdict(job.video, "truncated", reason, frames, promised)
-    return Verdict(job.video, "unreadable" if error else "ok", error, frames, promised)
+        return Verdict(job.video, "truncated", reason, frames, promised, fps=fps)
+    verdict = "unreadable" if error else "ok"
+    return Verdict(job.video, verdict, error, frames, promised, fps=fps)
 
 
 def class_conflicts(

@@ -1,9 +1,14 @@
 """How many frames a second the videos of a split have, by a quick look at some of them."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from math import ceil, floor, inf, log2
+from statistics import median
 
 import numpy as np
 
+from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.video.container import open_video
@@ -11,8 +16,12 @@ from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
 
+# More different rates than that are counted in tens.
+MOST_RATES = 8
+LONGEST_BAR = 32
 
-def video_rates(records: Records, most: int = 64, seconds: float = 2.0) -> list[float]:
+
+def video_rates(records: Records, most: int = 64, seconds: float = 2.0) -> dict[str, float]:
     """The frame rates that the heads of some videos name; no frame is shown.
 
     Args:
@@ -21,26 +30,26 @@ def video_rates(records: Records, most: int = 64, seconds: float = 2.0) -> list[
         seconds: After which no further one is opened, as the storage may be slow.
 
     Returns:
-        Average frames per second, one of each video that tells; empty where none does.
+        Name -> average frames per second of each video that tells; empty where none does.
     """
     rows = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)
 
     def look(row: int, tell: Tell) -> float:
         return _rate(records, row)
 
-    rates: list[float] = []
+    rates: dict[str, float] = {}
     guard = Guard(look, seconds) if CAN_GUARD else None
     end = time.monotonic() + seconds
     for row in np.random.default_rng(0).permutation(rows).tolist():
         if time.monotonic() > end:
             break
         try:
-            rates.append(guard(row) if guard else _rate(records, row))
+            rates[records.name(row)] = guard(row) if guard else _rate(records, row)
         except Failure:
             continue
     if guard:
         guard.close()
-    return [rate for rate in rates if rate]
+    return {name: rate for name, rate in rates.items() if rate}
 
 
 def _rate(records: Records, row: int) -> float:
@@ -56,3 +65,54 @@ def _rate(records: Records, row: int) -> float:
         raise
     except Exception:  # of whatever kind: training and `vivit check` say what is wrong with it
         return 0.0
+
+
+def is_other_rate(rate: float, usual: float) -> bool:
+    """Whether motion looks so much faster or slower that it matters: by more than a third."""
+    return abs(rate - usual) > usual / 3
+
+
+def other_rates(rates: Mapping[str, float], usual: float, frame_stride: int) -> str | None:
+    """What is said of videos whose rate is not that of the training videos.
+
+    Args:
+        rates: Name -> frames per second.
+        usual: Of the training videos, the median.
+        frame_stride: By which clips are taken.
+
+    Returns:
+        ``None`` where there are none.
+    """
+    others = {name: rate for name, rate in rates.items() if is_other_rate(rate, usual)}
+    if not others:
+        return None
+    return (
+        f"{len(others)} of {len(rates)} videos have another frame rate than the training videos, "
+        f"{median(others.values()):.4g} and {usual:.4g} frames/s: {shorten(list(others), 3)}. With "
+        f"data.frame_stride={frame_stride} their motion looks faster or slower; for the same "
+        f"moments of all: data.frame_stride=null data.frame_rate={usual / frame_stride:.4g}"
+    )
+
+
+def by_length(seconds: Iterable[float]) -> dict[str, int]:
+    """How many videos last how long, in steps that double: ``{"1 to 2 s": 3}``."""
+    steps = Counter(floor(log2(s)) for s in seconds if 0 < s < inf)
+    every = range(min(steps), max(steps) + 1) if steps else ()
+    return {f"{2.0**step:g} to {2.0 ** (step + 1):g} s": steps[step] for step in every}
+
+
+def by_rate(rates: Iterable[float]) -> dict[str, int]:
+    """How many videos have which rate, rounded: ``{"25 frames/s": 3}``; of many rates in tens."""
+    rates = [rate for rate in rates if 0 < rate < inf]
+    counts = Counter(map(round, rates))
+    if len(counts) <= MOST_RATES:
+        return {f"{rate} frames/s": counts[rate] for rate in sorted(counts)}
+    counts = Counter(int(rate) // 10 for rate in rates)
+    return {f"{10 * ten} to {10 * ten + 10} frames/s": counts[ten] for ten in sorted(counts)}
+
+
+def bars(counts: Mapping[str, int]) -> Iterator[str]:
+    """Counts as lines of text, the longest bar `LONGEST_BAR` signs long."""
+    widest, most = max(map(len, counts), default=0), max(counts.values(), default=0)
+    for name, count in counts.items():
+        yield f"  {name:>{widest}}  {'#' * ceil(LONGEST_BAR * count / most)} {count}"

@@ -36,6 +36,7 @@ class Verdict:
         mtime: Its time of change, in nanoseconds; of a shard its version (`Stat`).
         quick: Whether only the first, middle and last frames were decoded.
         decoder: Who decoded: ``pyav``, ``decord`` or ``torchcodec``.
+        fps: Average frames per second; 0: the container does not say, or nobody had looked.
     """
 
     video: str
@@ -47,6 +48,7 @@ class Verdict:
     mtime: int | str | None = None
     quick: bool = False
     decoder: str = "pyav"
+    fps: float = 0.0
 
     def usable(self) -> bool:
         """Whether training takes the video: it is whole, or at least half of it is there."""

@@ -344,6 +344,11 @@ class Processor(nn.Module):
         return lines
 
     @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> "Processor":
+        """The processor of a configuration, where ``None`` means the default."""
+        return cls(**{name: value for name, value in settings.items() if value is not None})
+
+    @classmethod
     def from_huggingface(cls, source: dict[str, Any] | str | Path) -> "Processor":
         """Read the configuration of a ``VivitImageProcessor``.
 

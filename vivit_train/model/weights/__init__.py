@@ -14,7 +14,12 @@ from vivit_train.model.weights.checkpoint import (
     resolve_checkpoint,
 )
 from vivit_train.model.weights.files import Weights, check_size
-from vivit_train.model.weights.huggingface import download, read_file, read_folder
+from vivit_train.model.weights.huggingface import (
+    describe_folder,
+    download,
+    read_file,
+    read_folder,
+)
 from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
 from vivit_train.model.weights.scenic import is_msgpack_map, read_npz, read_scenic
@@ -29,10 +34,11 @@ __all__ = [
     "resolve_checkpoint",
 ]
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
+HUGGINGFACE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (*HUGGINGFACE_SUFFIXES, ".ckpt", ".npz")
 
 
-def read_weights(source: str | Path) -> Weights:
+def read_weights(source: str | Path, with_tensors: bool = True) -> Weights:
     """Reads a model's weights and description; runs no code from any file.
 
     Args:
@@ -42,6 +48,9 @@ def read_weights(source: str | Path) -> Weights:
             Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image ViT's
             ``.npz``; or a hub id ``owner/name``. What exists as a path is never taken for a hub
             id.
+        with_tensors: Whether to read the tensors. Else ``state`` is empty, or mapped from the
+            disk; and what tells nothing but by its tensors (Scenic's checkpoints, single files
+            with no ``config.json`` beside them) tells nothing.
 
     Returns:
         The weights under ViViT's names and what else the source tells.
@@ -50,16 +59,27 @@ def read_weights(source: str | Path) -> Weights:
         UserError: If there is no such source, or it is broken or of another model.
     """
     try:
-        weights = _read(source)
+        weights = _read(source, with_tensors)
     except OSError as error:
         if error.filename is not None:  # which then names the file
             raise
         raise UserError(f"{source} cannot be read: {error.strerror or error}") from None
-    check_size(weights)
+    if with_tensors:
+        check_size(weights)
     return weights
 
 
-def _read(source: str | Path) -> Weights:
+def _read(source: str | Path, with_tensors: bool) -> Weights:
+    path, origin = _locate(source)
+    if not path.is_dir():
+        return _read_file(path) if with_tensors else _describe_file(path)
+    if (path / DESCRIPTION).is_file():
+        return read_exported(path, with_tensors)
+    return read_folder(path, origin) if with_tensors else describe_folder(path, origin)
+
+
+def _locate(source: str | Path) -> tuple[Path, str | None]:
+    """The file or folder of a source, downloaded if need be, and what to call it if not that."""
     path = user_path(source)
     try:
         path.stat()
@@ -69,12 +89,10 @@ def _read(source: str | Path) -> Weights:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{str(source)[:300]!r} cannot be opened: {reason}") from None
     path = resolve_checkpoint(path)
-    if path.is_dir():
-        return read_exported(path) if (path / DESCRIPTION).is_file() else read_folder(path)
     if path.exists():
-        return _read_file(path)
+        return path, None
     if path.suffix not in SUFFIXES and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        return read_folder(download(str(source)), f"Hugging Face hub {source}")
+        return download(str(source)), f"Hugging Face hub {source}"
     raise UserError(
         f"{source} does not exist: give a checkpoint, a folder with config.json and weights, or "
         "the name of a Hugging Face checkpoint, owner/name"
@@ -95,3 +113,12 @@ def _read_file(path: Path) -> Weights:
     raise UserError(
         f"{path} is not a file of weights: expected {', '.join(SUFFIXES)} or a Scenic checkpoint"
     )
+
+
+def _describe_file(path: Path) -> Weights:
+    if path.suffix == ".ckpt":
+        return read_checkpoint(path, verify=False)
+    if path.suffix in HUGGINGFACE_SUFFIXES and (path.parent / "config.json").is_file():
+        return describe_folder(path.parent, f"Hugging Face file {path}")
+    check_regular(path)
+    return Weights(origin=str(path), format="", state={}, model={})

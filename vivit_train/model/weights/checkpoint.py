@@ -78,12 +78,13 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     return _weights(path, f"vivit-train checkpoint {path}", state, hyper_parameters, unused)
 
 
-def read_exported(folder: Path) -> Weights:
+def read_exported(folder: Path, with_tensors: bool = True) -> Weights:
     """Reads the model out of a folder that ``vivit export --format safetensors`` wrote.
 
     Args:
         folder: Holds ``model.safetensors``, the tensors under ViViT's own names, and
             ``vivit_train.json``, which says what a checkpoint's ``hyper_parameters`` say.
+        with_tensors: Whether to read the tensors; else ``state`` is empty.
 
     Returns:
         The weights; ``model`` holds every argument of ViViT, defaults included.
@@ -108,7 +109,7 @@ def read_exported(folder: Path) -> Weights:
             "graph to run, not a checkpoint to load; export with --format safetensors as well"
         )
     origin = f"vivit-train export {folder}"
-    return _weights(path, origin, read_tensors(file), description, {})
+    return _weights(path, origin, read_tensors(file) if with_tensors else {}, description, {})
 
 
 def _missing(hyper_parameters: dict[str, Any]) -> list[str]:

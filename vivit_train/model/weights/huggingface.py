@@ -124,8 +124,7 @@ def read_folder(folder: Path, origin: str | None = None) -> Weights:
         UserError: If a file is absent, broken or of another model.
     """
     origin = origin or f"Hugging Face folder {folder}"
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{origin} has no config.json, which a folder of Hugging Face's has")
+    _check_folder(folder, origin)
     # Before the weights, which may be of another model and large.
     config = _read_config(folder)
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
@@ -133,6 +132,27 @@ def read_folder(folder: Path, origin: str | None = None) -> Weights:
         raise UserError(f"{origin} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
     tensors = _read_shards(file) if file.suffix == ".json" else _read_file(file)
     return _convert(origin, tensors, config, _read_processor(folder))
+
+
+def describe_folder(folder: Path, origin: str | None = None) -> Weights:
+    """What the files beside the weights tell, see `read_folder`: ``state`` is empty.
+
+    Raises:
+        UserError: If a file is absent, broken or of another model.
+    """
+    origin = origin or f"Hugging Face folder {folder}"
+    _check_folder(folder, origin)
+    config = _read_config(folder)
+    is_video = config.get("model_type") == "vivit"
+    return Weights(
+        origin=origin,
+        format="huggingface",
+        state={},
+        model=_arguments(origin, config) if is_video else {},
+        processor=_read_processor(folder) if is_video else None,
+        is_image=not is_video,
+        sampling=_sampling(origin, config),
+    )
 
 
 def read_file(path: Path) -> Weights:
@@ -187,6 +207,11 @@ def download(repo_id: str) -> Path:
         if any(folder.glob(patterns[1])):
             break
     return folder
+
+
+def _check_folder(folder: Path, origin: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{origin} has no config.json, which a folder of Hugging Face's has")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
