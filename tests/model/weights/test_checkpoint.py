@@ -74,6 +74,20 @@ def test_everything_comes_back(content: dict[str, Any], tmp_path: Path) -> None:
     assert torch.equal(model.embed.weight, stored["model.embed.weight"])
 
 
+def test_the_description_is_the_same_without_the_tensors(content: Any, tmp_path: Path) -> None:
+    content["hyper_parameters"]["sampling"] = {"clip_frames": 4, "frame_stride": 1}
+    path = save(content, tmp_path)
+    whole, told = (read_weights(path, with_tensors=tensors) for tensors in (True, False))
+    for name in ("origin", "model", "class_names", "processor", "sampling"):
+        assert getattr(told, name) == getattr(whole, name), name
+    damaged = bytearray(path.read_bytes())
+    first = content["state_dict"]["model.embed.weight"].numpy().tobytes()
+    damaged[damaged.index(first)] ^= 1
+    path.write_bytes(damaged)
+    refused(path, "is damaged")  # which takes reading it as a whole
+    assert read_weights(path, with_tensors=False).sampling == whole.sampling
+
+
 def test_defaults_count_as_told(content: dict[str, Any], tmp_path: Path) -> None:
     weights = read_weights(save(content, tmp_path))
     assert "activation" not in ARGUMENTS

@@ -59,6 +59,29 @@ def exported(state: dict[str, torch.Tensor], layout: dict[str, tuple[str, ...]])
     return tensors
 
 
+# Without the tensors
+
+
+def test_the_description_is_the_same_without_the_tensors(saved) -> None:
+    _, folder = saved(num_frames=8)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "VivitImageProcessor", "size": {"shortest_edge": 20}}'
+    )
+    edit_config(folder, vivit_train={"format_version": 1, "sampling": {"frame_stride": 3}})
+    whole = read_weights(folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    for source in (folder, folder / "model.safetensors"):
+        told = read_weights(source, with_tensors=False)
+        assert told.state == {}
+        assert told.model | {"num_classes": whole.model["num_classes"]} == whole.model
+        assert (told.processor, told.sampling) == (whole.processor, {"frame_stride": 3})
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="has no config.json"):
+        read_weights(folder, with_tensors=False)
+    told = read_weights(folder / "model.safetensors", with_tensors=False)
+    assert (told.model, told.processor, told.sampling) == ({}, None, {})
+
+
 # Names
 
 
