@@ -241,6 +241,73 @@ class TestClassify:
             classifier.classify(video)
 
 
+class TestPredict:
+    def test_one_video_in_every_form(self, best: Path, video: Path) -> None:
+        """A file, and all of its frames, whatever their number."""
+        classifier = load(best)
+        probabilities = classifier.classify(video).softmax(dim=0)
+        order = probabilities.argsort(descending=True).tolist()
+        expected = [(CLASS_NAMES[i], pytest.approx(float(probabilities[i]))) for i in order]
+        with VideoReader(video) as reader:
+            frames = reader.read(range(reader.num_frames))
+        for same in (str(video), video, frames, torch.from_numpy(frames)):
+            prediction = classifier.predict(same)
+            assert prediction.classes == expected[:5]
+            assert prediction.video == (str(video) if isinstance(same, str | Path) else None)
+        assert classifier.predict(video, top_k=None).classes == expected
+        assert classifier.predict(video, top_k=1).classes == expected[:1]
+
+    def test_views(self, best: Path, video: Path) -> None:
+        classifier = load(best)
+        expected = classifier.classify(video, (3, 3)).softmax(dim=0).max()
+        prediction = classifier.predict(video, views=(3, 3))
+        assert prediction.probability == pytest.approx(float(expected))
+
+    def test_several_in_their_order(self, best: Path, video: Path, tmp_path: Path) -> None:
+        """One that fails costs none of the others."""
+        for number in range(5):
+            write_video(tmp_path / f"{number}.mp4", noise(30 - number, 40, 70, 3).numpy() // 2)
+        (tmp_path / "3.mp4").write_bytes(b"no video")
+        classifier = load(best)
+        of_folder = classifier.predict(tmp_path)
+        assert [p.video for p in of_folder] == [str(tmp_path / f"{i}.mp4") for i in range(5)]
+        assert of_folder[3].error.startswith("Invalid data")
+        for place in (0, 1, 2, 4):
+            assert of_folder[place] == classifier.predict(tmp_path / f"{place}.mp4")
+        clips = noise(2, 9, 40, 70, 3)
+        mixed = classifier.predict([video, clips, tmp_path])
+        assert mixed[3:] == of_folder
+        assert mixed[0] == classifier.predict(video)
+        assert mixed[1:3] == classifier.predict(clips) == [classifier.predict(c) for c in clips]
+        assert classifier.predict([]) == []
+        assert classifier.predict([video]) == [classifier.predict(video)]
+
+    def test_a_single_video_that_fails(self, best: Path, tmp_path: Path) -> None:
+        classifier = load(best)
+        with pytest.raises(DecodeError, match=r"gone\.mp4: no such file"):
+            classifier.predict(tmp_path / "gone.mp4")
+        classifier.model.head.bias.data[1] = torch.nan
+        with pytest.raises(NonFiniteLogits, match="the frames: the logits are NaN"):
+            classifier.predict(noise(4, 40, 50, 3))
+        (prediction,) = classifier.predict([noise(4, 40, 50, 3)])
+        assert prediction.error.startswith("the logits are NaN or infinite")
+
+    def test_without_gradients_in_evaluation_mode(self, best: Path) -> None:
+        """In the middle of a training as well, which then goes on."""
+        classifier, frames = load(best), noise(9, 40, 50, 3)
+        expected = classifier.predict(frames)
+        classifier.train()
+        assert classifier.predict(frames) == expected
+        assert all(module.training for module in classifier.modules())
+        assert torch.is_grad_enabled()
+        assert not classifier.classify(frames).requires_grad
+
+    @pytest.mark.parametrize("top_k", [0, -1])
+    def test_no_class(self, best: Path, top_k: int) -> None:
+        with pytest.raises(UserError, match=f"top_k must be 1 or more, or None .*, got {top_k}"):
+            load(best).predict("clip.mp4", top_k=top_k)
+
+
 class TestHuggingFace:
     def test_from_frames_to_logits_as_in_the_library(self, huggingface: Path) -> None:
         import transformers
@@ -298,7 +365,7 @@ def test_lightning_and_hydra_are_not_needed(finished_run: Path, video: Path, com
 import sys
 from vivit_train import load
 classifier = load(sys.argv[1])
-classifier.classify(sys.argv[2])
+classifier.predict(sys.argv[2])
 needless = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb", "torchmetrics"}
 print(sorted(needless & sys.modules.keys()))
 """

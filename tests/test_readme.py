@@ -10,6 +10,7 @@ import torch
 from tests.conftest import REPOSITORY
 from vivit_train.__main__ import main
 from vivit_train.config import check_keys, command_line, compose_config, to_plain
+from vivit_train.video.write import write_video
 
 PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *REPOSITORY.glob("docs/*.md")]
@@ -55,13 +56,24 @@ def test_there_are_commands() -> None:
     assert len(commands("vivit")) > 5
 
 
-def test_python(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's Python, with a run that exists in place of the one it names."""
-    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    code = re.sub(r'load\("[^"]+"\)', f'load("{finished_run}/checkpoints/best.ckpt")', code)
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_python(
+    page: str, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page's Python, with a run and videos that exist in place of those that it names."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
+    code = re.sub(r'load\("[^"]+"\)', f'load("{finished_run}")', code)
     names = {"frames": torch.zeros(4, 56, 72, 3, dtype=torch.uint8)}
+    (tmp_path / "new_clips").mkdir()
+    for name in ("new_clip.mp4", "clip.mp4", "new_clips/1.mp4"):
+        write_video(tmp_path / name, names["frames"].numpy())
+    monkeypatch.chdir(tmp_path)
     exec(code, names)
-    assert names["logits"].shape == (1, 8)
+    assert names["prediction"].probability > 1 / 8
+    if page == "README.md":
+        assert names["logits"].shape == (1, 8)
+    else:
+        assert len(names["several"]) == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,8 +5,8 @@ Nothing here needs Lightning or Hydra, which only training does.
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
-from functools import partial
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from vivit_train.errors import UserError
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
+from vivit_train.prediction import Prediction, are_several, prediction_of, videos_in
 from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import for_evaluation
-from vivit_train.video.decode import DecoderLost, VideoReader
-from vivit_train.video.guard import DECODE_SECONDS, Failure, call_apart
+from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
+from vivit_train.video.guard import CAN_GUARD, DECODE_SECONDS, Failure, Tell
+from vivit_train.video.pool import guarded_map
 from vivit_train.video.sampling import spread_windows
+
+# That decode ahead of the model; each holds a video's views in memory.
+MOST_PROCESSES = 8
+
+# Its path, or all of its frames, uint8 [T, H, W, 3].
+Video = str | Path | Tensor
 
 
 class NonFiniteLogits(UserError):
@@ -32,12 +40,17 @@ class NonFiniteLogits(UserError):
         reason: The message without the video's name.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, video: Video) -> None:
         self.reason = (
             "the logits are NaN or infinite, so no class is named: the weights diverged in "
             "training, or numbers overflow in the model's precision"
         )
-        super().__init__(f"{path}: {self.reason}")
+        name = "the frames" if isinstance(video, Tensor) else video
+        super().__init__(f"{name}: {self.reason}")
+
+
+# Logits of a video, float [K] on the CPU, or why there are none.
+Result = Tensor | DecodeError | NonFiniteLogits
 
 
 class Classifier(nn.Module):
@@ -103,19 +116,77 @@ class Classifier(nn.Module):
         weight = self.model.head.weight
         return self.model(self.processor(clips.to(weight.device), spatial_views).to(weight.dtype))
 
-    @torch.no_grad()
+    def predict(
+        self,
+        video: Any,
+        top_k: int | None = 5,
+        views: tuple[int, int] | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Names what videos show, with probabilities.
+
+        Frames are taken from a video as in the model's training and test, in evaluation mode and
+        without gradients. Files are decoded as by `classify`, several at a time.
+
+        Args:
+            video: The path of a video; a tensor or an array of its frames, uint8 ``[T, H, W, 3]``
+                RGB, all of them in order as a file has them (for a clip that is sampled already
+                call the classifier itself); or several videos: the path of a folder, which is
+                searched with all below it, ``[B, T, H, W, 3]``, or a list of any of these.
+            top_k: How many classes to give; ``None``: all.
+            views: (temporal, spatial) views to average; ``None``: as the model was tested.
+
+        Returns:
+            A prediction; for several videos a list in their order, where one that cannot be
+            decoded, or has logits that are not finite, has `Prediction.error`.
+
+        Raises:
+            UserError: If it is none of these, or a folder holds no video.
+            DecodeError: If the only video cannot be decoded.
+            NonFiniteLogits: If the logits of the only video say nothing.
+        """
+        if top_k is not None and top_k < 1:
+            raise UserError(f"top_k must be 1 or more, or None for all classes, got {top_k}")
+        videos = videos_in(video)
+        if are_several(video):
+            return list(self.predictions(videos, top_k, views))
+        return self._named(videos[0], self.classify(videos[0], views), top_k)
+
+    def predictions(
+        self,
+        videos: Sequence[Video],
+        top_k: int | None = 5,
+        views: tuple[int, int] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predicts videos as `predict` does, and gives each in its turn when it is known.
+
+        Args:
+            videos: Paths, and frames uint8 ``[T, H, W, 3]``.
+            top_k: As for `predict`.
+            views: As for `predict`.
+
+        Yields:
+            A prediction or error of each video, in their order.
+        """
+        early: dict[int, Prediction] = {}
+        place = 0
+        for index, logits in self._classified(videos, views):
+            early[index] = self._named(videos[index], logits, top_k)
+            while place in early:
+                yield early.pop(place)
+                place += 1
+
     def classify(
         self,
-        path: str | Path,
+        video: Video,
         views: tuple[int, int] | None = None,
         timeout: float | None = DECODE_SECONDS,
     ) -> Tensor:
-        """Logits of a video file, averaged over views that are spread over it.
+        """Logits of a video, averaged over views that are spread over it.
 
-        The video is decoded in a process of its own (on Linux), whose memory is limited.
+        A file is decoded in a process of its own (on Linux), whose memory is limited.
 
         Args:
-            path: The video.
+            video: The path of a file, or all frames, uint8 ``[T, H, W, 3]``.
             views: (temporal, spatial) views; ``None``: as the model was tested.
             timeout: Seconds that decoding may take from one frame to the next; ``None``: no
                 limit, and no other process.
@@ -124,29 +195,82 @@ class Classifier(nn.Module):
             Float ``[K]`` on the CPU.
 
         Raises:
-            DecodeError: If the video cannot be decoded.
+            DecodeError: If the file cannot be decoded.
             NonFiniteLogits: If they say nothing.
         """
-        temporal, spatial = views or self.eval_views
-        try:
-            clips = call_apart(partial(self._decode, path, temporal), timeout)
-        except Failure as failure:
-            raise DecoderLost(str(path), failure.reason) from None
-        # One temporal view at a time: the memory of a clip or three, however many views.
-        logits = torch.cat([self._logits(clip[None], spatial) for clip in clips]).float()
-        if not logits.isfinite().all():
-            raise NonFiniteLogits(path)
-        return logits.mean(dim=0).cpu()
+        ((_, result),) = self._classified([video], views, timeout)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def _decode(self, path: str | Path, num_views: int) -> Tensor:
+    def _named(self, video: Video, result: Result, top_k: int | None) -> Prediction:
+        path = None if isinstance(video, Tensor) else str(video)
+        if isinstance(result, Exception):
+            return Prediction(path, error=result.reason)
+        return prediction_of(path, result, self.class_names, self.heads, top_k)
+
+    @torch.no_grad()
+    def _classified(
+        self,
+        videos: Sequence[Video],
+        views: tuple[int, int] | None,
+        timeout: float | None = DECODE_SECONDS,
+    ) -> Iterator[tuple[int, Result]]:
+        """Logits of videos, or why there are none; each with its place, as they are decoded."""
+        temporal, spatial = views or self.eval_views
+        trains = self.training
+        self.eval()
+        try:
+            for index, clips in self._clips(videos, temporal, timeout):
+                if isinstance(clips, DecodeError):
+                    yield index, clips
+                    continue
+                # One temporal view at a time: the memory of a clip or three, however many views.
+                logits = torch.cat([self._logits(clip[None], spatial) for clip in clips]).float()
+                if logits.isfinite().all():
+                    yield index, logits.mean(dim=0).cpu()
+                else:
+                    yield index, NonFiniteLogits(videos[index])
+        finally:
+            self.train(trains)
+
+    def _clips(
+        self, videos: Sequence[Video], num_views: int, timeout: float | None
+    ) -> Iterator[tuple[int, Tensor | DecodeError]]:
+        """Temporal views of videos, uint8 ``[V, T, H, W, 3]``, or errors; each with its place."""
+        paths = {}
+        for index, video in enumerate(videos):
+            if isinstance(video, Tensor):
+                yield index, video[self._windows(len(video), num_views)]
+            else:
+                paths[index] = video
+        if timeout is None or not CAN_GUARD:
+            for index, path in paths.items():
+                yield index, self._decode(path, num_views)
+            return
+        processes = min(len(paths), MOST_PROCESSES, len(os.sched_getaffinity(0)))
+
+        def decode(index: int, tell: Tell) -> Tensor | DecodeError:
+            return self._decode(paths[index], num_views)
+
+        for index, clips in guarded_map(decode, paths, processes, timeout):
+            if isinstance(clips, Failure):
+                clips = DecoderLost(str(paths[index]), clips.reason)
+            yield index, clips
+
+    def _decode(self, path: str | Path, num_views: int) -> Tensor | DecodeError:
         """Temporal views of a video: uint8 ``[V, T, H, W, 3]``."""
-        with VideoReader(path) as video:
-            windows = spread_windows(
-                video.num_frames, self.clip_frames, self.frame_stride, num_views
-            )
-            shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
-            frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
+        try:
+            with VideoReader(path) as video:
+                windows = self._windows(video.num_frames, num_views)
+                shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
+                frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
+        except DecodeError as error:
+            return error
         return frames.unflatten(0, windows.shape)
+
+    def _windows(self, num_frames: int, num_views: int) -> np.ndarray:
+        return spread_windows(num_frames, self.clip_frames, self.frame_stride, num_views)
 
 
 def load_classifier(source: str | Path, **model: Any) -> Classifier:

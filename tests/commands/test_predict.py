@@ -1,14 +1,19 @@
+import csv
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vivit_train import load
+from vivit_train import commands, load
 from vivit_train.__main__ import main
-from vivit_train.commands.predict import parse_views
+from vivit_train.classifier import Classifier
+from vivit_train.commands.predict import parse_views, row_of
 from vivit_train.errors import UserError
+from vivit_train.prediction import Prediction
 from vivit_train.video.write import write_video
 
 
@@ -146,3 +151,124 @@ def test_a_run_without_a_checkpoint(predict, videos: Path, tmp_path: Path) -> No
     (tmp_path / "checkpoints").mkdir()
     code, *_ = predict(videos / "a.mp4", checkpoint=tmp_path)
     assert str(code).startswith(f"error: the run {tmp_path} has no checkpoint yet")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folders_into_a_table(predict, finished_run: Path, videos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "new" / "out.csv"
+    (tmp_path / "=2.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    code, out, err = predict(videos, tmp_path / "=2.mp4", "--csv", table, "--top-k", 2)
+    assert code == 1
+    assert out == f"4 of 4 videos: {table}\n"
+    (error,) = err.splitlines()
+    assert error.startswith(f"error: {videos / 'bad.mp4'}: Invalid data found")
+    rows = read_csv(table)
+    assert list(rows[0]) == ["video", "class", "probability", "class_2", "probability_2", "error"]
+    names = ("a.mp4", "b.webm", "bad.mp4")
+    assert [row["video"] for row in rows] == [
+        *(str(videos / n) for n in names),
+        str(tmp_path / "=2.mp4"),
+    ]
+    for row in rows[:2]:
+        (first, p), (second, q) = expected(finished_run, Path(row["video"]))[:2]
+        assert (row["class"], row["class_2"], row["error"]) == (first, second, "")
+        assert float(row["probability"]) == pytest.approx(p, abs=1e-5)
+        assert float(row["probability_2"]) == pytest.approx(q, abs=1e-5)
+    assert rows[2]["class"] == rows[2]["probability_2"] == ""
+    assert error == f"error: {rows[2]['video']}: {rows[2]['error']}"
+    assert os.listdir(table.parent) == ["out.csv"]
+
+
+def test_names_that_a_spreadsheet_would_take_for_a_formula(
+    predict, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "=1+1.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert predict("=1+1.mp4", "--csv", "out.csv")[0] == 0
+    assert read_csv(tmp_path / "out.csv")[0]["video"] == "'=1+1.mp4"
+
+
+def test_table_and_json(predict, videos: Path, tmp_path: Path) -> None:
+    code, out, err = predict(videos / "a.mp4", "--csv", tmp_path / "out.csv", "--json")
+    assert (code, err) == (0, f"1 of 1 videos: {tmp_path / 'out.csv'}\n")
+    (video,), (row,) = json.loads(out), read_csv(tmp_path / "out.csv")
+    assert [video["video"], video["classes"][0]["class"]] == [row["video"], row["class"]]
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "folder.csv", "a.mp4"])
+def test_a_table_that_is_none(predict, videos: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    code, *_ = predict(videos, "--csv", tmp_path / name, checkpoint=tmp_path / "nowhere.ckpt")
+    assert code == f"error: --csv {tmp_path / name}: expected a file whose name ends in .csv"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    predict, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "out.csv"
+    code, *_ = predict(videos, "--csv", place, checkpoint=tmp_path / "nowhere.ckpt")
+    assert code == f"error: --csv {place} cannot be written: Not a directory"
+
+
+def test_a_disk_that_is_full_in_the_end(
+    predict, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then what was worked out is printed."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(commands.predict, "write_whole", full)
+    code, out, err = predict(videos / "a.mp4", "--csv", tmp_path / "out.csv")
+    assert code == 74
+    assert out.splitlines()[0] == str(videos / "a.mp4")
+    assert len(out.splitlines()) == 6
+    assert "out.csv could not be written: No space left" in err
+
+
+def test_what_is_known_when_it_is_stopped_is_kept(
+    predict, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self, found, *_):
+        yield Prediction(found[0], [("jump", 0.75)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "predictions", stopped)
+    code, out, err = predict(videos, "--csv", tmp_path / "out.csv")
+    assert (code, err) == (130, "interrupted\n")
+    assert out == f"1 of 3 videos: {tmp_path / 'out.csv'}\n"
+    (row,) = read_csv(tmp_path / "out.csv")
+    assert row == {
+        "video": str(videos / "a.mp4"), "class": "jump", "probability": "0.75", "error": ""
+    }  # fmt: skip
+
+
+def test_columns_of_several_heads() -> None:
+    heads = {"nouns": [("tap", 0.75)], "verbs": [("open", 0.8)]}
+    row = row_of(Prediction("a.mp4", [("tap, open", 0.6)], heads))
+    assert row == {
+        "video": "a.mp4", "action": "tap, open", "probability": 0.6,
+        "noun": "tap", "noun_probability": 0.75, "verb": "open", "verb_probability": 0.8,
+        "error": None,
+    }  # fmt: skip
+
+
+def test_a_folder_without_videos(predict, tmp_path: Path) -> None:
+    """Said before a checkpoint is read, which may take long."""
+    code, *_ = predict(tmp_path, checkpoint=tmp_path / "nowhere.ckpt")
+    assert str(code).startswith(f"error: {tmp_path} holds no video (.3gp, .avi")
+
+
+def test_what_is_left_out_of_a_folder(predict, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    (tmp_path / "notes.txt").touch()
+    told = f"1 files without the suffix of a video ({tmp_path / 'notes.txt'})"
+    with pytest.warns(UserWarning, match=re.escape(f"left out under {tmp_path}: {told}")):
+        code, out, _ = predict(tmp_path)
+    assert code == 0
+    assert out.splitlines()[0] == str(tmp_path / "a.mp4")

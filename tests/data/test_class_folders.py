@@ -1,8 +1,11 @@
+import os
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-from vivit_train.data.class_folders import scan_class_folders
+from vivit_train.data.class_folders import scan_class_folders, scan_videos
 from vivit_train.errors import UserError
 
 
@@ -56,3 +59,47 @@ def test_class_folder_without_video(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no video file in .*/b: add videos \(.*\.mp4") as caught:
         scan(tmp_path)
     assert "1 folders within a class folder (b/in)" in str(caught.value)
+
+
+class TestVideosBelowAFolder:
+    def test_all_of_them(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b.mp4", "a/x/2.WEBM", "a/1.mkv", "a/.DS_Store", "_old/3.mp4")
+        (tmp_path / "outside.mp4").symlink_to(tmp_path / "b.mp4")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = scan_videos(tmp_path)
+        names = ("_old/3.mp4", "a/1.mkv", "a/x/2.WEBM", "b.mp4", "outside.mp4")
+        assert found == [str(tmp_path / name) for name in names]
+
+    def test_what_is_left_out_is_counted_and_named(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/1.mp4", "a/._1.mp4", "a/notes.txt", ".cache/2.mp4", "b/3.divx")
+        (tmp_path / "a" / "again").symlink_to(tmp_path)  # a walk without an end
+        expected = (
+            f"left out under {tmp_path}: "
+            f"1 folders with a dot at the beginning ({tmp_path}/.cache); "
+            f"1 folders that a link leads to a second time ({tmp_path}/a/again); "
+            f"1 files with a dot at the beginning ({tmp_path}/a/._1.mp4); "
+            f"2 files without the suffix of a video ({tmp_path}/a/notes.txt, {tmp_path}/b/3.divx)"
+        )
+        with pytest.warns(UserWarning, match=re.escape(expected)):
+            assert scan_videos(tmp_path) == [str(tmp_path / "a/1.mp4")]
+
+    def test_none(self, tmp_path: Path) -> None:
+        touch(tmp_path, "notes.txt")
+        with pytest.raises(UserError, match=r"holds no video \(.3gp, .*Left out: 1 files without"):
+            scan_videos(tmp_path)
+
+    def test_a_folder_that_cannot_be_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "1.mp4", "locked/2.mp4")
+        listed = os.scandir
+
+        def scandir(path: str) -> object:
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", path)
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)  # as root every folder can be read
+        with pytest.warns(UserWarning, match="1 folders that cannot be read .*locked"):
+            assert scan_videos(tmp_path) == [str(tmp_path / "1.mp4")]

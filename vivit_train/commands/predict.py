@@ -1,21 +1,29 @@
 """Name what videos show: the most probable classes of each, of every head if there are several.
 
-vivit predict RUN/checkpoints/best.ckpt clip.mp4 other.webm
-vivit predict owner/name clip.mp4 --top-k 3 --json
+  vivit predict RUN clip.mp4 other.webm
+  vivit predict RUN/checkpoints/last.ckpt clips/ --csv out.csv
+  vivit predict owner/name clip.mp4 --top-k 3 --json
+
+A folder is searched for videos, with all below it. Exits with 1 if a video cannot be decoded.
 """
 
 import argparse
-import itertools
-import os
+import csv
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vivit_train.commands.check import progress
 from vivit_train.errors import UserError
-from vivit_train.terminal import say, say_json
+from vivit_train.files import user_path, write_whole, written_whole
+from vivit_train.terminal import csv_cell, say, say_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from vivit_train.classifier import Classifier
+    from vivit_train.prediction import Guess, Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", type=os.path.expanduser)
-    parser.add_argument("--top-k", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video, or a folder of them")
+    parser.add_argument("--top-k", type=int, default=5, help="classes to give (default 5)")
     parser.add_argument(
         "--views",
         metavar="TEMPORALxSPATIAL",
         help="views to average, e.g. 4x3 (default: as the model was tested)",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--csv", type=user_path, metavar="FILE", help="write a table with a row for each video"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
 
 
@@ -40,90 +51,135 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top-k must be 1 or more, got {arguments.top_k}")
     views = parse_views(arguments.views) if arguments.views else None
+    if arguments.csv is not None:
+        check_place(arguments.csv)
 
+    from vivit_train.prediction import videos_in
+
+    videos = videos_in(arguments.videos)
+    classifier = load_on_device(arguments.checkpoint, arguments.device)
+    predictions: list[Prediction] = []
+    is_text = not arguments.json and arguments.csv is None  # which shows by itself how far it is
+    try:
+        with nullcontext(lambda _: None) if is_text else progress(len(videos)) as advance:
+            for prediction in classifier.predictions(videos, arguments.top_k, views):
+                predictions.append(prediction)
+                advance("predicted" if prediction.error is None else "failed")
+                if is_text or (prediction.error is not None and not arguments.json):
+                    say_prediction(prediction)
+    finally:  # what is known when the work is stopped is kept
+        if arguments.csv is not None and predictions:
+            write_csv(arguments.csv, predictions)
+            said = f"{len(predictions)} of {len(videos)} videos: {arguments.csv}"
+            say(said, file=sys.stderr if arguments.json else None)
+    if arguments.json:
+        say_json([as_json(prediction) for prediction in predictions])
+    return int(any(prediction.error is not None for prediction in predictions))
+
+
+def check_place(path: Path) -> None:
+    """Refuses a place for a table that cannot be written to, before the work is done.
+
+    Raises:
+        UserError: Then, and where it is no csv: `--csv clip.mp4` would replace a video.
+    """
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise UserError(f"--csv {path}: expected a file whose name ends in .csv")
+    try:
+        with written_whole(path, put=lambda written, place: None):
+            pass
+    except OSError as error:
+        raise UserError(f"--csv {path} cannot be written: {error.strerror}") from None
+
+
+def load_on_device(source: str, device: str | None) -> "Classifier":
+    """The classifier of a checkpoint; warns where it does not say how frames are taken.
+
+    Raises:
+        UserError: If there is no such checkpoint or device.
+    """
     import torch
 
-    from vivit_train.classifier import NonFiniteLogits, load_classifier
-    from vivit_train.video.decode import DecodeError
+    from vivit_train.classifier import load_classifier
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = load_classifier(arguments.checkpoint)
+    classifier = load_classifier(source)
     try:
-        classifier.to(device)
+        classifier.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
     if not classifier.tells_frame_stride:
         say(
-            f"warning: {arguments.checkpoint} does not say how far apart the frames of its clips "
-            f"were: frames {classifier.frame_stride} apart are taken",
+            f"warning: {source} does not say how far apart the frames of its clips were: frames "
+            f"{classifier.frame_stride} apart are taken",
             file=sys.stderr,
         )
-    heads = classifier.heads
-    failed = 0
-    report: list[dict[str, Any]] = []
-    for path in arguments.videos:
-        try:
-            logits = classifier.classify(path, views)
-        except (DecodeError, NonFiniteLogits) as error:
-            failed += 1
-            report.append({"video": path, "error": error.reason})
-            if not arguments.json:
-                say(f"error: {error}", file=sys.stderr)
-            continue
-        if heads:
-            parts = best_of_heads(logits, classifier.class_names, heads, arguments.top_k)
-        else:
-            parts = {
-                "classes": best(logits.softmax(dim=0), classifier.class_names, arguments.top_k)
-            }
-        report.append({"video": path, **parts})
-        if not arguments.json:
-            say(path)
-            for part, rows in parts.items():
-                if heads:
-                    say(f" {part}")
-                for row in rows:
-                    say(f"  {row['probability']:.4f}  {row['class']}")
-    if arguments.json:
-        say_json(report)
-    return 1 if failed else 0
+    return classifier
 
 
-def best(probabilities: "Tensor", names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The most probable classes: float ``[K]`` and K names -> rows of class and probability."""
-    top = probabilities.topk(min(top_k, len(probabilities)))
-    return [
-        {"class": names[index], "probability": round(p, 6)}
-        for p, index in zip(top.values.tolist(), top.indices.tolist())
-    ]
+def parts_of(prediction: "Prediction") -> "dict[str, list[Guess]]":
+    """The best classes, and of a model with several heads those of each, by what they are."""
+    if not prediction.heads:
+        return {"classes": prediction.classes}
+    return {"actions": prediction.classes, **prediction.heads}
 
 
-def best_of_heads(
-    logits: "Tensor", names: Sequence[str], heads: Sequence[int], top_k: int
-) -> dict[str, list[dict[str, Any]]]:
-    """The most probable actions, one class of each head, and the best classes of each head.
+def as_json(prediction: "Prediction") -> dict[str, Any]:
+    """A prediction as plain values."""
+    if prediction.error is not None:
+        return {"video": prediction.video, "error": prediction.error}
+    return {"video": prediction.video} | {
+        part: [{"class": name, "probability": round(p, 6)} for name, p in guesses]
+        for part, guesses in parts_of(prediction).items()
+    }
 
-    Args:
-        logits: Float ``[K]``, the heads' side by side.
-        names: K names such as ``noun: tap``.
-        heads: Classes of each head.
-        top_k: How many to give of each.
 
-    Returns:
-        ``actions``, whose names join those of their classes, then e.g. ``nouns`` and ``verbs``.
+def say_prediction(prediction: "Prediction") -> None:
+    """Prints a prediction, or on standard error why there is none."""
+    if prediction.error is not None:
+        say(f"error: {prediction.video}: {prediction.error}", file=sys.stderr)
+        return
+    say(prediction.video)
+    for part, guesses in parts_of(prediction).items():
+        if prediction.heads:
+            say(f" {part}")
+        for name, probability in guesses:
+            say(f"  {probability:.4f}  {name}")
+
+
+def write_csv(path: Path, predictions: "Sequence[Prediction]") -> None:
+    """Writes a row for each video: ``video``, ``class``, ``probability``, ``class_2``, ...
+
+    Of a model with several heads ``action``, ``probability``, ``action_2``, ... and then the same
+    of each, ``noun``, ``noun_probability``, ... The last column is ``error``.
+
+    Raises:
+        OSError: If it cannot be written, after the predictions were printed.
     """
-    from vivit_train.metrics import joint_logits
+    rows = [row_of(prediction) for prediction in predictions]
+    columns = dict.fromkeys(name for row in rows for name in row)  # those of errors have none
+    columns.pop("error")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=[*columns, "error"])
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+    try:
+        write_whole(path, text.getvalue())
+    except OSError:
+        for prediction in predictions:
+            say_prediction(prediction)
+        raise
 
-    joint = joint_logits(logits[None], heads)[0].softmax(dim=0)
-    parts: dict[str, list[dict[str, Any]]] = {"actions": []}
-    per_head: list[list[str]] = []
-    for head in logits.split(list(heads)):
-        start = sum(map(len, per_head))
-        per_head.append(list(names[start : start + len(head)]))
-        kind = per_head[-1][0].partition(":")[0]
-        parts[f"{kind}s"] = best(head.softmax(dim=0), per_head[-1], top_k)
-    actions = [", ".join(classes) for classes in itertools.product(*per_head)]
-    return parts | {"actions": best(joint, actions, top_k)}
+
+def row_of(prediction: "Prediction") -> dict[str, str | float | None]:
+    """A prediction as a row, see `write_csv`."""
+    row: dict[str, str | float | None] = {"video": prediction.video}
+    for part, guesses in parts_of(prediction).items():
+        kind = {"classes": "class"}.get(part, part.removesuffix("s"))
+        of_kind = "" if kind in ("class", "action") else f"{kind}_"
+        for rank, (name, probability) in enumerate(guesses, start=1):
+            place = "" if rank == 1 else f"_{rank}"
+            row |= {f"{kind}{place}": name, f"{of_kind}probability{place}": round(probability, 6)}
+    return row | {"error": prediction.error}
 
 
 def parse_views(text: str) -> tuple[int, int]:

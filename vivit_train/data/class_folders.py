@@ -1,6 +1,7 @@
-"""Videos in a folder per class: what is taken, and what is left out."""
+"""Videos in folders: what is taken, and what is left out."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +39,7 @@ def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, l
             left_out.setdefault(f"folders {reason}", []).append(entry.name)
         elif is_video(entry.name):
             left_out.setdefault(_LOOSE, []).append(entry.name)
-    told = "; ".join(
-        f"{len(names)} {reason} ({shorten(names, 3)})" for reason, names in left_out.items()
-    )
+    told = _in_words(left_out)
     if not videos:
         raise UserError(
             f"{folder} holds no class folders; expected {folder}/<class name>/<video>.mp4"
@@ -74,6 +73,68 @@ def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list
         else:
             left_out.setdefault(_OTHER, []).append(path)
     return paths
+
+
+def scan_videos(folder: Path) -> list[str]:
+    """Videos in a folder and all below it, sorted; warns of what is left out.
+
+    Links are followed, and no folder is looked into twice.
+
+    Args:
+        folder: Where to begin.
+
+    Returns:
+        Paths that begin with ``folder``.
+
+    Raises:
+        UserError: If there are none.
+    """
+    videos: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    seen = {os.path.realpath(folder)}
+
+    def leave_out(reason: str, path: str) -> None:
+        left_out.setdefault(reason, []).append(path)
+
+    def cannot_list(error: OSError) -> None:
+        leave_out("folders that cannot be read", str(error.filename))
+
+    for parent, folders, files in os.walk(folder, onerror=cannot_list, followlinks=True):
+        names, folders[:] = sorted(folders), []
+        for name in names:
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            if name[0] == ".":
+                leave_out(f"folders {_HIDDEN}", path)
+            elif real in seen:
+                leave_out("folders that a link leads to a second time", path)
+            else:
+                folders.append(name)
+            seen.add(real)
+        for name in sorted(set(files) - _SYSTEM_FILES):
+            path = os.path.join(parent, name)
+            if name[0] == ".":
+                leave_out(f"files {_HIDDEN}", path)
+            elif is_video(name):
+                videos.append(path)
+            else:
+                leave_out(_OTHER, path)
+    told = _in_words(left_out)
+    if not videos:
+        raise UserError(
+            f"{folder} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})"
+            f"{f'. Left out: {told}' if told else ''}"
+        )
+    if told:
+        warnings.warn(f"left out under {folder}: {told}", stacklevel=2)
+    return sorted(videos)
+
+
+def _in_words(left_out: dict[str, list[str]]) -> str:
+    """What is left out, how much and for example what: names by reason."""
+    return "; ".join(
+        f"{len(names)} {reason} ({shorten(names, 3)})" for reason, names in left_out.items()
+    )
 
 
 def from_class_folders(

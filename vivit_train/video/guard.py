@@ -165,28 +165,6 @@ class Guard(Generic[Argument, Result]):
         return f"the decoding process died ({died_of.name}{HINTS.get(died_of, '')})"
 
 
-def call_apart(function: Callable[[], Result], timeout: float | None = DECODE_SECONDS) -> Result:
-    """Calls a function that decodes in a process of its own, as a `Guard` does, once.
-
-    Args:
-        function: What to call.
-        timeout: Seconds that may pass without a step forward (`go_on`). ``None``: no limit, and
-            no other process; nor is there one on systems without forks.
-
-    Raises:
-        Failure: If the process hangs or dies.
-        Exception: What the function raised.
-    """
-    if timeout is None or not CAN_GUARD:
-        return function()
-
-    guard: Guard[None, Result] = Guard(lambda argument, tell: function(), timeout)
-    try:
-        return guard(None)
-    finally:
-        guard.close()
-
-
 def _serve(
     function: Callable[[Any, Tell], Any], parents: Connection, connection: Connection, parent: int
 ) -> None:
