@@ -1,3 +1,6 @@
+import argparse
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -6,7 +9,11 @@ import torch
 
 from tests.test_sharding import train_two
 from train import train
+from vivit_train.commands import evaluate
+from vivit_train.config import compose_config
+from vivit_train.data import folder
 from vivit_train.data.folder import Folder
+from vivit_train.data.groups import hold_out
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.resume import resumed
@@ -55,6 +62,40 @@ def test_a_checkpoint_of_an_older_version_does_not_tell(run: Path, grown: Path) 
     del content["splits"]
     torch.save(content, last)
     train(resumed([f"run_dir={run}", "ckpt_path=last", f"data.root={grown}"]))
+
+
+def test_a_run_keeps_the_videos_that_it_has_held_out(
+    demo_root: Path, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though this version, or a folder that has grown, would hold out others."""
+    root = shutil.copytree(demo_root / "train", tmp_path / "mine")
+    clips = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.mp4"))
+    words = [word for word in small if "_per_class" not in word and "data.root" not in word]
+    words += ["data=folder", f"data.root={root}", "trainer.max_epochs=1", "data.batch_size=2"]
+    monkeypatch.setattr(folder, "hold_out", lambda *_: set(clips[::4]))
+    run = train(compose_config([*words, f"run_dir={tmp_path / 'run'}"]))
+    monkeypatch.undo()
+    known = json.loads(gzip.decompress((run / VIDEOS).read_bytes()))
+    assert set(known["val"]["names"]) == set(clips[::4])
+    assert known["val"]["classes"] == dict.fromkeys(sorted(p.name for p in root.iterdir()), 1)
+    assert hold_out(clips, [0] * len(clips), 0.2) != set(clips[::4])
+
+    again = [f"run_dir={run}", "ckpt_path=last", "trainer.max_epochs=2"]
+    train(resumed(again))
+    with pytest.raises(UserError, match=r"data.val_fraction: 0.2 -> 0.5 \(the run keeps the val"):
+        resumed([*again, "data.val_fraction=0.5"])
+    for i, name in enumerate(clips[:12]):
+        shutil.copy(root / name, (root / name).with_name(f"new {i}.mp4"))
+    arguments = argparse.Namespace(checkpoint=str(run), overrides=[], output=tmp_path / "scores")
+    assert evaluate.run(arguments) == 0
+    scored = json.loads((tmp_path / "scores/results.json").read_text())
+    before = json.loads((run / "results.json").read_text())
+    assert scored["split_fingerprint"] == before["split_fingerprint"]
+    with pytest.raises(UserError, match="the train split is not .*: 12 new "):
+        train(resumed([*again, "trainer.max_epochs=3"]))
+    (run / VIDEOS).write_bytes(b"not this")
+    with pytest.raises(UserError, match="the train split is not .*: 24 rows before, "):
+        train(resumed([*again, "trainer.max_epochs=3"]))
 
 
 def test_differences_in_words() -> None:

@@ -69,10 +69,15 @@ RULES = (
         "data.val_views", REFUSED, "the score of the best checkpoint was measured with these views"
     ),
     Rule(
-        "data._target_ data.root data.train_split data.val_split data.val_fraction "
-        "data.label_key data.verdicts data.train_per_class data.val_per_class",
+        "data._target_ data.root data.train_split data.val_split data.label_key data.verdicts "
+        "data.train_per_class data.val_per_class",
         USED,
         "the training and validation splits must hold the same videos in the same order",
+    ),
+    Rule(
+        "data.val_fraction data.group",
+        REFUSED,
+        "the run keeps the validation videos that it began with",
     ),
     Rule("data.test_split data.eval_views trainer.limit_test_batches", USED, "in the test"),
     Rule("data.decoder", USED, "colours may differ between decoders by rounding"),

@@ -3,10 +3,12 @@
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,7 +18,8 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.files import written_whole
 
-# In the run's folder: the names of its videos, to say which ones have changed.
+# In the run's folder: the names of its videos, to hold out the same ones again, and to say which
+# ones have changed.
 VIDEOS = "videos.json.gz"
 ROLES = ("train", "val")
 
@@ -52,7 +55,14 @@ class SameVideos(Callback):
         """Writes videos.json.gz."""
         if self.writes and trainer.is_global_zero:
             data: VideoDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            content = {role: {**self._splits[role], "names": _names(data, role)} for role in ROLES}
+            content = {
+                role: {
+                    **self._splits[role],
+                    "classes": rows_per_class(data, role),
+                    "names": _names(data, role),
+                }
+                for role in ROLES
+            }
             with written_whole(self.run_dir / VIDEOS) as file:
                 file.write(gzip.compress(json.dumps(content).encode(), 1))
 
@@ -69,6 +79,23 @@ def digests(data: VideoDataModule) -> dict[str, dict[str, Any]]:
         role: {"digest": records.digest(), "rows": len(records)}
         for role, records in data.records.items()
     }
+
+
+def rows_per_class(data: VideoDataModule, role: str) -> dict[str, int]:
+    """Class name -> rows of a split; with several heads, of each head's classes."""
+    labels = data.records[role].labels.ravel()
+    counts = np.bincount(labels, minlength=len(data.class_names)).tolist()
+    return dict(zip(data.class_names, counts))
+
+
+def known_validation(checkpoint: Path) -> frozenset[str]:
+    """The validation videos of the run that a checkpoint belongs to, as far as its folder tells.
+
+    What a data set holds out by itself depends on the videos that are there, and on the version of
+    this package: a run is resumed and evaluated on those that it did not train on.
+    """
+    known = _saved(checkpoint.parent.parent).get("val", {})
+    return frozenset(known.get("names", ()))
 
 
 def check_same_videos(
@@ -151,9 +178,14 @@ def _names(data: VideoDataModule, role: str) -> list[str]:
 
 def _saved_names(run_dir: Path, role: str, digest: str) -> list[str] | None:
     """The names of the videos with this digest; ``None`` where the folder does not have them."""
+    known = _saved(run_dir).get(role, {})
+    return list(known["names"]) if known.get("digest") == digest else None
+
+
+def _saved(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """What videos.json.gz says of each role; nothing where it is not there, or damaged."""
     try:
         content = json.loads(gzip.decompress((run_dir / VIDEOS).read_bytes()))
-        known = content[role]
-        return list(known["names"]) if known["digest"] == digest else None
-    except (OSError, EOFError, ValueError, LookupError, TypeError):
-        return None  # only the message is poorer
+        return {role: content[role] for role in ROLES if isinstance(content[role]["names"], list)}
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error):
+        return {}

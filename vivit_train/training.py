@@ -38,7 +38,7 @@ from vivit_train.preset import fit_to_set, without_auto
 from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
-from vivit_train.splits import SameVideos, check_same_videos
+from vivit_train.splits import SameVideos, check_same_videos, known_validation
 from vivit_train.stop_watch import StopWatch
 from vivit_train.terminal import say
 from vivit_train.transforms.augment import Augment
@@ -72,6 +72,8 @@ def open_data(
 def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
     """The DataModule, with its processor and augmentation.
 
+    That of a run that is resumed holds out the videos again that the run has held out.
+
     Args:
         config: The resolved configuration.
         class_names: The order of classes of a trained model; ``None``: the data set's own.
@@ -79,13 +81,16 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
     processor = Processor.from_config(config["processor"])
     augment = Augment(processor, **without_auto(config)["augment"])
     arguments = dict(without_auto(config)["data"])
-    return data_class(arguments.pop("_target_"))(
+    data = data_class(arguments.pop("_target_"))(
         **arguments,
         processor=processor,
         augment=augment,
         seed=config["seed"],
         class_names=class_names,
     )
+    if config["ckpt_path"] is not None:
+        data.known_val = known_validation(Path(config["ckpt_path"]))
+    return data
 
 
 def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:

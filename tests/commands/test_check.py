@@ -53,8 +53,24 @@ def test_a_good_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("train: 3 videos, fingerprint ")
     assert out[1] == "  3 ok"
+    assert out[4:7] == ["class   train     val", "a           2       1", "b           1       1"]
     assert out[-2:] == ["5 videos, 5 of them checked now", str(root / FILE_NAME)]
     assert len(read_verdicts(root / FILE_NAME)) == 5
+
+
+def test_recordings_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = (f"{k}/v_{k}_g{g}_c0{i}" for k in "ab" for g in range(3) for i in range(3))
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / f"{name}.mp4", noise(16 + i))
+    assert run(tmp_path, quick=True) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line[:7] == "advice:")
+    start, _, group = told.rpartition(" by data.group=")
+    assert start.startswith("advice: 4 of the 4 recordings that are evaluated on are also trained")
+    assert run(tmp_path, f"data.group={group}", quick=True) == 0
+    out = capsys.readouterr().out
+    assert "advice" not in out
+    assert "a           6       3" in out
 
 
 def test_a_summary_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

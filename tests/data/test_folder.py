@@ -1,3 +1,5 @@
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +111,11 @@ def test_class_names_that_differ_in_case_alone_are_named(tmp_path: Path, clip: b
 
 def test_a_split_that_the_one_list_has_not(tmp_path: Path, clip: bytes) -> None:
     fill(tmp_path, clip, "1.mp4")
-    (tmp_path / "videos.csv").write_text("1.mp4,run,train\n2.mp4,run,valid\n")
-    with pytest.raises(UserError, match="no row of the split 'val', only of train, valid: set dat"):
+    (tmp_path / "videos.csv").write_text("path,label,split\n1.mp4,run,train\n2.mp4,run,held\n")
+    with pytest.raises(UserError, match="named held, but none named val: set data.val_split=held"):
         build(tmp_path).setup()
+    with pytest.raises(UserError, match="no row of the split 'valid', only of held, train: set da"):
+        build(tmp_path, val_split="valid").setup()
 
 
 def test_segments_of_one_video_stay_on_one_side(tmp_path: Path, clip: bytes) -> None:
@@ -193,10 +197,61 @@ def test_a_test_folder_without_classes_is_not_used(
     assert f"{tmp_path}/test holds no class folders and is not used" in capsys.readouterr().err
 
 
-def test_train_without_val(tmp_path: Path, clip: bytes) -> None:
-    fill(tmp_path, clip, "train/a/1.mp4", "validation/a/2.mp4")
-    with pytest.raises(UserError, match=r"has a folder train but none named val: .*data.val_split"):
+FORMS = ("folders", "lists", "one list")
+
+
+def with_splits(root: Path, clip: bytes, form: str, **sizes: int) -> None:
+    """A data set with so many videos of each of two classes in each split."""
+    names = {
+        split: [f"{split}/{name}/{i}.mp4" for name in "ab" for i in range(size)]
+        for split, size in sizes.items()
+    }
+    fill(root, clip, *chain.from_iterable(names.values()))
+    if form == "lists":
+        for split, paths in names.items():
+            (root / f"{split}.csv").write_text("".join(f"{p},{p.split('/')[1]}\n" for p in paths))
+    elif form == "one list":
+        rows = [f"{p},{p.split('/')[1]},{split}" for split, paths in names.items() for p in paths]
+        (root / "videos.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("test", [0, 3])
+def test_validation_is_held_out_from_train(
+    tmp_path: Path, clip: bytes, form: str, test: int, capsys: pytest.CaptureFixture
+) -> None:
+    with_splits(tmp_path, clip, form, train=10, **({"test": test} if test else {}))
+    data = build(tmp_path)
+    train, val = parts(data)
+    assert not train & val
+    assert {len(train), len(val)} == {16, 4}
+    assert {path[:7] for path in train} == {path[:7] for path in val} == {"train/a", "train/b"}
+    assert data.tests_on_validation == (not test)
+    assert {path for path, _ in listed(data, "test")} == (
+        {f"test/{name}/{i}.mp4" for name in "ab" for i in range(test)} or val
+    )
+    told = "held out for validation (data.val_fraction=0.2), of each class: 2 of 10"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_validation_split_of_another_name_is_not_passed_over(
+    tmp_path: Path, clip: bytes, form: str
+) -> None:
+    with_splits(tmp_path, clip, form, train=2, validation=1)
+    with pytest.raises(UserError, match="one named validation, .*: set data.val_split=validation"):
         build(tmp_path).setup()
+    data = build(tmp_path, val_split="validation")
+    assert [len(part) for part in parts(data)] == [4, 2]
+
+
+def test_a_split_that_is_asked_for_must_be_there(tmp_path: Path, clip: bytes) -> None:
+    with_splits(tmp_path / "named", clip, "folders", train=2)
+    with pytest.raises(UserError, match=r"has a folder train but none named held: .*data.val_spl"):
+        build(tmp_path / "named", val_split="held").setup()
+    class_folders(tmp_path / "bare", clip, a=2)
+    with pytest.raises(UserError, match="bare names a split 'held': leave data.train_split, data"):
+        build(tmp_path / "bare", test_split="held").setup()
 
 
 def test_a_class_of_the_validation_folder_that_training_has_not(
@@ -212,18 +267,20 @@ def class_folders(root: Path, clip: bytes, **sizes: int) -> None:
         fill(root, clip, *(f"{name}/{i}.mp4" for i in range(size)))
 
 
-def test_class_folders_are_split(tmp_path: Path, clip: bytes) -> None:
-    class_folders(tmp_path, clip, one=1, two=2, three=3, many=200)
+def test_class_folders_are_split(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    class_folders(tmp_path, clip, one=1, two=2, seven=7, eight=8, many=200)
     data = build(tmp_path)
     train, val = parts(data)
     assert not train & val
-    assert len(train | val) == 206
-    for name, size in (("two", 2), ("three", 3), ("many", 200)):
-        held = sum(path.startswith(f"{name}/") for path in val)
-        assert 1 <= held < size
-    assert 25 <= sum(path.startswith("many/") for path in val) <= 55  # 40 +- 2.6 sigma
-    assert "one/0.mp4" in train
+    assert len(train | val) == 218
+    assert Counter(path.split("/")[0] for path in val) == {
+        "two": 1, "seven": 1, "eight": 2, "many": 40,
+    }  # fmt: skip
     assert parts(build(tmp_path)) == (train, val)
+    told = "of each class: eight 2 of 8, many 40 of 200, one 0 of 1, seven 1 of 7, two 1 of 2"
+    assert told in capsys.readouterr().err
 
 
 def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path, clip: bytes) -> None:
@@ -232,16 +289,54 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path, clip
     assert parts(build(tmp_path / "here")) == parts(build(tmp_path / "moved"))
 
 
-def test_adding_videos_moves_none_of_the_others(tmp_path: Path, clip: bytes) -> None:
-    class_folders(tmp_path, clip, a=30, b=30)
-    train, val = parts(build(tmp_path))
-    for i in range(40):
-        fill(tmp_path, clip, f"a/new {i}.mp4")
-    new_train, new_val = parts(build(tmp_path))
-    assert train <= new_train
-    assert val <= new_val
-    assert len(new_train | new_val) == 100
-    assert len(new_val) > len(val)
+def test_the_videos_that_a_run_has_held_out_are_held_out_again(tmp_path: Path, clip: bytes) -> None:
+    class_folders(tmp_path, clip, a=10, b=10)
+    train, _ = parts(build(tmp_path))
+    held = sorted(train)[:3]
+    again = build(tmp_path)
+    again.known_val = frozenset([*held, "a/gone.mp4"])
+    assert parts(again)[1] == set(held)
+    elsewhere = build(tmp_path)
+    elsewhere.known_val = frozenset(["of/another.mp4"])
+    assert parts(elsewhere)[0] == train
+
+
+def recordings(root: Path, clip: bytes) -> None:
+    """Two classes of 5 recordings of 4 clips."""
+    fill(
+        root, clip, *(f"{k}/v_{k}_g0{g}_c0{c}.mp4" for k in "ab" for g in range(5) for c in "1234")
+    )
+
+
+def test_clips_of_one_recording_stay_together(tmp_path: Path, clip: bytes) -> None:
+    recordings(tmp_path, clip)
+    train, val = parts(build(tmp_path, group=r"(v_.*_g\d+)_"))
+    assert Counter(path[0] for path in val) == {"a": 4, "b": 4}
+    assert not {path[:9] for path in train} & {path[:9] for path in val}
+    # Recordings of the same number are one group, whatever their class.
+    train, val = parts(build(tmp_path, group=r"_g(\d+)_"))
+    assert len({path.split("_")[2] for path in val}) == 1
+    assert len(val) == 8
+
+
+def test_a_column_says_what_stays_together(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "0.mp4")
+    rows = [f"{i}.mp4,{'ab'[i % 2]},film {i // 4}" for i in range(40)]
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label,Source Film", *rows]))
+    _, val = parts(build(tmp_path, group="source_film"))
+    assert len(val) == 8
+    assert len({int(path[:-4]) // 4 for path in val}) == 2
+    (tmp_path / "videos.csv").write_text("path,label,film\n0.mp4,a,x\n1.mp4,a,\n")
+    with pytest.raises(UserError, match="videos.csv, line 3: the film is empty"):
+        build(tmp_path, group="film").setup()
+
+
+def test_a_group_on_both_sides_of_named_splits_is_refused(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, *(f"{s}/a/film{i}_{s}.mp4" for s in ("train", "val") for i in range(3)))
+    told = "are in the split val and in train: film0, film1, film2. The data set names these splits"
+    with pytest.raises(UserError, match=told):
+        build(tmp_path, group=r"(film\d)").setup()
+    assert len(parts(build(tmp_path, group=r"(film\d_\w+)\."))[1]) == 3
 
 
 @pytest.mark.parametrize("val_fraction", [0.01, 0.99])

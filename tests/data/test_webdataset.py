@@ -133,10 +133,28 @@ def test_a_part_is_set_aside(tmp_path: Path, clips: list[bytes]) -> None:
     assert {records.name(i) for i in range(len(records))} == {name for name, _ in val}
 
 
+@pytest.mark.parametrize("train", ["train", "train-{0..1}.tar"])
+@pytest.mark.parametrize("test", ["test-0.tar", "other.tar"])
+def test_validation_is_held_out_from_the_shards_of_train(
+    tmp_path: Path, clips: list[bytes], train: str, test: str
+) -> None:
+    write_shards(tmp_path, clips, ["train-0.tar", "train-1.tar", test])
+    data = build(tmp_path, train_split=train)
+    data.setup()
+    held, rest = set(listed(data, "val")), set(listed(data, "train"))
+    assert not held & rest
+    assert {name.split("/")[0] for name, _ in held | rest} == {"train-0.tar", "train-1.tar"}
+    assert (len(held), len(rest)) == (2, 6)
+    is_found = (train, test) == ("train", "test-0.tar")
+    assert set(listed(data, "test")) == held or is_found
+    assert data.tests_on_validation != is_found
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (["train/0.tar"], {}, "has shards of train but none of val: expected val/"),
+        (["train/0.tar"], {"val_split": "x"}, "has shards of train but none of x: expected x/"),
+        (["0.tar"], {"test_split": "x"}, "nothing under .* names a split 'x': leave"),
         (["0.tar.gz", "1.tgz"], {}, r"no tar shards.*0\.tar\.gz, 1\.tgz are compressed"),
         ([], {}, r"holds no tar shards. Expected train/\*.tar.*train-{000..146}.tar"),
         (["0.tar"], {"train_split": "x-*.tar"}, r"no shard under .* matches 'x-\*.tar'"),

@@ -178,6 +178,7 @@ def summarise(
     from vivit_train.data.check import class_conflicts
     from vivit_train.data.rates import by_length, by_rate
     from vivit_train.data.verdicts import count_verdicts
+    from vivit_train.preflight.recordings import of_the_recordings
 
     span = data.clip_span
     names = [job.video for job in jobs]
@@ -210,6 +211,7 @@ def summarise(
         "lengths": by_length(verdict.frames / verdict.fps for verdict in timed),
         "rates": by_rate(verdict.fps for verdict in timed),
         "other_rates": videos_of_other_rates(data, verdicts),
+        "advice": of_the_recordings(data),
     }
 
 
@@ -290,6 +292,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
             for name, counts in part["classes"].items()
             if set(counts) - {"ok"}
         )
+    yield from cut_short(class_table(summary["splits"]))
     for name in ("lengths", "rates"):
         if summary[name]:
             yield f"{name} of {sum(summary[name].values())} videos:"
@@ -306,10 +309,23 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     shared = summary["in_training_and_evaluation"]
     if shared:
         yield f"{len(shared)} videos are both trained and evaluated on, e.g. {shared[0]}"
+    yield from (f"advice: {line}" for line in summary["advice"])
     if summary["unusable"]:
         yield f"{summary['unusable']} cannot be used (*): training leaves them out"
     yield f"{summary['videos']} videos, {summary['checked_now']} of them checked now"
     yield summary["verdicts"]
+
+
+def class_table(splits: dict[str, Any]) -> Iterator[str]:
+    """Videos of each class in each split: a line per class, below one of headings."""
+    names = sorted({name for part in splits.values() for name in part["classes"]})
+    rows = [
+        (name, *(sum(part["classes"].get(name, {}).values()) for part in splits.values()))
+        for name in names
+    ]
+    for name, *counts in [("class", *splits), *rows]:
+        padded = (f"{count:>{max(8, len(split) + 2)}}" for count, split in zip(counts, splits))
+        yield f"{name:<{max(map(len, [*names, 'class']))}}{''.join(padded)}"
 
 
 def cut_short(lines: Iterable[str]) -> Iterator[str]:

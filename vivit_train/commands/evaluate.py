@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.quiet import hush_lightning
     from vivit_train.report import write_scores
     from vivit_train.results import results_of
+    from vivit_train.splits import known_validation
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
@@ -108,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     with output_folder(arguments.output, source) as output:
         data = training.build_data(plain, classifier.class_names)
+        # What the run has held out is the split to score, unless this call asks for another one.
+        others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
+        asks_for_others = any(map(asks_for, others))
+        data.known_val = frozenset() if asks_for_others else known_validation(source)
         data.setup("test")
         module = VivitModule(
             model=classifier.model.config,

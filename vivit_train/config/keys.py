@@ -102,6 +102,7 @@ KEYS: Mapping[str, Kind] = {
     "data.train_per_class": whole(1, 1_000_000),
     "data.val_per_class": whole(1, 1_000_000),
     "data.val_fraction": number(above=0, below=1),
+    "data.group": text | null,
     "data.label_key": text | null,
     "data.index_dir": path | null,
     "processor.do_resize": switch | null,

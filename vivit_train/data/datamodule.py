@@ -82,6 +82,8 @@ class VideoDataModule(LightningDataModule, ABC):
         keeps_all: Whether training splits keep rows whose video is not on disk, as those of
             evaluation do (`vivit check` wants them).
         verdicts: What an earlier `vivit check` found.
+        known_val: Videos that an earlier start of the run held out for validation, by name. A data
+            set that holds out a part itself holds out these again.
         given_up: Training videos that hung or killed the decoder each time, by name, with the
             epoch in which they did and the reason. In that epoch another video took the place of
             each draw that met one, and in all later epochs they are not opened. So training
@@ -151,6 +153,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.heads: dict[str, int] = {}
         self.records: dict[str, Records] = {}
         self._told: set[str] = set()
+        self.known_val: frozenset[str] = frozenset()
         self.given_up: dict[str, tuple[int, str]] = {}
 
     @abstractmethod

@@ -1,21 +1,27 @@
 """A folder of one's own videos."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from vivit_train.class_names import shorten
 from vivit_train.data.class_folders import from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.groups import hold_out, keys_of
 from vivit_train.data.list_records import check_first, number_labels, records_from_list
-from vivit_train.data.lists import read_list
+from vivit_train.data.lists import Listing, read_list
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.files import user_path
-from vivit_train.seeds import derive_seed
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+
+# What a validation split may be called, besides `val`.
+OTHER_NAMES = ("valid", "validation", "dev", "eval")
 
 
 class Folder(VideoDataModule):
@@ -32,18 +38,26 @@ class Folder(VideoDataModule):
     ``train.csv``, rows of ``videos.csv``, or class folders in ``test/`` beside ``train/``), else
     on the validation split; ``test_split`` names another.
 
-    Where nothing names a validation split, about ``val_fraction`` of every class is set aside: a
-    hash of a video's own path decides, so that adding videos moves none of the others. Only where
-    a class would be left without a training or a validation video, one changes sides.
+    Where nothing names a validation split, it is held out from the training split, or from all
+    videos where nothing names that either: ``val_fraction`` of each class, by a hash of the
+    videos' own paths, see `hold_out`.
 
     Args:
         val_fraction: Part of each class to validate on where the data set names no split.
+        group: What keeps videos of one source on one side: a regular expression whose first group,
+            found in a video's path relative to the root, names the source; or a column of the
+            list; ``None``: each file is a source of its own.
         test_split: The split to test on; ``None``: see above.
         **kwargs: As for `VideoDataModule`.
     """
 
     def __init__(
-        self, *, val_fraction: float = 0.2, test_split: str | None = None, **kwargs: Any
+        self,
+        *,
+        val_fraction: float = 0.2,
+        group: str | None = None,
+        test_split: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._finds_test = test_split is None
@@ -51,60 +65,167 @@ class Folder(VideoDataModule):
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction must be between 0 and 1, got {val_fraction}")
         self.val_fraction = val_fraction
+        self.group = group
+        self._keys: dict[str, set[str]] = {}  # the groups of each split
 
     def setup(self, stage: str | None = None) -> None:
-        """See `VideoDataModule.setup`."""
-        if self._finds_test and self.root.is_dir() and self.has_split("test"):
+        """See `VideoDataModule.setup`.
+
+        Raises:
+            UserError: Also if the data set's own splits share a group.
+        """
+        if self._finds_test and self.root.is_dir() and self.finds_test():
             self.splits["test"] = "test"
         self._finds_test = False
         super().setup(stage)
+        train = self.splits["train"]
+        for split, keys in self._keys.items() if self.group and train in self._keys else ():
+            shared = sorted(keys & self._keys[train])
+            if split != train and shared:
+                raise UserError(
+                    f"{len(shared)} groups of data.group={self.group!r} are in the split {split} "
+                    f"and in {train}: {shorten(shared, 3)}. The data set names these splits: move "
+                    "the videos of a group to one of them, or set data.group=null"
+                )
 
-    def has_split(self, split: str) -> bool:
-        """Whether the data set has a split in the form in which it has the training split."""
-        if find_list(self.root, self.splits["train"]):
-            return find_list(self.root, split) is not None
-        if (self.root / "videos.csv").is_file():
-            return split in read_list(self.root / "videos.csv").columns.get("split", ())
-        folder = self.root / split
-        if not (self.root / self.splits["train"]).is_dir() or not folder.is_dir():
+    def finds_test(self) -> bool:
+        """Whether there is a split ``test`` to use."""
+        if not self.has_split("test"):
             return False
-        if any(entry.is_dir() for entry in os.scandir(folder)):
+        folder = self.root / "test"
+        if self._is_listed() or any(entry.is_dir() for entry in os.scandir(folder)):
             return True
         self.tell(f"{folder} holds no class folders and is not used")
         return False
 
+    def has_split(self, split: str) -> bool:
+        """Whether the data set names a split, in the form in which it has the training split."""
+        if find_list(self.root, split):
+            return True
+        if self._is_listed():
+            return split in self._listed_splits
+        return (self.root / self.splits["train"]).is_dir() and (self.root / split).is_dir()
+
+    def _is_listed(self) -> bool:
+        lists = (find_list(self.root, self.splits["train"]), self.root / "videos.csv")
+        return any(file and file.is_file() for file in lists)
+
+    @cached_property
+    def _listed_splits(self) -> set[str]:
+        """The splits that videos.csv names."""
+        file = self.root / "videos.csv"
+        if find_list(self.root, self.splits["train"]) or not file.is_file():
+            return set()
+        return set(read_list(file).columns.get("split", ()))
+
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
+        train = self.splits["train"]
+        is_held_out = split in (train, self.splits["val"]) and self.holds_out()
+        if not (is_held_out or self.has_split(split) or self.has_split(train)):
+            raise UserError(
+                f"nothing under {self.root} names a split {split!r}: leave data.train_split, "
+                "data.val_split and data.test_split out, or name one that is there"
+            )
+        records, names, column = self.read_named(train if is_held_out else split)
+        if self.group is None and not is_held_out:
+            return records, names
+        keys = [records.relative_path(row) for row in range(len(records))]
+        if self.group is not None:
+            keys = list(column) if column is not None else keys_of(keys, self.group)
+        rows = range(len(records))
+        if is_held_out:
+            held = self._held_out(records, keys, names)
+            rows = [row for row, key in enumerate(keys) if (key in held) == (split != train)]
+        self._keys[split] = {keys[row] for row in rows}
+        return records.subset(rows), names
+
+    def holds_out(self) -> bool:
+        """Whether the validation split is a part of the training split, or of all videos.
+
+        Raises:
+            UserError: If one is there that may be it, under another name.
+        """
+        train, val = self.splits["train"], self.splits["val"]
+        if train == val or self.has_split(val):
+            return False
+        if not self.has_split(train):
+            return True
+        if val != "val":
+            return False
+        unused = sorted(self._listed_splits - {train, *self.splits.values(), "test"})
+        other = next(chain(unused, filter(self.has_split, OTHER_NAMES)), None)
+        if other is not None:
+            raise UserError(
+                f"{self.root} has a split {train} and one named {other}, but none named {val}: set "
+                f"data.val_split={other}, or rename it"
+            )
+        return True
+
+    def _held_out(self, records: Records, keys: Sequence[str], names: Sequence[str]) -> set[str]:
+        """The groups to validate on; says how many videos of each class they are."""
+        held = {key for row, key in enumerate(keys) if records.name(row) in self.known_val}
+        how = "as the run did"
+        if not held:
+            held = hold_out(keys, records.labels.tolist(), self.val_fraction)
+            how = f"data.val_fraction={self.val_fraction:g}"
+        every = Counter(records.labels.tolist())
+        some = Counter(k for k, key in zip(records.labels.tolist(), keys) if key in held)
+        shares = [f"{some[k]} of {every[k]}" for k in range(len(names))]
+        told = (
+            shares[0]
+            if len(set(shares)) == 1
+            else shorten([f"{name} {share}" for name, share in zip(names, shares)], 5)
+        )
+        self.tell(f"held out for validation ({how}), of each class: {told}")
+        return held
+
+    def read_named(self, split: str) -> tuple[Records, list[str], Sequence[str] | None]:
+        """A split that the data set names, or all videos where it names none.
+
+        Returns:
+            Its records, the class names, and the column that ``group`` names, if one does.
+        """
         listing = find_list(self.root, split)
         if listing:
             roots = (self.root, listing.parent, self.root / split)
-            return records_from_list(listing, roots, self._lists(), self.tell)
+            records, names = records_from_list(listing, roots, self._lists(), self.tell)
+            return records, names, self._column(read_list(listing))
         if (self.root / "videos.csv").is_file():
             return self._from_one_list(self.root / "videos.csv", split)
-        has_splits = (self.root / self.splits["train"]).is_dir()
+        train = self.splits["train"]
+        has_splits = (self.root / train).is_dir()
         if has_splits and not (self.root / split).is_dir():
             raise UserError(
-                f"{self.root} has a folder {self.splits['train']} but none named {split}: add it, "
-                "or name yours with data.train_split, data.val_split and data.test_split"
+                f"{self.root} has a folder {train} but none named {split}: add it, or name yours "
+                "with data.train_split, data.val_split and data.test_split"
             )
         folder = self.root / split if has_splits else self.root
         videos = scan_class_folders(folder, self.tell)
         if self.leaves_out(split):
             check_readable(folder, videos, self.sampling.decoder, self.decode_timeout)
-        if not has_splits:
-            videos = {name: self._part(paths, split) for name, paths in videos.items()}
-        return from_class_folders(self.root, folder, videos)
+        return *from_class_folders(self.root, folder, videos), None
+
+    def _column(self, listing: Listing) -> list[str] | None:
+        """The column that ``group`` names."""
+        column = listing.others.get(self.group or "")
+        if column is not None and "" in column:
+            raise UserError(f"{listing.place(column.index(''))}: the {self.group} is empty")
+        return column
 
     def _lists(self) -> list[Path]:
         """The list files of all splits."""
         return [file for split in self.splits.values() if (file := find_list(self.root, split))]
 
-    def _from_one_list(self, file: Path, split: str) -> tuple[Records, list[str]]:
+    def _from_one_list(
+        self, file: Path, split: str
+    ) -> tuple[Records, list[str], Sequence[str] | None]:
         listing = read_list(file)
         check_first(listing, self.root)
         labels, names = number_labels(listing, [file])
         self.tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
         paths, splits = listing.columns["path"], listing.columns.get("split")
+        rows = sorted(range(len(listing)), key=lambda row: (labels[row], paths[row], row))
         if splits is not None:
             rows = [row for row, its_split in enumerate(splits) if its_split == split]
             if not rows:
@@ -113,24 +234,9 @@ class Folder(VideoDataModule):
                     f"{shorten(sorted(set(splits)))}: set data.train_split, data.val_split and "
                     "data.test_split"
                 )
-        else:  # rows of one path, its segments, stay together
-            by_class: list[dict[str, list[int]]] = [{} for _ in names]
-            for row, label in enumerate(labels):
-                by_class[label].setdefault(paths[row], []).append(row)
-            rows = [
-                row
-                for rows_of in by_class
-                for path in self._part(list(rows_of), split)
-                for row in rows_of[path]
-            ]
-        return Records(self.root, paths, labels, listing.segments()).subset(rows), names
-
-    def _part(self, paths: Sequence[str], split: str) -> list[str]:
-        """The training or validation part of a class; at least one video in each if it has two."""
-        ranked = sorted(paths, key=_place)
-        held_out = sum(_place(path) < self.val_fraction for path in paths)
-        held_out = min(max(1, held_out), len(paths) - 1)
-        return sorted(ranked[held_out:] if split == self.splits["train"] else ranked[:held_out])
+        records = Records(self.root, paths, labels, listing.segments()).subset(rows)
+        column = self._column(listing)
+        return records, names, None if column is None else [column[row] for row in rows]
 
 
 class ListFiles(VideoDataModule):
@@ -161,11 +267,6 @@ class ListFiles(VideoDataModule):
         """The list file of a split."""
         listing = self.root / user_path(split)
         return listing if listing.is_file() else find_list(listing.parent, listing.name)
-
-
-def _place(path: str) -> float:
-    """A place in [0, 1) that depends on nothing but the path."""
-    return derive_seed("split", path) / 2**63
 
 
 def find_list(folder: Path, split: str) -> Path | None:

@@ -5,7 +5,7 @@ A list says what it was understood as, and what is not understood is refused wit
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vivit_train.data.records import is_video
@@ -54,12 +54,14 @@ class Listing:
         columns: ``path``, and those that there are of ``label``, ``split``, ``start`` and ``end``
             -> the field of each row.
         understood: What was understood, in words.
+        others: The columns that were ignored, by the name in lower case with ``_`` for spaces.
     """
 
     file: Path
     lines: list[int]
     columns: dict[str, list[str]]
     understood: str
+    others: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -199,7 +201,12 @@ def _with_header(file: Path, lines: list[int], fields: list[list[str]]) -> Listi
     understood = f"columns {', '.join(told)}"
     if ignored:
         understood += f"; ignored: {', '.join(ignored)}"
-    return _checked(Listing(file, lines[1:], columns, understood))
+    others = {
+        name: [row[i] for row in fields[1:]]
+        for name, i in place.items()
+        if name not in taken.values()
+    }
+    return _checked(Listing(file, lines[1:], columns, understood, others))
 
 
 def _label_column(

@@ -42,8 +42,9 @@ class WebDataset(Folder):
 
     - those that its name is a pattern of, as ``train-{000..146}.tar`` or ``a/*.tar``;
     - ``<split>/*.tar``, ``<split>-*.tar``, ``<split>_*.tar`` or ``<split>.tar``;
-    - where that is so of no split, all ``*.tar``, of which ``val_fraction`` is set aside as in
-      `Folder`.
+    - where that is so of no split, all ``*.tar``.
+
+    Where the validation split is not there, ``val_fraction`` is held out as in `Folder`.
 
     Args:
         root: A folder, or a URL that fsspec knows, such as ``s3://bucket/folder``.
@@ -84,16 +85,18 @@ class WebDataset(Folder):
                 ) from None
         super().setup(stage)
 
+    def finds_test(self) -> bool:
+        """See `Folder.finds_test`."""
+        train = self.splits["train"]
+        return not _IS_PATTERN.search(train) and all(map(self.has_split, (train, "test")))
+
     def has_split(self, split: str) -> bool:
         """See `Folder.has_split`."""
-        train = self.splits["train"]
-        return not _IS_PATTERN.search(train) and all(
-            find_shards(self.url, _patterns(name)) for name in (train, split)
-        )
+        return bool(find_shards(self.url, _patterns(split)))
 
-    def read_split(self, split: str) -> tuple[Records, list[str]]:
-        """See `VideoDataModule.read_split`."""
-        found, is_own = self._find(split)
+    def read_named(self, split: str) -> tuple[Records, list[str], None]:
+        """See `Folder.read_named`."""
+        found = self._find(split)
         shards = index_shards(self.url, found, self.label_key, self.index_dir)
         self._report_skipped(split, shards)
         self._check_labels(shards)
@@ -103,19 +106,15 @@ class WebDataset(Folder):
             for shard in shards
             for member in zip(shard.members, shard.starts, shard.sizes)
         ]
-        records = ShardRecords(self.root, self.url, found, members, labels)
-        return (records if is_own else self._held_out_part(records, len(names), split)), names
+        return ShardRecords(self.root, self.url, found, members, labels), names, None
 
-    def _find(self, split: str) -> tuple[dict[str, Stat], bool]:
-        """A split's shards, and whether they are its own or all there are."""
-        if _IS_PATTERN.search(split):
-            found = find_shards(self.url, [split])
-            if not found:
-                raise UserError(f"no shard under {self.url} matches {split!r}")
-            return found, True
+    def _find(self, split: str) -> dict[str, Stat]:
+        """A split's shards, or all there are where none is named after a split."""
         found = find_shards(self.url, _patterns(split))
         if found:
-            return found, True
+            return found
+        if _IS_PATTERN.search(split):
+            raise UserError(f"no shard under {self.url} matches {split!r}")
         train = self.splits["train"]
         if split != train and find_shards(self.url, _patterns(train)):
             raise UserError(
@@ -137,7 +136,7 @@ class WebDataset(Folder):
                 f"data.train_split='{train}-{{000..146}}.tar', which a server that cannot list "
                 f"its files needs{hint}"
             )
-        return found, False
+        return found
 
     def _report_skipped(self, split: str, shards: Sequence[Shard]) -> None:
         counts = sum((Counter(shard.skipped) for shard in shards), Counter[str]())
@@ -210,21 +209,16 @@ class WebDataset(Folder):
         labels: list[str | None] = []
         for split in dict.fromkeys(self.splits.values()):
             with suppress(UserError):
-                found, _ = self._find(split)
+                found = self._find(split)
                 for shard in index_shards(self.url, found, self.label_key, self.index_dir):
                     labels += shard.labels
         return numbers_among(labels)
 
-    def _held_out_part(self, records: ShardRecords, num_classes: int, split: str) -> ShardRecords:
-        """The training or validation part of all the videos."""
-        by_class: list[dict[str, int]] = [{} for _ in range(num_classes)]
-        for row, label in enumerate(records.labels):
-            by_class[label][records.relative_path(row)] = row
-        parts = ((rows, self._part(list(rows), split)) for rows in by_class if rows)
-        return records.subset(sorted(rows[path] for rows, part in parts for path in part))
-
 
 def _patterns(split: str) -> list[str]:
+    """What shards of a split are called; the split itself where it is a pattern."""
+    if _IS_PATTERN.search(split):
+        return [split]
     # The last is a wildcard, too, as it need not be there.
     return [f"{split}/*.tar", f"{split}[-_]*.tar", f"{split}.[t]ar"]
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.preflight.recordings import of_the_recordings
 
 # Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
 # Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
@@ -42,6 +43,7 @@ def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -
         *_of_the_rate(config),
         *_of_the_flip(config, data),
         *_of_the_classes(data),
+        *of_the_recordings(data),
     ]
 
 
