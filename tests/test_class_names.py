@@ -1,6 +1,6 @@
 import pytest
 
-from vivit_train.class_names import find_classes, look_alikes, shorten
+from vivit_train.class_names import find_classes, look_alikes, mirrored_pair, shorten
 from vivit_train.errors import UserError
 
 
@@ -27,3 +27,27 @@ def test_long_lists_are_cut() -> None:
     assert shorten([]) == "none"
     assert shorten(["a", "b"]) == "a, b"
     assert shorten([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (["still", "moving_left", "moving_right"], ("moving_left", "moving_right")),
+        (["Turn Left", "Turn Right"], ("Turn Left", "Turn Right")),
+        (["turnLeft", "turn right"], ("turnLeft", "turn right")),
+        (["push leftwards", "push rightwards"], ("push leftwards", "push rightwards")),
+        (
+            ["from left to right", "from right to left"],
+            ("from left to right", "from right to left"),
+        ),
+        (["clockwise", "anti-clockwise"], ("clockwise", "anti-clockwise")),
+        (["spin_cw", "spin_ccw"], ("spin_cw", "spin_ccw")),
+        (["turn left", "turn around"], None),
+        (["up and down", "sideways", "bright", "leftovers", "rightly"], None),
+        (["links", "rechts"], None),
+    ],
+)
+def test_classes_that_a_mirror_makes_of_each_other(
+    names: list[str], pair: tuple[str, str] | None
+) -> None:
+    assert mirrored_pair(names) == pair

@@ -1,10 +1,22 @@
 """Class names are the contract between data sets and heads: matched by name, never by index."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from vivit_train.errors import UserError
+
+# What a mirror makes of a word, also of leftwards, right-handed and the like.
+_MIRRORED = {
+    "left": "right",
+    "right": "left",
+    "clockwise": "counterclockwise",
+    "counterclockwise": "clockwise",
+    "cw": "ccw",
+    "ccw": "cw",
+}
+_MIRRORS = re.compile(rf"\b({'|'.join(_MIRRORED)})(?=(?:wards?|hand|handed)?\b)")
 
 
 def match_class_names(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
@@ -78,3 +90,23 @@ def _once(names: Iterable[str]) -> dict[str, int]:
     names = list(names)
     counts = Counter(names)
     return {name: i for i, name in enumerate(names) if counts[name] == 1}
+
+
+def mirrored_pair(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two classes whose names say that a mirror makes one of the other, if any.
+
+    Known are left and right and the two ways to turn, in English.
+    """
+    by_words = {_words(name): name for name in names}
+    for words, name in by_words.items():
+        mirrored = _MIRRORS.sub(lambda match: _MIRRORED[match[0]], words)
+        if mirrored != words and mirrored in by_words:
+            return name, by_words[mirrored]
+    return None
+
+
+def _words(name: str) -> str:
+    """The words of a name in lower case: ``turnLeft`` and ``Turn_left`` are ``turn left``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    joined = re.sub(r"(counter|anti)[\W_]*clockwise", "counterclockwise", spaced)
+    return " ".join(re.findall(r"[^\W_]+", joined))

@@ -1,5 +1,6 @@
 """The devices of a run and the precision they compute in, made definite."""
 
+import os
 from typing import Any
 
 import torch
@@ -7,6 +8,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.errors import UserError
 from vivit_train.launch import devices_of_launcher
+
+
+def device_memory(settings: dict[str, Any]) -> int:
+    """Bytes of memory that one process of a run has: of its GPU, or its part of the machine's.
+
+    Args:
+        settings: Of the trainer.
+    """
+    if settings["accelerator"] != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    processes = count_processes(settings) // settings["num_nodes"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
 
 
 def count_processes(settings: dict[str, Any]) -> int:

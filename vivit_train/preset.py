@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vivit_train.class_names import mirrored_pair
 from vivit_train.config import check_schedule
 from vivit_train.config.keys import AUTO
 from vivit_train.errors import UserError
@@ -14,32 +15,38 @@ from vivit_train.terminal import say
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
 
-# Clips per optimiser step; below it the gradient is mostly noise.
+Config = Mapping[str, Any]
+
+# Clips per optimiser step: with fewer the gradient is mostly noise.
 CLIPS_PER_STEP = 16
-# A run is `EPOCHS` long, or so many steps where that is longer.
-EPOCHS, LEAST_STEPS = 30, 500
-# Of the steps, for the warm-up of the learning rate.
+# A run has so many epochs, or so many steps where these are more; and so many validations.
+EPOCHS, LEAST_STEPS, VALIDATIONS = 30, 500, 30
+# Of the run, over which the learning rate rises.
 WARMUP_SHARE = 0.1
-# AdamW's rate for a model of this width.
+# AdamW's rate for the head of a model of this width, with `CLIPS_PER_STEP`.
 LR, WIDTH = 5e-4, 768
-# Steps that the average of the weights looks back over: a share of all, and the most.
+# Steps that the average of the weights looks back over: of all a share, and the most.
 AVERAGED_SHARE, MOST_AVERAGED = 0.1, 100
-# What stands for `auto` where the set does not matter.
+# Training sets of so many clips get what is usual for large ones.
+LARGE = 10_000
+# What stands for `auto` where the training set does not matter.
 WITHOUT_SET = {"batch_size": 8, "horizontal_flip": 0.5}
 
 
 class TrainingSet(NamedTuple):
-    """What the values follow from.
+    """What the numbers follow from.
 
     Attributes:
         clips: Training videos.
-        class_names: The classes.
+        class_names: Their classes.
         processes: Processes that train together.
+        most_clips: Clips in a step of one process for which its device has memory.
     """
 
     clips: int
     class_names: list[str]
     processes: int = 1
+    most_clips: int = CLIPS_PER_STEP
 
 
 def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
@@ -52,15 +59,20 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
         data: Set up for ``fit``.
 
     Raises:
-        UserError: If a value cannot be ``auto`` here.
+        UserError: If a value cannot be ``auto`` here, or the run would end within its warm-up.
     """
-    from vivit_train.devices import count_processes
-
     asked = keys_to_fit(config)
     if not asked:
         return config
-    processes = count_processes(config["trainer"])
-    training_set = TrainingSet(len(data.records["train"]), data.class_names, processes)
+    from vivit_train.describe.memory import most_clips
+    from vivit_train.devices import count_processes
+
+    training_set = TrainingSet(
+        len(data.records["train"]),
+        data.class_names,
+        count_processes(config["trainer"]),
+        most_clips(config, CLIPS_PER_STEP) if "data.batch_size" in asked else CLIPS_PER_STEP,
+    )
     config = copy.deepcopy(config)
     for key in asked:
         value, reason = RULES[key](config, training_set)
@@ -72,13 +84,13 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
     return config
 
 
-def keys_to_fit(config: Mapping[str, Any]) -> list[str]:
+def keys_to_fit(config: Config) -> list[str]:
     """The keys that are ``auto`` and become numbers, in the order in which they do."""
-    groups = {key: key.split(".") for key in RULES}
-    return [key for key, (group, name) in groups.items() if config[group].get(name) == AUTO]
+    parts = {key: key.split(".") for key in RULES}
+    return [key for key, (group, name) in parts.items() if config[group].get(name) == AUTO]
 
 
-def without_auto(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_auto(config: Config) -> dict[str, Any]:
     """The same with a number for each ``auto`` of the data, for what needs no training set."""
     groups = {name: dict(config[name]) for name in ("data", "augment")}
     for group in groups.values():
@@ -86,65 +98,142 @@ def without_auto(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **groups}
 
 
-def steps_per_epoch(config: Mapping[str, Any], training_set: TrainingSet) -> int:
-    """Optimiser steps that a batch and an accumulation make of a set, at least 1."""
-    accumulate = config["trainer"]["accumulate_grad_batches"]
-    per_step = config["data"]["batch_size"] * accumulate * training_set.processes
-    return max(1, training_set.clips // per_step)
+def steps_per_epoch(config: Config, training_set: TrainingSet) -> int:
+    """Optimiser steps of an epoch, as the sampler cuts it; 1 or more."""
+    from vivit_train.data.sampler import limited
+
+    videos = config["data"]["batch_size"] // config["augment"]["repeats"]
+    accumulate, limit = (
+        config["trainer"][name] for name in ("accumulate_grad_batches", "limit_train_batches")
+    )
+    batches = training_set.clips // max(1, videos * training_set.processes)
+    batches = limited(
+        batches // accumulate * accumulate or batches, 1.0 if limit is None else limit
+    )
+    return max(1, -(-batches // accumulate))
 
 
-def batch_size(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[int, str]:
-    """Clips per step of one process."""
-    clips = min(CLIPS_PER_STEP, training_set.clips) // training_set.processes
-    return max(1, clips), f"{CLIPS_PER_STEP} clips per step are enough for a steady gradient"
+def total_steps(config: Config, training_set: TrainingSet) -> int:
+    """Optimiser steps of the run, of which ``trainer.max_epochs`` is known."""
+    epochs, most = config["trainer"]["max_epochs"], config["trainer"]["max_steps"]
+    ends = [most] if most > 0 else []
+    ends += [epochs * steps_per_epoch(config, training_set)] if epochs > 0 else []
+    return min(ends, default=LEAST_STEPS)
 
 
-def max_epochs(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[int, str]:
-    """As long as large sets are trained, and on a small one until there were enough steps."""
+def clips_per_step(config: Config, training_set: TrainingSet) -> int:
+    """Clips of all processes and accumulated batches in an optimiser step."""
+    accumulated = config["trainer"]["accumulate_grad_batches"]
+    return config["data"]["batch_size"] * accumulated * training_set.processes
+
+
+def batch_size(config: Config, training_set: TrainingSet) -> tuple[int, str]:
+    """Clips per step of one process: a power of two that memory and the set allow."""
+    accumulated = config["trainer"]["accumulate_grad_batches"]
+    parts = training_set.processes * (1 if accumulated == AUTO else accumulated)
+    share = min(CLIPS_PER_STEP, training_set.clips) // parts
+    value = _power_of_two(min(share, training_set.most_clips))
+    if training_set.most_clips < share:
+        return value, f"the device has memory for about {training_set.most_clips} clips at a time"
+    return value, f"a step takes {CLIPS_PER_STEP} clips where the set has them"
+
+
+def accumulate_grad_batches(config: Config, training_set: TrainingSet) -> tuple[int, str]:
+    """Batches that make up the clips of an optimiser step, of all processes."""
+    batch = config["data"]["batch_size"] * training_set.processes
+    value = max(1, _power_of_two(min(CLIPS_PER_STEP, training_set.clips)) // batch)
+    return value, f"an optimiser step sees {value * batch} clips; with few it is mostly noise"
+
+
+def max_epochs(config: Config, training_set: TrainingSet) -> tuple[int, str]:
+    """As many as large sets get, and on a small one until there were enough steps."""
+    if config["trainer"]["max_steps"] > 0:
+        return -1, "trainer.max_steps says when the run ends"
     per_epoch = steps_per_epoch(config, training_set)
     epochs = max(EPOCHS, -(-LEAST_STEPS // per_epoch))
-    steps = epochs * per_epoch
-    return epochs, f"{training_set.clips} clips are {per_epoch} steps per epoch, {steps} in all"
+    every = epochs // VALIDATIONS
+    epochs = -(-epochs // every) * every  # the last epoch is validated
+    least = f", {LEAST_STEPS} or more are enough" if epochs > EPOCHS else ""
+    told = f"{training_set.clips} clips are {per_epoch} steps per epoch"
+    return epochs, f"{told}, {epochs * per_epoch} in all{least}"
 
 
-def warmup_epochs(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[float, str]:
-    """A share of the run."""
-    share = WARMUP_SHARE * config["trainer"]["max_epochs"]
-    return share, f"the rate rises over {WARMUP_SHARE:.0%} of the run"
+def check_val_every_n_epoch(config: Config, training_set: TrainingSet) -> tuple[int, str]:
+    """So rarely that short epochs do not validate for most of the time."""
+    epochs = config["trainer"]["max_epochs"]
+    if epochs < 0:
+        epochs = total_steps(config, training_set) // steps_per_epoch(config, training_set)
+    most = max(1, epochs // VALIDATIONS)
+    every = next(n for n in range(most, 0, -1) if epochs % n == 0)
+    return every, f"{VALIDATIONS} validations or a few more, the last of them at the end"
 
 
-def lr(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[float, str]:
-    """The wider the model, the lower its rate.
+def warmup_epochs(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """A share of the run, however long that is."""
+    epochs = total_steps(config, training_set) / steps_per_epoch(config, training_set)
+    return WARMUP_SHARE * epochs, f"the learning rate rises over {WARMUP_SHARE:.0%} of the run"
+
+
+def lr(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """The rate that is known for ViT-B, for another width and another number of clips.
+
+    The rate of Adam at which layers learn equally fast falls as their width grows (Tensor Programs
+    V, arXiv 2203.03466), and rises with the square root of the batch (arXiv 2205.10287).
 
     Raises:
         UserError: For another optimiser than AdamW.
     """
     if config["optim"]["name"] != "adamw":
-        raise UserError(f"optim.lr=auto is for adamw; give optim={config['optim']['name']} a rate")
-    width = config["model"]["hidden_size"]
-    return LR * WIDTH / width, f"{LR:g} x {WIDTH} / model.hidden_size={width}"
+        raise UserError(
+            f"optim.lr=auto is known for adamw alone: give optim.lr a number for optim="
+            f"{config['optim']['name']}"
+        )
+    width, clips = config["model"]["hidden_size"], clips_per_step(config, training_set)
+    value = float(f"{LR * WIDTH / width * (clips / CLIPS_PER_STEP) ** 0.5:.2g}")
+    return value, (
+        f"AdamW's {LR:g} is for width {WIDTH} and {CLIPS_PER_STEP} clips per step; this model has "
+        f"{width}, and a narrow one takes more; a step has {clips}"
+    )
 
 
-def ema_decay(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[float, str]:
-    """An average over the last steps of the run, which are few on a small set."""
-    steps = steps_per_epoch(config, training_set) * config["trainer"]["max_epochs"]
+def ema_decay(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """An average over the end of the run, which is soon reached on a small set."""
+    steps = total_steps(config, training_set)
     averaged = max(2, min(MOST_AVERAGED, round(AVERAGED_SHARE * steps)))
-    return 1 - 1 / averaged, f"what is evaluated is an average over about {averaged} steps"
+    return (
+        1 - 1 / averaged,
+        f"the averaged weights are of about the last {averaged} of {steps} steps",
+    )
 
 
-def horizontal_flip(config: Mapping[str, Any], training_set: TrainingSet) -> tuple[float, str]:
-    """Off, unless it is known what a flip makes of each class."""
+def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """Off, unless it is known to make no other class: one that does costs more than it gains."""
     if config["augment"]["flip_labels"]:
-        return 0.5, "augment.flip_labels says what it makes of each class"
-    return 0.0, "mirrored motion may be another class"
+        return 0.5, "augment.flip_labels says what a flip makes of each class"
+    pair = mirrored_pair(training_set.class_names)
+    if pair:
+        return 0.0, f"a flip turns videos of {pair[0]!r} into {pair[1]!r}"
+    if training_set.clips >= LARGE:
+        return 0.5, "usual for large sets, and no names say that a mirror makes another class"
+    return 0.0, (
+        "a mirror may turn a motion into another class, which costs more than a flip gains; "
+        "`vivit doctor` measures it; 0.5 where left and right do not matter"
+    )
 
 
 # In the order in which they build on each other.
-RULES: dict[str, Callable[[Mapping[str, Any], TrainingSet], tuple[float, str]]] = {
+RULES: dict[str, Callable[[Config, TrainingSet], tuple[float, str]]] = {
     "data.batch_size": batch_size,
+    "trainer.accumulate_grad_batches": accumulate_grad_batches,
     "trainer.max_epochs": max_epochs,
+    "trainer.check_val_every_n_epoch": check_val_every_n_epoch,
     "optim.warmup_epochs": warmup_epochs,
     "optim.lr": lr,
     "callbacks.ema_decay": ema_decay,
     "augment.horizontal_flip": horizontal_flip,
 }
+
+
+def _power_of_two(most: int) -> int:
+    """The largest that is not above, and at least 1."""
+    return 1 << max(0, most.bit_length() - 1)

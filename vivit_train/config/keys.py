@@ -175,9 +175,9 @@ KEYS: Mapping[str, Kind] = {
     "trainer.limit_test_batches": whole(0) | share | null,
     # No duration, which Lightning takes too: each run would validate after other steps.
     "trainer.val_check_interval": whole(1) | number(above=0, most=1) | null,
-    "trainer.check_val_every_n_epoch": whole(1) | null,
+    "trainer.check_val_every_n_epoch": whole(1) | null | auto,
     "trainer.num_sanity_val_steps": whole(-1),
-    "trainer.accumulate_grad_batches": whole(1, 1_000_000),
+    "trainer.accumulate_grad_batches": whole(1, 1_000_000) | auto,
     "trainer.gradient_clip_val": number(least=0, most=1_000_000) | null,
     "trainer.gradient_clip_algorithm": choice("norm", "value"),
     "trainer.log_every_n_steps": whole(0),

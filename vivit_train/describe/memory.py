@@ -1,6 +1,7 @@
 """The memory of a training step: parameters, gradients, optimiser state and activations."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from vivit_train.describe.counts import size
+from vivit_train.describe.counts import build, size
+from vivit_train.devices import device_memory, resolve_precision
 from vivit_train.errors import UserError
 from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import ViViT
+from vivit_train.transforms.processor import Processor
 
 # Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
@@ -30,6 +33,8 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
 SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 # Tensors as large as the parameters that each optimiser keeps: momentum; two moments.
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
+# Of a device's memory; the rest is for backward's own buffers and the allocator's waste.
+USABLE = 0.85
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,34 @@ def training_memory(
     weights = size(model) * dtype.itemsize
     activations = _saved_for_backward(model, (batch_size, *clip), dtype, autocast)
     return Memory(weights, weights, OPTIMIZER_COPIES[optimizer] * weights, activations)
+
+
+def most_clips(config: dict[str, Any], most: int) -> int:
+    """Clips in a training step for which a device of the run has memory, estimated.
+
+    Where nothing is known of the precision, or clips have no one size, it is ``most``.
+
+    Args:
+        config: The resolved configuration.
+        most: The result, at most.
+
+    Returns:
+        1 to ``most``; 1 also where not even that fits.
+    """
+    settings, processor = config["trainer"], Processor(**config["processor"])
+    precision = str(resolve_precision(settings["precision"], settings["accelerator"]))
+    precision = SHORT_PRECISIONS.get(precision, precision)
+    if precision not in PRECISIONS or processor.output_size is None:
+        return most
+    known = inspect.signature(ViViT).parameters
+    model = build(
+        {name: value for name, value in config["model"].items() if name in known}
+        | {"num_classes": 1}
+    )
+    clip = (config["data"]["clip_frames"], *processor.output_size)
+    need = training_memory(model, clip, 1, precision, config["optim"]["name"])
+    free = USABLE * device_memory(settings) - (need.total - need.activations)
+    return max(1, min(most, int(free / need.activations)))
 
 
 def _saved_for_backward(

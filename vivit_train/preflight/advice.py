@@ -1,28 +1,18 @@
 """The usual mistakes of fine-tuning, told before they cost a night."""
 
-import re
 from typing import Any
 
 import numpy as np
 
-from vivit_train.class_names import shorten
+from vivit_train.class_names import mirrored_pair, shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.preflight.recordings import of_the_recordings
+from vivit_train.preset import CLIPS_PER_STEP
 
 # Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
 # Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
 # on either side.
 LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
-# Below this many clips per optimiser step the gradient is mostly noise.
-SMALL_BATCH = 16
-# What a mirror makes of a word in a class's name.
-MIRRORED = {
-    "left": "right",
-    "right": "left",
-    "clockwise": "counterclockwise",
-    "counterclockwise": "clockwise",
-    "anticlockwise": "clockwise",
-}
 # Times as many videos in the largest class as in the smallest.
 IMBALANCE = 10
 
@@ -50,9 +40,9 @@ def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -
 def _of_the_batch(config: dict[str, Any], world_size: int) -> list[str]:
     accumulate = config["trainer"]["accumulate_grad_batches"]
     clips = config["data"]["batch_size"] * accumulate * world_size
-    if clips >= SMALL_BATCH:
+    if clips >= CLIPS_PER_STEP:
         return []
-    factor = -(-SMALL_BATCH * accumulate // clips)
+    factor = -(-CLIPS_PER_STEP * accumulate // clips)
     return [
         f"an optimiser step sees only {clips} clips (data.batch_size="
         f"{config['data']['batch_size']} x trainer.accumulate_grad_batches={accumulate} x "
@@ -76,9 +66,7 @@ def _of_the_flip(config: dict[str, Any], data: VideoDataModule) -> list[str]:
     probability = config["augment"]["horizontal_flip"]
     if not probability or config["augment"]["flip_labels"]:
         return []
-    names = data.class_names
-    pairs = ((name, mirrored) for name in names if (mirrored := _mirror(name)) in names)
-    pair = next(pairs, None)
+    pair = mirrored_pair(data.class_names)
     if pair is None:
         return []
     return [
@@ -86,13 +74,6 @@ def _of_the_flip(config: dict[str, Any], data: VideoDataModule) -> list[str]:
         "keeps their label: set augment.horizontal_flip=0, or have it swap such classes with "
         "augment.flip_labels"
     ]
-
-
-def _mirror(name: str) -> str | None:
-    """The name with left and right swapped; None if it says neither."""
-    words = re.split(r"([^\W_]+)", name)  # with what stands between them
-    mirrored = "".join(MIRRORED.get(word.lower(), word) for word in words)
-    return mirrored if mirrored != name else None
 
 
 def _of_the_classes(data: VideoDataModule) -> list[str]:
