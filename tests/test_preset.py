@@ -16,6 +16,7 @@ from vivit_train.preset import (
     VALIDATIONS,
     TrainingSet,
     clips_per_step,
+    fit,
     fit_to_set,
     keys_to_fit,
     steps_per_epoch,
@@ -40,11 +41,7 @@ def fitted(
     clips: int, *words: str, classes: tuple[str, ...] = ("a", "b"), **others: Any
 ) -> dict[str, Any]:
     """A configuration after each rule, without the data and the machine."""
-    config, training_set = plain(*words), TrainingSet(clips, list(classes), **others)
-    for key in keys_to_fit(config):
-        group, name = key.split(".")
-        config[group][name], _ = RULES[key](config, training_set)
-    return config
+    return fit(plain(*words), TrainingSet(clips, list(classes), **others))[0]
 
 
 def of(clips: int, *class_names: str) -> Any:
@@ -209,7 +206,9 @@ def test_what_has_no_auto_is_left_as_it_is(capsys: pytest.CaptureFixture) -> Non
     assert without_auto(config) == config
 
 
-def test_data_can_be_built_before_the_set_is_known() -> None:
+def test_without_a_set_it_is_that_of_a_large_one() -> None:
     config = without_auto(plain())
-    assert config["data"]["batch_size"] == 8
+    assert not keys_to_fit(config)
+    assert config["data"]["batch_size"] == 16
     assert config["augment"]["horizontal_flip"] == 0.5
+    assert config["trainer"]["max_epochs"] == EPOCHS

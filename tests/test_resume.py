@@ -14,6 +14,7 @@ from vivit_train.config import complete_config, compose_config, override_config,
 from vivit_train.errors import UserError
 from vivit_train.module import VivitModule
 from vivit_train.optim import warmup_cosine
+from vivit_train.preset import keys_to_fit, without_auto
 from vivit_train.resume import (
     begun_or_new,
     check_whole,
@@ -157,6 +158,18 @@ class TestOfAnotherVersion:
     def test_the_same_command_is_told_nothing(self, run: Path, command_line, capsys) -> None:
         begun_or_new(command_line(f"run_dir={run}", "ckpt_path=auto", "optim.lr=0.5", "seed=3"))
         assert "was started with other values" not in capsys.readouterr().err
+
+
+def test_auto_again_keeps_the_numbers_of_the_run(run: Path, command_line, capsys) -> None:
+    words = ["experiment=finetune", "data=folder", "data.root=x", f"run_dir={run}"]
+    numbers = {"optim.lr": 0.25, "data.batch_size": 3, "trainer.max_epochs": 77}
+    begun = compose_config([*words, *(f"{key}={value}" for key, value in numbers.items())])
+    OmegaConf.save(without_auto(to_plain(begun)), run / "config.yaml")
+    config = command_line(*words, "ckpt_path=auto")
+    begun_or_new(config)
+    assert {key: OmegaConf.select(config, key) for key in numbers} == numbers
+    assert not keys_to_fit(to_plain(config))
+    assert "was started with other values" not in capsys.readouterr().err
 
 
 def test_a_run_of_another_version_trains_on(finished_run: Path, tmp_path: Path) -> None:

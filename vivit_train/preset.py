@@ -29,8 +29,6 @@ LR, WIDTH = 5e-4, 768
 AVERAGED_SHARE, MOST_AVERAGED = 0.1, 100
 # Training sets of so many clips get what is usual for large ones.
 LARGE = 10_000
-# What stands for `auto` where the training set does not matter.
-WITHOUT_SET = {"batch_size": 8, "horizontal_flip": 0.5}
 
 
 class TrainingSet(NamedTuple):
@@ -73,29 +71,36 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
         count_processes(config["trainer"]),
         most_clips(config, CLIPS_PER_STEP) if "data.batch_size" in asked else CLIPS_PER_STEP,
     )
-    config = copy.deepcopy(config)
-    for key in asked:
-        value, reason = RULES[key](config, training_set)
+    config, reasons = fit(config, training_set)
+    for key, reason in reasons.items() if is_rank_zero() else ():
         group, name = key.split(".")
-        config[group][name] = value
-        if is_rank_zero():
-            say(f"{key}={value:g}: {reason}", file=sys.stderr)
+        say(f"{key}={config[group][name]:g}: {reason}", file=sys.stderr)
     check_schedule(config)
     return config
+
+
+def fit(config: Config, training_set: TrainingSet) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration with a number for each ``auto``, and for each of these keys the reason.
+
+    Raises:
+        UserError: If a value cannot be ``auto`` here.
+    """
+    fitted, reasons = copy.deepcopy(dict(config)), {}
+    for key in keys_to_fit(config):
+        group, name = key.split(".")
+        fitted[group][name], reasons[key] = RULES[key](fitted, training_set)
+    return fitted, reasons
+
+
+def without_auto(config: Config) -> dict[str, Any]:
+    """The configuration as a large set would have it, for what needs no training set."""
+    return fit(config, TrainingSet(LARGE, []))[0]
 
 
 def keys_to_fit(config: Config) -> list[str]:
     """The keys that are ``auto`` and become numbers, in the order in which they do."""
     parts = {key: key.split(".") for key in RULES}
     return [key for key, (group, name) in parts.items() if config[group].get(name) == AUTO]
-
-
-def without_auto(config: Config) -> dict[str, Any]:
-    """The same with a number for each ``auto`` of the data, for what needs no training set."""
-    groups = {name: dict(config[name]) for name in ("data", "augment")}
-    for group in groups.values():
-        group.update({k: v for k, v in WITHOUT_SET.items() if group.get(k) == AUTO})
-    return {**config, **groups}
 
 
 def steps_per_epoch(config: Config, training_set: TrainingSet) -> int:

@@ -78,9 +78,10 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
         config: The resolved configuration.
         class_names: The order of classes of a trained model; ``None``: the data set's own.
     """
+    config = without_auto(config)
     processor = Processor.from_config(config["processor"])
-    augment = Augment(processor, **without_auto(config)["augment"])
-    arguments = dict(without_auto(config)["data"])
+    augment = Augment(processor, **config["augment"])
+    arguments = dict(config["data"])
     data = data_class(arguments.pop("_target_"))(
         **arguments,
         processor=processor,

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.classifier import load_classifier
     from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
+    from vivit_train.preset import without_auto
     from vivit_train.quiet import hush_lightning
     from vivit_train.report import write_scores
     from vivit_train.results import results_of
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         saved = complete_config(saved_config(classifier.config, str(source)))
         config = override_config(saved, arguments.overrides)
-    plain = to_plain(config, needs_weights=False)
+    plain = without_auto(to_plain(config, needs_weights=False))
 
     def asks_for(key: str) -> bool:
         return any(word.lstrip("+").startswith(key) for word in arguments.overrides)

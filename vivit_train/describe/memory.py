@@ -103,7 +103,7 @@ def most_clips(config: dict[str, Any], most: int) -> int:
     Returns:
         1 to ``most``; 1 also where not even that fits.
     """
-    settings, processor = config["trainer"], Processor(**config["processor"])
+    settings, processor = config["trainer"], Processor.from_config(config["processor"])
     precision = str(resolve_precision(settings["precision"], settings["accelerator"]))
     precision = SHORT_PRECISIONS.get(precision, precision)
     if precision not in PRECISIONS or processor.output_size is None:
