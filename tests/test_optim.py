@@ -313,6 +313,10 @@ def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) ->
         with pytest.raises(UserError, match="state in the checkpoint is not that of this model"):
             check_restored(schedule)
         state[name] = whole
+    optimizer.state[7] = optimizer.state[model.embed.weight]  # type: ignore[index]
+    with pytest.raises(UserError, match="not that of this model's parameters"):
+        check_restored(schedule)
+    del optimizer.state[7]  # type: ignore[arg-type]
     for place, key in ((optimizer.param_groups[0], "lr"), (vars(schedule), "last_epoch")):
         place[key], whole = {}, place[key]
         with pytest.raises(UserError, match="not that of this model's parameters"):

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -92,6 +92,37 @@ def _bytes_of(content: Any) -> int:
     return sum(map(_bytes_of, content))
 
 
+class Position(TypedDict):
+    """Where a run stands: see `SameSteps`."""
+
+    epoch: int
+    videos_done: int
+    videos_per_batch: int
+    videos_per_step: int
+    videos_per_epoch: int
+
+
+class SplitDigest(TypedDict):
+    """Which rows a split has: see `digests`."""
+
+    digest: str
+    rows: int
+
+
+class SplitDigests(TypedDict):
+    """Those of the splits that a run is resumed with."""
+
+    train: SplitDigest
+    val: SplitDigest
+
+
+class MetricsPosition(TypedDict):
+    """How far metrics.csv is: its rows, and the one that is to come."""
+
+    rows: int
+    next: dict[str, Any] | None
+
+
 # What training resumes from, beside the model: entry -> its type. Older versions lack the others.
 _STATE: dict[str, Any] = {
     "epoch": int,
@@ -100,12 +131,11 @@ _STATE: dict[str, Any] = {
     "callbacks": dict[str, Any],
     "optimizer_states": list[dict[str, Any]],
     "lr_schedulers": list[dict[str, Any]],
-    "position": dict[str, Any],
+    "position": Position,
 }
-_POSITION = ("epoch", "videos_done", "videos_per_batch", "videos_per_step", "videos_per_epoch")
 _LATER: dict[str, Any] = {
-    "metrics_csv": dict[str, int | dict[str, Any] | None],
-    "splits": dict[str, dict[str, int | str]],
+    "metrics_csv": MetricsPosition,
+    "splits": SplitDigests,
     "given_up": dict[str, Any],
 }
 
@@ -118,12 +148,10 @@ def training_state(path: Path) -> dict[str, Any]:
     """
     content = read_tensors(path, verify=False)
     wrong = [name for name, kind in _STATE.items() if not is_of(content.get(name), kind)]
-    position = content.get("position")
-    if "position" not in wrong and not all(is_of(position.get(k), int) for k in _POSITION):
-        wrong.append("position")
     if "loops" not in wrong and not _has_counts(content["loops"]):
         wrong.append("loops")
-    wrong += [name for name, kind in _LATER.items() if not is_of(content.get(name), kind | None)]
+    later = {name: kind for name, kind in _LATER.items() if content.get(name) is not None}
+    wrong += [name for name, kind in later.items() if not is_of(content[name], kind)]
     if wrong:
         raise UserError(
             f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "

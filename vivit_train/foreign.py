@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 from filelock import FileLock
 
@@ -112,6 +112,9 @@ def is_of(value: Any, kind: Any) -> bool:
 
     A tuple passes for a list and a whole number for a ``float``, but ``True`` for no number.
     """
+    if is_typeddict(kind):  # further entries may be there
+        parts = get_type_hints(kind)
+        return isinstance(value, dict) and all(is_of(value.get(k), parts[k]) for k in parts)
     if isinstance(kind, UnionType):
         return any(is_of(value, choice) for choice in get_args(kind))
     if get_origin(kind) in (list, Sequence):

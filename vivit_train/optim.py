@@ -216,7 +216,8 @@ def check_restored(schedule: LambdaLR) -> None:
     numbers = [schedule.last_epoch, *(group.get("lr") for group in optimizer.param_groups)]
     averages = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, AdamW) else set()
     fits = all(isinstance(number, int | float) for number in numbers) and all(
-        averages <= state.keys()
+        isinstance(parameter, Tensor)  # else that of none of them
+        and averages <= state.keys()
         and all(
             value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
             for value in state.values()
