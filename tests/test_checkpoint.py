@@ -155,7 +155,8 @@ class TestTrainingState:
             ("epoch", None), ("global_step", "x"), ("global_step", True), ("loops", [1]),
             ("callbacks", {1: 2}), ("optimizer_states", {}), ("lr_schedulers", [3]),
             ("position", {"epoch": "x"}), ("metrics_csv", 3), ("metrics_csv", {"rows": "x"}),
-            ("metrics_csv", {}), ("splits", {"train": 3}), ("splits", {"train": {}, "val": {}}), ("given_up", [1]),
+            ("metrics_csv", {}), ("splits", {"train": 3}), ("splits", {"train": {}, "val": {}}),
+            ("given_up", [1]),
             ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": []}}}}),
         ],
     )  # fmt: skip
