@@ -48,6 +48,20 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def uneven(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a run that takes seconds: half of its classes have 4 clips, the others 1."""
+    root = tmp_path_factory.mktemp("data") / "uneven"
+    for i, folder in enumerate(sorted((demo_root / "train").iterdir())):
+        for clip in sorted(folder.iterdir())[: 4 if i % 2 else 1]:
+            place = root / "train" / folder.name / clip.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(clip)
+    (root / "val").symlink_to(demo_root / "val")
+    words = [word for word in SMALL if "_per_class" not in word]
+    return ["data=folder", *words, f"data.root={root}"]
+
+
+@pytest.fixture(scope="session")
 def small(demo_root: Path) -> tuple[str, ...]:
     """Overrides of a run that takes seconds."""
     return (*SMALL, f"data.root={demo_root}")

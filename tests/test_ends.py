@@ -6,8 +6,10 @@ The runs are small, 2 epochs of 6 batches on videos of noise; two batches are an
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +341,18 @@ def test_signals_in_a_run_with_max_steps(
     run.words = (*words, f"trainer.max_steps={steps}")
     at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
     run.in_parts(at).same_as(whole(run.words))
+
+
+def test_rare_classes_in_parts(uneven: list[str], whole: Callable[..., Run], run: Run) -> None:
+    """The order and the weights of the classes are those of the whole run."""
+    words = ["data.class_sampling=0.7", "optim.class_weights=balanced"]
+    config = compose_config([*uneven, *TINY, *words, "trainer.limit_train_batches=4"])
+    one, run = Run(config, run.folder.with_name("one")), Run(config, run.folder)
+    one.part()
+    drawn = Counter(chain.from_iterable(one.journal.videos.values()))
+    assert max(drawn.values()) > 2
+    at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
+    run.in_parts(at).same_as(one)
 
 
 def test_an_epoch_that_is_no_whole_number_of_steps(whole: Callable[..., Run], run: Run) -> None:

@@ -39,6 +39,24 @@ def test_the_originals_loss_of_several_heads(heads: str, smoothing: float | None
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_are_torchs(smoothing: float) -> None:
+    """Of shares as they are, and of labels with the number of clips in the place of its sum."""
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 3, 2, 2, 1, 0])
+    weights = torch.tensor([0.5, 4.0, 1.0, 2.0])
+    shares = torch.rand(6, 4).softmax(dim=1)
+    told = {"weight": weights, "label_smoothing": smoothing}
+    theirs = torch.nn.functional.cross_entropy(logits, shares, **told)
+    torch.testing.assert_close(cross_entropy(logits, shares, smoothing, weights), theirs)
+    summed = torch.nn.functional.cross_entropy(logits, labels, reduction="sum", **told)
+    ours = cross_entropy(logits, labels, smoothing, weights)
+    torch.testing.assert_close(ours, summed / 6)
+    # So the parts of a batch, on any number of processes, make up the whole.
+    halves = (slice(3), slice(3, 6))
+    parts = [cross_entropy(logits[h], labels[h], smoothing, weights) for h in halves]
+    torch.testing.assert_close(sum(parts) / 2, ours)
+
+
 def test_one_head_is_the_plain_loss() -> None:
     logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
     one = multi_head_cross_entropy(logits, labels[:, None], [5], 0.1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tests.golden_files import GOLDEN
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy, joint_labels, joint_logits
@@ -50,6 +50,25 @@ def test_a_class_that_is_only_predicted_is_out_of_the_mean() -> None:
     logits = torch.eye(3)[[0, 0, 2, 1]]
     scores = score(logits, torch.tensor([0, 0, 0, 1])).compute()
     assert scores["mean_class_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize("never", [(), (3,), (3, 7)])
+def test_macro_f1_is_that_of_torchmetrics(never: tuple[int, ...]) -> None:
+    """Also with classes that there is neither a video of nor one taken for."""
+    logits, labels = draw(101, 12, 1)
+    for k in never:
+        labels[labels == k] = 4
+        logits[:, k] = -9
+    theirs = MulticlassF1Score(12, average="macro")(logits, labels)
+    assert score(logits, labels).compute()["macro_f1"] == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_macro_f1_of_what_is_only_predicted_and_of_what_cannot_be_decoded() -> None:
+    logits = torch.eye(4)[[0, 0, 2, 1, 1]]
+    decoded = torch.tensor([True, True, True, True, False])
+    scores = score(logits, torch.tensor([0, 0, 0, 1, 1]), decoded).compute()
+    # Class 0: 2 of 3 found. Class 1: 1 of 2. Class 2: one taken for it. Class 3: not there.
+    assert scores["macro_f1"] == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
 
 
 def test_loss() -> None:
@@ -251,7 +270,7 @@ def test_heads_of_videos_that_cannot_be_decoded_or_are_not_finite() -> None:
     metric = score_heads(arrays, torch.arange(9), decoded)
     scores = metric.compute()
     assert scores.pop("non_finite") == 1
-    del scores["loss"], scores["mean_class_accuracy"]
+    del scores["loss"], scores["mean_class_accuracy"], scores["macro_f1"]
     assert set(scores) == {
         "top1", "top5", "noun_top1", "noun_top5", "verb_top1", "verb_top5", "action_top1",
         "action_top5",

@@ -56,11 +56,11 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_report(tmp_path, accuracy, data(labels, ["run", "walk, slowly", "sit"]))
     assert read(tmp_path / "classes.csv") == [
         {"class": "run", "videos": "3", "correct": "1", "top1": str(1 / 3), "predicted": "1",
-         "taken_for": "walk, slowly (1)"},
+         "f1": "0.5", "taken_for": "walk, slowly (1)"},
         {"class": "walk, slowly", "videos": "3", "correct": "1", "top1": str(1 / 3),
-         "predicted": "2", "taken_for": "sit (2)"},
+         "predicted": "2", "f1": "0.4", "taken_for": "sit (2)"},
         {"class": "sit", "videos": "0", "correct": "0", "top1": "", "predicted": "2",
-         "taken_for": ""},
+         "f1": "0.0", "taken_for": ""},
     ]  # fmt: skip
     rows = read(tmp_path / "predictions.csv")
     assert [row["predicted"] for row in rows] == [

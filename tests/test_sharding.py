@@ -173,6 +173,18 @@ def test_two_processes_train_as_one(
 
 
 @SLOW
+def test_two_processes_train_as_one_on_rare_classes(
+    uneven: list[str], words: list[str], tmp_path: Path
+) -> None:
+    own = [word for word in words if "per_class" not in word and "data.root" not in word]
+    rare = ["data.class_sampling=0.7", "optim.class_weights=balanced", "optim.label_smoothing=0.1"]
+    words = [*uneven, *own, *rare]
+    theirs = last(train_one(words, tmp_path / "whole"))
+    ours = last(train_two(words, tmp_path / "run", strategy="ddp"))
+    assert_close(ours["state_dict"], theirs["state_dict"])
+
+
+@SLOW
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_processes_go_on_from_what_one_has_done(
     optimizer: str, words: list[str], tmp_path: Path

@@ -108,7 +108,8 @@ RULES = (
         "the learning rate is that of the new schedule at the step where the run stands",
     ),
     Rule(
-        "optim.momentum optim.betas optim.eps optim.weight_decay optim.label_smoothing",
+        "optim.momentum optim.betas optim.eps optim.weight_decay optim.label_smoothing "
+        "optim.class_weights",
         USED,
         "the optimiser's averages go on from where they are",
     ),
@@ -134,7 +135,11 @@ RULES = (
         "name",
         FREE,
     ),
-    Rule("seed", REFUSED, "the order of the videos and all random draws follow from it"),
+    Rule(
+        "seed data.class_sampling",
+        REFUSED,
+        "the order of the videos and all random draws follow from it",
+    ),
     Rule(
         "allow_other_videos",
         USED,

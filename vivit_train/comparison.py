@@ -15,7 +15,7 @@ from vivit_train.sweep import Trial
 from vivit_train.terminal import csv_cell, json_text, printable, say
 
 # The scores of an unfinished run are those of its last validation.
-SCORES = ("top1", "top5", "mean_class_accuracy")
+SCORES = ("top1", "top5", "mean_class_accuracy", "macro_f1")
 # Levels at which runs are looked for: runs/sweeps/<date>/<number> has three.
 MAX_DEPTH = 3
 # What differs between any two runs and says nothing about their scores.

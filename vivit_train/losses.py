@@ -9,15 +9,20 @@ from torch import Tensor
 from vivit_train.errors import UserError
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy in float32, averaged over the batch.
 
-    Smoothing comes after any mixing: a target y becomes ``y * (1 - a) + a / K``.
+    Smoothing comes after any mixing: a target y becomes ``y * (1 - a) + a / K``. With weights w it
+    is ``-sum(w * y * log p)`` of each clip, divided by the number of clips, not by the sum of
+    their weights: so it is the same however a step is divided into batches and processes.
 
     Args:
         logits: Float ``[B, K]``.
         targets: Class indices, int64 ``[B]``, or shares of the classes, float ``[B, K]``.
         label_smoothing: The share a in [0, 1) that goes to all classes evenly.
+        weights: Of the classes, float ``[K]``; ``None``: 1 each.
 
     Returns:
         Float32 scalar.
@@ -31,7 +36,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
         )
     if targets.is_floating_point():
         targets = targets.float()
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    elif weights is not None:
+        targets = F.one_hot(targets, logits.shape[1]).float()
+    return F.cross_entropy(logits.float(), targets, weights, label_smoothing=label_smoothing)
 
 
 def multi_head_cross_entropy(

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 
 class VideoAccuracy(Metric):
-    """Top-1, top-5 and mean class accuracy over the videos of a split.
+    """Top-1, top-5, mean class accuracy and macro-F1 over the videos of a split.
 
     Among five classes or fewer top-5 is always 1, and is left out.
 
@@ -72,15 +72,17 @@ class VideoAccuracy(Metric):
         self.loss_sum += losses[decoded].sum()
 
     def compute(self) -> dict[str, float]:
-        """``top1``, ``top5`` and ``mean_class_accuracy`` as fractions, and the mean ``loss``.
+        """``top1``, ``top5``, ``mean_class_accuracy`` and ``macro_f1``, and the mean ``loss``.
 
         There is no ``top5`` of five classes or fewer.
 
         Where videos have logits that are NaN or infinite, which count as wrong here, ``non_finite``
         is their number.
 
-        The loss is the plain cross-entropy over the videos that could be decoded. Classes without
-        a video do not enter the mean class accuracy.
+        The loss is the plain cross-entropy over the videos that could be decoded. The mean class
+        accuracy, which others call balanced accuracy, is over the classes with a video. The F1 of a
+        class is ``2 * right / (videos of it + videos taken for it)``; its mean is over the classes
+        with a video, or for which one was taken, as in scikit-learn.
 
         Raises:
             RuntimeError: If a video was counted twice.
@@ -91,6 +93,9 @@ class VideoAccuracy(Metric):
         videos = int(self.total.sum())
         present = self.total > 0
         per_class = self.correct1[present].double() / self.total[present]
+        taken = self.predicted[self.predicted > 0].long() - 1
+        both = self.total + torch.bincount(taken, minlength=len(self.total))
+        f1 = 2 * self.correct1[both > 0].double() / both[both > 0]
         decoded = max(1, videos - int(self.undecodable.sum()))
         top5 = {"top5": int(self.correct5.sum()) / max(1, videos)}
         non_finite = int(self.non_finite.sum())
@@ -99,6 +104,7 @@ class VideoAccuracy(Metric):
             "top1": int(self.correct1.sum()) / max(1, videos),
             **(top5 if len(self.total) > 5 else {}),
             "mean_class_accuracy": float(per_class.mean()) if videos else 0.0,
+            "macro_f1": float(f1.mean()) if videos else 0.0,
             "loss": float(self.loss_sum) / decoded,
         }
 

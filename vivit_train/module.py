@@ -49,6 +49,9 @@ class VivitModule(LightningModule):
         config: The whole resolved configuration of the run.
         heads: Classes of each head, in the order of ``class_names``, where a video has several
             classes (EPIC-Kitchens: nouns, verbs); empty: one head.
+
+    Attributes:
+        class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class VivitModule(LightningModule):
         self.heads = list(heads)
         self.accuracy: VideoAccuracy | None = None
         self.is_compiled = False
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
         self._frozen: list[nn.Module] = []
         self._hyper_parameters: list[dict[str, Any]] = []
         self._total_steps = 0
@@ -97,7 +102,7 @@ class VivitModule(LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch: cross-entropy with label smoothing, in float32.
+        """Loss of a batch: cross-entropy with label smoothing and class weights, in float32.
 
         What is logged is the mean over all processes.
 
@@ -109,7 +114,7 @@ class VivitModule(LightningModule):
         if self.heads:
             loss = multi_head_cross_entropy(logits, labels, self.heads, smoothing)
         else:
-            loss = cross_entropy(logits, labels, smoothing)
+            loss = cross_entropy(logits, labels, smoothing, self.class_weights)
         heads = self.heads or [logits.shape[1]]
         right = best_classes(labels, heads) if labels.is_floating_point() else labels
         top1 = (best_classes(logits, heads) == right.view(len(logits), -1)).all(dim=1)
@@ -227,7 +232,7 @@ class VivitModule(LightningModule):
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/top1``, ``val/top5``, ``val/mean_class_accuracy`` and ``val/loss``.
+        """Logs ``val/top1``, ``val/mean_class_accuracy``, ``val/loss`` and other scores.
 
         With several heads these are of actions, and each head has its own, e.g. ``val/verb_top1``.
         """

@@ -144,8 +144,9 @@ def class_table(
 
     Returns:
         ``class``; ``videos`` of it; ``correct`` of these; ``top1``, their share, empty where there
-        are none; ``predicted``, how many videos were taken for it, rightly or not; and
-        ``taken_for``, the wrong class that its videos were most often taken for, with the number.
+        are none; ``predicted``, how many videos were taken for it, rightly or not; ``f1``, empty
+        where the class has and gets no video; and ``taken_for``, the wrong class that its videos
+        were most often taken for, with the number.
     """
     pairs = Counter(zip(labels.ravel().tolist(), guesses.ravel().tolist()))
     mistakes: dict[int, tuple[int, int]] = {}  # class -> (videos, other class), the most
@@ -165,6 +166,7 @@ def class_table(
             "correct": int(correct[k]),
             "top1": correct[k] / videos[k] if videos[k] else "",
             "predicted": int(predicted[k]),
+            "f1": 2 * correct[k] / both if (both := videos[k] + predicted[k]) else "",
             "taken_for": f"{class_names[mistakes[k][1]]} ({mistakes[k][0]})"
             if k in mistakes
             else "",

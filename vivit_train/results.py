@@ -64,7 +64,7 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The scores of results.json that are worth a line on the screen."""
-    main = ["top1", "top5", "mean_class_accuracy", "num_videos"]
+    main = ["top1", "top5", "mean_class_accuracy", "macro_f1", "num_videos"]
     if results["num_videos_scored"] < results["num_videos"]:
         main.append("num_videos_scored")
     per_head = [name for name in results if name.endswith(("_top1", "_top5"))]

@@ -20,6 +20,7 @@ from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, training_state
 from vivit_train.classifier import processor_of
+from vivit_train.data.class_sampling import balancing_weights
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
@@ -116,6 +117,9 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         config=config,
         heads=list(data.heads.values()),
     )
+    if config["optim"]["class_weights"] is not None:
+        counts = data.class_counts(f"optim.class_weights={config['optim']['class_weights']}")
+        module.class_weights = torch.from_numpy(balancing_weights(counts, data.class_sampling))
     if config["model"]["pretrained"] is not None and config["ckpt_path"] is None:
         weights = read_weights(config["model"]["pretrained"])
         from_image = FromImage(**config["model"]["from_image"])

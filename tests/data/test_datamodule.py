@@ -77,6 +77,23 @@ def attach(data: VideoDataModule, stage: str, **kwargs: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_rare_classes_come_more_often(root: Path, strength: float) -> None:
+    rows = [(f"{i}.mp4", int(i == 3)) for i in range(4)]
+    given = {"train": (rows, ["a", "b"]), "val": (rows, ["a", "b"])}
+    data = build(root, given, class_sampling=strength)
+    data.setup("fit")
+    attach(data, "fit")
+    assert data.class_counts("optim.class_weights").tolist() == [3, 1]
+    indices = torch.cat([batch.indices for batch in data.train_dataloader()])
+    assert (indices == 3).sum() == (2 if strength else 1)
+    data.heads = {"noun": 1, "verb": 1}
+    if strength:
+        told = "data.class_sampling=1 needs one class per video, and a video of listed has 2: "
+        with pytest.raises(UserError, match=told):
+            data.train_dataloader()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

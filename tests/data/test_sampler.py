@@ -1,8 +1,11 @@
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vivit_train.data.class_sampling import rows_of_epoch
 from vivit_train.data.sampler import (
     EvalSampler,
     Key,
@@ -13,11 +16,11 @@ from vivit_train.data.sampler import (
 )
 
 
-def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0, accumulate=1):
+def train_keys(num_samples, batch_size, world_size, epoch=0, done=0, seed=0, accumulate=1, **rows):
     """Keys of every rank, [rank][position]."""
     common = (world_size, lambda: (epoch, done), accumulate)
     return [
-        list(TrainSampler(num_samples, batch_size, seed, rank, *common))
+        list(TrainSampler(num_samples, batch_size, seed, rank, *common, **rows))
         for rank in range(world_size)
     ]
 
@@ -38,6 +41,25 @@ def test_two_ranks_make_the_global_batches_of_one(num_samples, epoch) -> None:
     for batch in range(num_samples // 4):
         ours = two[0][2 * batch :][:2] + two[1][2 * batch :][:2]
         assert ours == one[4 * batch :][:4]
+
+
+@given(st.lists(st.integers(0, 2), min_size=8, max_size=60), st.integers(0, 5), st.floats(0, 1))
+def test_rare_classes_come_more_often_in_the_same_way(labels, epoch, strength) -> None:
+    """On any number of ranks, and from any position on."""
+    rows = functools.partial(rows_of_epoch, np.array(labels), strength, 0)
+    (one,) = train_keys(len(labels), 4, 1, epoch, rows=rows)
+    assert [key.row for key in one] == rows(epoch)[epoch_order(len(labels), 0, epoch)][
+        : len(one)
+    ].tolist()
+    two = train_keys(len(labels), 2, 2, epoch, 4, rows=rows)
+    for batch in range(1, len(labels) // 4):
+        ours = two[0][2 * batch - 2 :][:2] + two[1][2 * batch - 2 :][:2]
+        assert ours == one[4 * batch :][:4]
+    (plain,) = train_keys(len(labels), 4, 1, epoch)
+    (off,) = train_keys(len(labels), 4, 1, epoch, rows=functools.partial(
+        rows_of_epoch, np.array(labels), 0.0, 0
+    ))  # fmt: skip
+    assert off == plain
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 5])

@@ -12,9 +12,9 @@ def config(
 ) -> dict[str, Any]:
     return {
         "augment": {"horizontal_flip": 0.5, "flip_labels": None} | augment,
-        "data": {"batch_size": batch_size},
+        "data": {"batch_size": batch_size, "class_sampling": 0.0},
         "trainer": {"accumulate_grad_batches": accumulate},
-        "optim": {"name": name, "lr": lr},
+        "optim": {"name": name, "lr": lr, "class_weights": None},
     }
 
 
@@ -67,9 +67,18 @@ def test_poor_classes() -> None:
 
 
 def test_uneven_classes() -> None:
-    (line,) = advice(config(), data([0] * 50 + [1] * 4, "often", "rarely"))
+    uneven = data([0] * 50 + [1] * 4, "often", "rarely")
+    (line,) = advice(config(), uneven)
     assert "from 4 training videos (rarely) to 50 (often)" in line
+    assert "data.class_sampling=1.0" in line
     assert "callbacks.monitor=val/mean_class_accuracy" in line
+    for group, key, value in (
+        ("data", "class_sampling", 0.5),
+        ("optim", "class_weights", "balanced"),
+    ):
+        balanced = config()
+        balanced[group][key] = value
+        assert advice(balanced, uneven) == []
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ KEYS: Mapping[str, Kind] = {
     "data.test_split": path | null,
     "data.frame_order": choice("natural", "shuffled", "repeated"),
     "data.decoder": choice("auto", "pyav", "decord", "torchcodec"),
+    "data.class_sampling": share,
     "data.max_bad_fraction": share,
     "data.decode_timeout": number(above=0, most=1_000_000) | null,
     "data.verdicts": path | null,
@@ -155,6 +156,7 @@ KEYS: Mapping[str, Kind] = {
     "optim.warmup_epochs": number(least=0, most=1_000_000) | auto,
     "optim.min_lr_fraction": share,
     "optim.label_smoothing": share,
+    "optim.class_weights": choice("balanced") | null,
     # Lightning's names and ranges. Zero batches or steps of training are no training.
     "trainer.accelerator": text,
     "trainer.devices": choice("auto", -1) | whole(1, 1024) | list_of(whole(0, 1023), least=1),

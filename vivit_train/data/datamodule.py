@@ -8,10 +8,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vivit_train.class_names import find_classes, look_alikes, shorten
+from vivit_train.data.class_sampling import rows_of_epoch
 from vivit_train.data.clips import Clips
 from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
@@ -63,6 +65,8 @@ class VideoDataModule(LightningDataModule, ABC):
         test_split: Name of the split to test on.
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
         decoder: ``auto`` (PyAV), ``pyav``, ``decord`` or ``torchcodec``.
+        class_sampling: Between 0, each training video once per epoch, and 1, each class equally
+            often: see `draws_per_epoch`.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
         decode_timeout: Seconds that decoding may take from one frame to the next before the video
             is tried again, and at last counts as broken; ``None``: no limit, and decoding within
@@ -114,6 +118,7 @@ class VideoDataModule(LightningDataModule, ABC):
         test_split: str = "val",
         frame_order: str = "natural",
         decoder: str = "auto",
+        class_sampling: float = 0.0,
         max_bad_fraction: float = 0.1,
         decode_timeout: float | None = DECODE_SECONDS,
         verdicts: str | None = "auto",
@@ -142,6 +147,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.val_views = (val_views[0], val_views[1])
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.sampling = Sampling(clip_frames, frame_stride, frame_order, decoder)
+        self.class_sampling = class_sampling
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout
         self.verdicts = Verdicts(verdicts, self.root, decoder)
@@ -279,6 +285,8 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"{global_batch} (data.batch_size={self.batch_size}{divided} x {world_size} "
                 "processes): lower data.batch_size"
             )
+        if self.class_sampling:
+            self.class_counts(f"data.class_sampling={self.class_sampling:g}")
         _ = self._mirror  # names that are no classes are found before the first batch
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         sampler = TrainSampler(
@@ -290,11 +298,28 @@ class VideoDataModule(LightningDataModule, ABC):
             self._position,
             accumulate,
             self._given_up_before,
+            partial(rows_of_epoch, records.labels, self.class_sampling, self.seed),
         )
         # Several clips of one video are several resizes of the same frames: done on the device.
         augment = self.augment if self.augment.repeats == 1 else None
         dataset = TrainDataset(records, self.sampling, self.seed, augment)
         return self._loader(dataset, sampler, videos)
+
+    def class_counts(self, key: str) -> np.ndarray:
+        """Training videos of each class: int64 ``[K]``.
+
+        Args:
+            key: Of the configuration, that asks for it.
+
+        Raises:
+            UserError: If a video has several classes.
+        """
+        if self.heads:
+            raise UserError(
+                f"{key} needs one class per video, and a video of {self.name} has "
+                f"{len(self.heads)}: {', '.join(self.heads)}"
+            )
+        return np.bincount(self.records["train"].labels, minlength=len(self.class_names))
 
     def videos_per_batch(self) -> int:
         """Videos to decode for one training batch of this process.

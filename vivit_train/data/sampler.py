@@ -40,6 +40,7 @@ class TrainSampler(Sampler[Key]):
         accumulate: Batches per optimiser step. An epoch too short for one step has as many
             batches as there are.
         given_up: Gives the rows that were given up before an epoch.
+        rows: Gives the rows that an epoch takes, as many as there are; ``None``: each once.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TrainSampler(Sampler[Key]):
         position: Callable[[], tuple[int, int]],
         accumulate: int = 1,
         given_up: Callable[[int], Collection[int]] = lambda epoch: (),
+        rows: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         batches = num_samples // (batch_size * world_size)
         self.num_batches = batches // accumulate * accumulate or batches
@@ -62,6 +64,7 @@ class TrainSampler(Sampler[Key]):
         self.world_size = world_size
         self.position = position
         self.given_up = given_up
+        self.rows = rows
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
@@ -69,6 +72,7 @@ class TrainSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.position()
         order = epoch_order(self.num_samples, self.seed, epoch)
+        order = order if self.rows is None else self.rows(epoch)[order]
         rest = order[done : len(self) * self.world_size]
         batches = rest.reshape(-1, self.world_size, self.batch_size)
         given_up = frozenset(self.given_up(epoch))

@@ -32,7 +32,7 @@ def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -
         *_of_the_batch(config, world_size),
         *_of_the_rate(config),
         *_of_the_flip(config, data),
-        *_of_the_classes(data),
+        *_of_the_classes(config, data),
         *of_the_recordings(data),
     ]
 
@@ -76,7 +76,7 @@ def _of_the_flip(config: dict[str, Any], data: VideoDataModule) -> list[str]:
     ]
 
 
-def _of_the_classes(data: VideoDataModule) -> list[str]:
+def _of_the_classes(config: dict[str, Any], data: VideoDataModule) -> list[str]:
     labels = data.records["train"].labels
     if labels.ndim > 1:  # several heads: hundreds of classes, most of them rare by nature
         return []
@@ -89,11 +89,14 @@ def _of_the_classes(data: VideoDataModule) -> list[str]:
         names = [data.class_names[k] for k in np.flatnonzero(counts == number)]
         if names:
             lines.append(f"{len(names)} classes have {what}, {shorten(names)}: {cure}")
-    if counts.min() > 1 and counts.max() > IMBALANCE * counts.min():
+    balances = config["data"]["class_sampling"] or config["optim"]["class_weights"]
+    if counts.min() > 1 and counts.max() > IMBALANCE * counts.min() and not balances:
         lines.append(
             f"the classes are uneven, from {counts.min()} training videos "
             f"({data.class_names[counts.argmin()]}) to {counts.max()} "
-            f"({data.class_names[counts.argmax()]}): top-1 can hide a class that is never found; "
-            "look at mean_class_accuracy (callbacks.monitor=val/mean_class_accuracy)"
+            f"({data.class_names[counts.argmax()]}): the model may never find the rare ones. "
+            "data.class_sampling=1.0 trains on each class equally often, 0.5 goes half the way; "
+            "callbacks.monitor=val/mean_class_accuracy chooses the best checkpoint by all classes "
+            "alike, where top-1 can hide one that is never found"
         )
     return lines
