@@ -272,3 +272,14 @@ def test_what_is_left_out_of_a_folder(predict, videos: Path, tmp_path: Path) -> 
         code, out, _ = predict(tmp_path)
     assert code == 0
     assert out.splitlines()[0] == str(tmp_path / "a.mp4")
+
+
+def test_folders_with_the_names_of_classes(predict, videos: Path, tmp_path: Path) -> None:
+    """No score is made up: another command has one."""
+    for name in ("moving_left", "moving_right"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    _, _, err = predict(tmp_path)
+    assert "the folders have the names of classes: `vivit evaluate " in err
+    _, _, err = predict(tmp_path / "moving_left")
+    assert err == ""

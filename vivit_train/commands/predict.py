@@ -74,6 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
             say(said, file=sys.stderr if arguments.json else None)
     if arguments.json:
         say_json([as_json(prediction) for prediction in predictions])
+    folders = {Path(str(prediction.video)).parent.name for prediction in predictions}
+    if len(folders) > 1 and folders <= set(classifier.class_names):
+        say(
+            "the folders have the names of classes: "
+            f"`vivit evaluate {arguments.checkpoint} data=folder data.root=...` scores such a set",
+            file=sys.stderr,
+        )
     return int(any(prediction.error is not None for prediction in predictions))
 
 
