@@ -196,8 +196,8 @@ def lr(config: Config, training_set: TrainingSet) -> tuple[float, str]:
     width, clips = config["model"]["hidden_size"], clips_per_step(config, training_set)
     value = float(f"{LR * WIDTH / width * (clips / CLIPS_PER_STEP) ** 0.5:.2g}")
     return value, (
-        f"AdamW's {LR:g} is for width {WIDTH} and {CLIPS_PER_STEP} clips per step; this model has "
-        f"{width}, and a narrow one takes more; a step has {clips}"
+        f"{LR:g} for width {WIDTH} and {CLIPS_PER_STEP} clips per step; more for a narrower model "
+        f"(this one: {width}), less for smaller steps ({clips})"
     )
 
 
@@ -206,7 +206,7 @@ def ema_decay(config: Config, training_set: TrainingSet) -> tuple[float, str]:
     steps = total_steps(config, training_set)
     averaged = max(2, min(MOST_AVERAGED, round(AVERAGED_SHARE * steps)))
     return (
-        1 - 1 / averaged,
+        round(1 - 1 / averaged, 3),
         f"the averaged weights are of about the last {averaged} of {steps} steps",
     )
 
@@ -221,8 +221,8 @@ def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, s
     if training_set.clips >= LARGE:
         return 0.5, "usual for large sets, and no names say that a mirror makes another class"
     return 0.0, (
-        "a mirror may turn a motion into another class, which costs more than a flip gains; "
-        "`vivit doctor` measures it; 0.5 where left and right do not matter"
+        "a mirror may turn a motion into another class, which costs more than flips gain; set 0.5 "
+        "where left and right do not matter (`vivit doctor` measures it)"
     )
 
 

@@ -31,6 +31,7 @@ class Saver:
         self._validates_next = False
         loop = SimpleNamespace(_should_check_val_fx=lambda fetcher: self._validates_next)
         self.should_stop, self.accumulates = False, False
+        self.current_epoch, self.max_epochs, self.max_steps = 0, -1, -1
         self.fit_loop = SimpleNamespace(
             epoch_loop=loop,
             _data_fetcher=object(),
@@ -88,6 +89,27 @@ class TestCheckpoints:
         saver.saves.clear()
         saver.train(Checkpoints(tmp_path), 10)
         assert saver.saves == []
+
+    def test_short_epochs_without_validation_are_not_saved_one_by_one(
+        self, tmp_path: Path, saver: Saver
+    ) -> None:
+        def saves(every: int, **ends: Any) -> list[int]:
+            callback = Checkpoints(tmp_path, every_n_train_steps=every)
+            saver.global_step, saver.saves, saver.should_stop = 0, [], False
+            saver.max_epochs, saver.max_steps = ends.get("epochs", -1), ends.get("steps", -1)
+            callback.on_train_start(saver, None)
+            for saver.current_epoch in range(6):
+                saver.global_step += 2  # too few for `train`, which would save as well
+                saver.should_stop = ends.get("stops") == saver.current_epoch
+                callback.on_train_epoch_end(saver, None)
+            return saver.saves
+
+        assert saves(500) == []
+        assert saves(5) == [6, 12]
+        assert saves(0) == [2, 4, 6, 8, 10, 12]
+        assert saves(500, epochs=6) == [12]
+        assert saves(500, steps=12) == [12]
+        assert saves(500, stops=3) == [8]
 
     def test_nothing_is_saved_between_the_batches_of_a_step(
         self, tmp_path: Path, saver: Saver

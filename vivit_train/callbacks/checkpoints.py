@@ -49,8 +49,8 @@ class Checkpoints(Checkpoint):
         monitor: The validation score that says which is best, e.g. ``val/top1``; higher is better,
             but of ``val/loss`` lower. Of equal scores the one with the lower ``val/loss`` is
             best, and of equal losses the later one.
-        every_n_train_steps: Optimiser steps between saves inside an epoch; 0: only after each
-            validation and epoch.
+        every_n_train_steps: Optimiser steps between saves where no validation comes; 0: only after
+            each validation and epoch.
         top_k: Validations whose checkpoints are kept; 1: that of the best alone.
     """
 
@@ -245,8 +245,16 @@ class Checkpoints(Checkpoint):
                 path.unlink()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves after an epoch that had no validation."""
-        self._save_last(trainer)
+        """Saves after an epoch that had no validation, a short one only where the run ends.
+
+        Of a small set an epoch may be one step, which takes less time than a checkpoint.
+        """
+        ends = trainer.should_stop or (
+            0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1
+            or 0 < trainer.max_steps <= trainer.global_step
+        )
+        if ends or trainer.global_step - self._last_saved_step >= self.every_n_train_steps:
+            self._save_last(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
