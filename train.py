@@ -7,7 +7,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from vivit_train.config import check_schedule, command_line, compose_config, to_plain
+from vivit_train.config import (
+    check_schedule,
+    command_line,
+    compose_config,
+    parse_overrides,
+    replaced,
+    to_plain,
+)
 from vivit_train.folders import run_folder
 from vivit_train.launch import (
     devices_of_launcher,
@@ -95,5 +102,6 @@ if __name__ == "__main__":
             sys.exit()
         if call.composes:
             to_plain(compose_config(call.words, call.is_sweep))
+            sys.argv[1:] += replaced(parse_overrides(call.words, call.is_sweep))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises its errors, which then take one line
         main()

@@ -81,7 +81,7 @@ class TestOurs:
         assert all(torch.equal(content["state_dict"][f"model.{k}"], v) for k, v in state.items())
         assert classifier.class_names == list(CLASS_NAMES)
         assert classifier.config == content["hyper_parameters"]["config"]
-        assert (classifier.clip_frames, classifier.frame_stride) == (4, 1)
+        assert (classifier.sampling.clip_frames, classifier.sampling.frame_stride) == (4, 1)
         assert classifier.eval_views == (2, 1)
         assert classifier.processor.crop_size == (16, 16)
         assert not any(module.training for module in classifier.modules())  # dropout is off
@@ -149,7 +149,7 @@ class TestOurs:
 
     def test_more_frames(self, best: Path) -> None:
         classifier = load(best, num_frames=8)
-        assert classifier.clip_frames == 8
+        assert classifier.sampling.clip_frames == 8
         assert classifier.model.grid == (4, 2, 2)
         ours, native = classifier.model.encoder.pos_embed[0], load(best).model.encoder.pos_embed[0]
         assert torch.equal(ours[0], native[0])  # the class token's
@@ -325,7 +325,7 @@ class TestHuggingFace:
         assert classifier.processor.do_normalize
         assert classifier.processor.size == 20
         assert classifier.config is None
-        assert classifier.clip_frames == 4
+        assert classifier.sampling.clip_frames == 4
         assert classifier.eval_views == (4, 3)
 
     def test_a_file_in_it(self, huggingface: Path) -> None:

@@ -29,6 +29,7 @@ from vivit_train.optim import build_optimizer
 from vivit_train.training import NOT_OF_THE_MODEL
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.sampling import Sampling
 
 CONFIGS = REPOSITORY / "configs"
 # The backbones' hidden_size, num_layers, num_heads, mlp_size: ViT and DeiT, ViViT section 4.1.
@@ -407,6 +408,9 @@ def test_the_data_sets_keys_are_the_constructors(option: str) -> None:
     # Values that every data set shares are the constructor's own; splits have their own names.
     differing = {k for k, v in expected.items() if v is not ... and written[k] != v}
     differing -= {"train_split", "val_split", "test_split"}
+    # Without any of the words for how far apart frames are it is the yaml's stride.
+    assert Sampling(8).frame_stride == composed("data=folder")["data"]["frame_stride"]
+    differing -= {"frame_stride"}
     assert differing <= ({"eval_views"} if option == "demo" else set())
 
 

@@ -58,6 +58,7 @@ def stub_data(class_names: list[str], **processor: Any) -> Any:
         heads={},
         processor=Processor(**{"crop_size": 16} | processor),
         sampling=Sampling(4, 1),
+        video_rate=30.0,
         eval_views=(2, 1),
     )
 
@@ -175,7 +176,8 @@ class TestModule:
         assert module.hparams["class_names"] == ["b", "a"]
         assert module.hparams["model"]["num_classes"] == 2
         assert module.hparams["sampling"] == {
-            "clip_frames": 4, "frame_stride": 1, "eval_views": [2, 1],
+            "clip_frames": 4, "frame_stride": 1, "frame_rate": None, "clip_seconds": None,
+            "sampling": "window", "eval_views": [2, 1], "video_rate": 30.0,
         }  # fmt: skip
         assert module.hparams["processor"] == Processor(crop_size=16).settings()
         assert module.hparams["config"] == config

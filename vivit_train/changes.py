@@ -61,7 +61,8 @@ RULES = (
         "the same operations; rounding may differ",
     ),
     Rule(
-        "processor.* data.clip_frames data.frame_stride data.frame_order",
+        "processor.* data.clip_frames data.frame_stride data.frame_rate data.clip_seconds "
+        "data.sampling data.frame_order",
         REFUSED,
         "the weights were trained, and the best checkpoint was chosen, on clips made this way",
     ),

@@ -24,7 +24,7 @@ from vivit_train.transforms.shrink import for_evaluation
 from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
 from vivit_train.video.guard import CAN_GUARD, DECODE_SECONDS, Failure, Tell
 from vivit_train.video.pool import guarded_map
-from vivit_train.video.sampling import spread_windows
+from vivit_train.video.sampling import SPACINGS, Array, Sampling
 
 # That decode ahead of the model; each holds a video's views in memory.
 MOST_PROCESSES = 8
@@ -61,10 +61,11 @@ class Classifier(nn.Module):
         processor: The image processor that the model was trained with.
         class_names: K names in the order of the logits.
         config: The configuration of the run that trained it; ``None`` for foreign weights.
-        clip_frames: Frames per clip.
-        frame_stride: Frames of the video from one frame of the clip to the next.
-        tells_frame_stride: Whether the checkpoint says so; else ``frame_stride`` is 2, as of the
-            published ViViTs.
+        sampling: How clips are taken from a video.
+        tells_sampling: Whether the checkpoint says how far apart their frames are; else it is two
+            frames of the video, as of the published ViViTs.
+        video_rate: Frames per second of the videos that it was trained on, the median; ``None``:
+            unknown.
         eval_views: (temporal, spatial) views per video.
         tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
         heads: Classes of each head, side by side in the logits, where a video has several classes
@@ -77,19 +78,20 @@ class Classifier(nn.Module):
         processor: Processor,
         class_names: list[str],
         config: dict[str, Any] | None = None,
-        clip_frames: int | None = None,
-        frame_stride: int | None = None,
+        sampling: Sampling | None = None,
         eval_views: tuple[int, int] | None = None,
         heads: Sequence[int] = (),
+        tells_sampling: bool = True,
+        video_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
         self.class_names = class_names
         self.config = config
-        self.clip_frames = clip_frames or model.config["num_frames"]
-        self.frame_stride = frame_stride or 2
-        self.tells_frame_stride = frame_stride is not None
+        self.sampling = sampling or Sampling(model.config["num_frames"])
+        self.tells_sampling = tells_sampling and sampling is not None
+        self.video_rate = video_rate
         self.eval_views = eval_views or (4, 3)
         self.tells_eval_views = eval_views is not None
         self.heads = list(heads)
@@ -241,7 +243,7 @@ class Classifier(nn.Module):
         paths = {}
         for index, video in enumerate(videos):
             if isinstance(video, Tensor):
-                yield index, video[self._windows(len(video), num_views)]
+                yield index, video[self._windows(len(video), num_views)]  # [V, T, H, W, 3]
             else:
                 paths[index] = video
         if timeout is None or not CAN_GUARD:
@@ -262,7 +264,7 @@ class Classifier(nn.Module):
         """Temporal views of a video: uint8 ``[V, T, H, W, 3]``."""
         try:
             with VideoReader(path) as video:
-                windows = self._windows(video.num_frames, num_views)
+                windows = self.sampling.spread(video, num_views)
                 shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
                 frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]
         except DecodeError as error:
@@ -270,7 +272,14 @@ class Classifier(nn.Module):
         return frames.unflatten(0, windows.shape)
 
     def _windows(self, num_frames: int, num_views: int) -> np.ndarray:
-        return spread_windows(num_frames, self.clip_frames, self.frame_stride, num_views)
+        """Frame numbers of frames without a file: they are as many per second as in training."""
+        if self.sampling.rate and not self.video_rate:
+            raise UserError(
+                f"this model takes {self.sampling}, and frames without a file do not say how many "
+                "there are per second: give a file, or set classifier.video_rate"
+            )
+        shown_at = np.arange(num_frames + 1) / (self.video_rate or 1)
+        return self.sampling.spread(Array(num_frames, shown_at), num_views)
 
 
 def load_classifier(source: str | Path, **model: Any) -> Classifier:
@@ -307,16 +316,19 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
     if "image_size" in model:
         processor = with_crop(processor, network.config["image_size"])
-    sampling = weights.sampling
+    told = weights.sampling
+    spacing = {key: told[key] for key in (*SPACINGS, "sampling") if told.get(key) is not None}
+    clip_frames = model.get("num_frames", told.get("clip_frames", network.config["num_frames"]))
     classifier = Classifier(
         network,
         processor,
         class_names,
         config=weights.config,
-        clip_frames=model.get("num_frames", sampling.get("clip_frames")),
-        frame_stride=sampling.get("frame_stride"),
-        eval_views=tuple(sampling["eval_views"]) if "eval_views" in sampling else None,
+        sampling=Sampling(clip_frames, **spacing),
+        eval_views=tuple(told["eval_views"]) if "eval_views" in told else None,
         heads=weights.heads,
+        tells_sampling=bool(spacing),
+        video_rate=told.get("video_rate"),
     )
     return classifier.eval()
 

@@ -44,7 +44,8 @@ class VivitModule(LightningModule):
         model: Arguments of `ViViT`, ``num_classes`` included.
         class_names: The classes in the order of the head's rows.
         processor: Settings of the image processor that the model is trained with.
-        sampling: ``clip_frames``, ``frame_stride`` and ``eval_views`` that it is trained with.
+        sampling: What it is trained with: `Sampling.contract`, ``eval_views`` and ``video_rate``,
+            the videos' frames per second.
         optim: Optimiser, schedule and label smoothing, as in ``configs/optim``.
         config: The whole resolved configuration of the run.
         heads: Classes of each head, in the order of ``class_names``, where a video has several

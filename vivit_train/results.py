@@ -52,7 +52,7 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
         "test_is_validation": data.tests_on_validation,
         "split_fingerprint": records.fingerprint(data.class_names, rows) if rows else None,
         "given_up": {name: reason for name, (_, reason) in data.given_up.items()},
-        "checked": data.verdicts.counts(records, data.clip_span),
+        "checked": data.verdicts.counts(records, data.sampling),
         "data": data.name,
         "num_classes": len(data.class_names),
         "precision": str(trainer.precision),

@@ -109,9 +109,9 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         class_names=data.class_names,
         processor=data.processor.settings(),
         sampling={
-            "clip_frames": data.sampling.clip_frames,
-            "frame_stride": data.sampling.frame_stride,
+            **data.sampling.contract(),
             "eval_views": list(data.eval_views),
+            "video_rate": data.video_rate if is_rank_zero() else None,  # which alone saves
         },
         optim=config["optim"],
         config=config,

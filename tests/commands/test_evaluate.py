@@ -18,6 +18,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.export.huggingface import write as write_huggingface
+from vivit_train.video.sampling import Sampling
 
 SCORES = ("top1", "top5", "mean_class_accuracy")
 
@@ -194,7 +195,7 @@ def test_an_exported_folder_takes_frames_as_the_run_does(
 ) -> None:
     """A stride of 3 and its views, though the data set's are others and Hugging Face has no key."""
     classifier, clips = load(finished_run), validation_clips(demo_root)
-    classifier.frame_stride, classifier.eval_views = 3, (2, 1)
+    classifier.sampling, classifier.eval_views = Sampling(4, frame_stride=3), (2, 1)
     folder = tmp_path / "exported"
     folder.mkdir()
     write_huggingface(classifier, folder)
@@ -203,7 +204,7 @@ def test_an_exported_folder_takes_frames_as_the_run_does(
     results = score(*words, checkpoint=folder)
     assert (built[0].sampling.frame_stride, built[0].eval_views) == (3, (2, 1))
     assert results["views"] == [2, 1]
-    by_the_run = by_hand(finished_run, clips, (2, 1), frame_stride=3)
+    by_the_run = by_hand(finished_run, clips, (2, 1), sampling=Sampling(4, frame_stride=3))
     assert {name: results[name] for name in SCORES} == pytest.approx(by_the_run)
     logits = load(folder).classify(clips[0][0])
     torch.testing.assert_close(logits, classifier.classify(clips[0][0]))

@@ -150,7 +150,7 @@ def test_every_frame_of_every_clip_is_in_its_place(tmp_path: Path) -> None:
     greys = np.arange(0, 250, 5, dtype=np.uint8).reshape(5, 10)  # 5 clips, 10 frames
     clips = np.broadcast_to(greys[..., None, None, None], (5, 10, 32, 33, 3))
     names = [["walk"], ["run"], ["jump"], ["swim 70%", "dive 30%"], ["fly"]]
-    write_pictures(tmp_path, clips, names, frame_stride=4)
+    write_pictures(tmp_path, clips, names, fps=8)
     panels = [panel(lines, 32) for lines in names]
     assert len({image.tobytes() for image in panels}) == 5
 

@@ -104,6 +104,44 @@ def test_values_of_the_right_kind() -> None:
     check_keys(["trainer.devices=[0,1]"])
 
 
+@pytest.mark.parametrize(
+    ("word", "spacing"),
+    [
+        ("data.frame_rate=12.5", (None, 12.5, None, "window")),
+        ("data.clip_seconds=3", (None, None, 3, "window")),
+        ("data.frame_stride=4", (4, None, None, "window")),
+        ("data.sampling=whole", (None, None, None, "whole")),
+        ("data.sampling=window", (1, None, None, "window")),
+        ("data.frame_rate=null", (1, None, None, "window")),
+    ],
+)
+def test_one_word_says_how_clips_are_taken(word: str, spacing: tuple[object, ...]) -> None:
+    """The demo's own is a stride of 1, that of a saved run here the whole video."""
+    keys = ("frame_stride", "frame_rate", "clip_seconds", "sampling")
+    data = compose_config([word]).data
+    assert tuple(data[key] for key in keys) == spacing
+    saved = compose_config(["data.sampling=whole"])
+    changed = override_config(saved, [word]).data
+    if spacing[0] == 1:
+        spacing = (None, None, None, "window" if "window" in word else "whole")
+    assert tuple(changed[key] for key in keys) == spacing
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.frame_rate=12.5", "data.frame_stride=2"],
+        ["data.sampling=whole", "data.clip_seconds=2"],
+    ],
+)
+def test_two_words_that_contradict(words: list[str]) -> None:
+    told = f"{' and '.join(words)} contradict each other: give one of data.frame_stride, data."
+    assert refused(words).startswith(told)
+    with pytest.raises(UserError, match="contradict each other"):
+        override_config(compose_config([]), words)
+    check_keys([words[0], words[1].split("=")[0] + "=null"])
+
+
 def test_composing_checks_first() -> None:
     with pytest.raises(UserError, match=r"did you mean trainer\.max_epochs"):
         compose_config(["+trainer.max_epoch=3"])

@@ -35,6 +35,7 @@ from vivit_train.video import watch
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.decoders import pyav
 from vivit_train.video.guard import CAN_GUARD
+from vivit_train.video.sampling import Sampling
 from vivit_train.video.write import write_video
 
 pytestmark = [
@@ -43,7 +44,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*trying again"),
 ]
 PROCESSOR = Processor(size=18, crop_size=16)
-SPAN = 16
+SAMPLING = Sampling(8, frame_stride=2)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_each_file_of_the_torture_folder_has_its_verdict(
     start = time.monotonic()
     found = {v.video: v for v in check(jobs_in(torture / "train" / "a"), timeout=2, num_workers=2)}
     assert time.monotonic() - start < 30
-    assert {name: v.kind(SPAN) for name, v in found.items()} == USABLE | UNUSABLE
+    assert {name: v.kind(SAMPLING) for name, v in found.items()} == USABLE | UNUSABLE
     assert {name for name, verdict in found.items() if verdict.usable()} == set(USABLE)
     assert found["good.mp4"].frames == found["good.mp4"].promised == FRAMES
     cut = found["truncated.webm"]
@@ -303,7 +304,7 @@ class TestTraining:
         assert broken["hangs.mp4"] == "not opened: no answer within 2 s"
         assert broken["crashes.mp4"].startswith("not opened: the decoding process died (SIGSEGV")
         assert set(broken) <= set(UNUSABLE)
-        found = data.verdicts.counts(data.records["test"], SPAN)
+        found = data.verdicts.counts(data.records["test"], SAMPLING)
         assert found == {
             "ok": 13, "short": 1, "truncated": 2, "missing": 1, "unreadable": 9, "timeout": 2,
             "crashed": 1,
@@ -318,7 +319,7 @@ class TestTraining:
         batches = list(data.test_dataloader())
         broken = {Path(e.path).name for batch in batches for e in batch.broken}
         assert {"hangs.mp4", "crashes.mp4", "pipe.mp4", "dangling.mp4"} <= broken
-        assert data.verdicts.counts(data.records["test"], SPAN) is None
+        assert data.verdicts.counts(data.records["test"], SAMPLING) is None
 
     def test_a_check_sees_training_videos_that_are_not_on_disk(self, torture: Path) -> None:
         data = self.build(torture)

@@ -140,7 +140,7 @@ def test_all_broken(root: Path) -> None:
 @pytest.mark.parametrize("dataset", ["training", "evaluation"])
 def test_frame_orders_act(root: Path, dataset: str) -> None:
     def clip(frame_order: str, seed: int = 0) -> list[int]:
-        sampling = Sampling(8, 1, frame_order)
+        sampling = Sampling(8, 1, frame_order=frame_order)
         if dataset == "training":
             return shown(TrainDataset(records(root), sampling, seed)[Key(0, 0)].frames)
         return shown(EvalDataset(records(root), sampling, 1, seed)[0].frames[0])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vivit_train.classifier import Classifier
 from vivit_train.model.vivit import ViViT
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.sampling import Sampling
 
 POOLING = {
     "spatio_temporal": "cls",
@@ -36,4 +37,7 @@ def build(processor: Processor | None = None, **model: Any) -> Classifier:
     vivit.requires_grad_(False)
     processor = processor or Processor(crop_size=vivit.config["image_size"])
     config = {"optim": {"lr": 1e-3, "betas": [0.9, 0.999]}, "model": None}
-    return Classifier(vivit, processor, NAMES, config, frame_stride=3, eval_views=(2, 1)).eval()
+    sampling = Sampling(4, frame_stride=3)
+    return Classifier(
+        vivit, processor, NAMES, config, sampling, eval_views=(2, 1), video_rate=25.0
+    ).eval()

@@ -17,6 +17,7 @@ from vivit_train.export import export, relative_difference
 from vivit_train.export.clips import demo_clips
 from vivit_train.export.graph import resize_matrix, round_to_pixels
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module", params=POOLING)
@@ -72,7 +73,7 @@ def test_what_lies_beside(graphs: Any) -> None:
         contract = json.loads(told)
         assert contract["class_names"] == NAMES
         assert contract["processor"] == classifier.processor.settings()
-        sampling = {"clip_frames": 4, "frame_stride": 3, "eval_views": [2, 1]}
+        sampling = Sampling(4, 3).contract() | {"eval_views": [2, 1], "video_rate": 25.0}
         assert contract["sampling"] == sampling
 
 

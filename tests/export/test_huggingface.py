@@ -17,6 +17,7 @@ from vivit_train.errors import UserError
 from vivit_train.export import export, huggingface, relative_difference
 from vivit_train.export.clips import demo_clips
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.sampling import Sampling
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_clips_of_another_size(tmp_path: Path, processor: dict, made: str) -> No
 
 def test_clips_of_another_length(tmp_path: Path) -> None:
     classifier = build()
-    classifier.clip_frames = 8
+    classifier.sampling = Sampling(8)
     message = r"clips have 8 frames for a model of 4, .* \(num_frames=8 here does\)"
     with pytest.raises(UserError, match=message):
         export(classifier, "huggingface", tmp_path / "hf", demo_clips(classifier))

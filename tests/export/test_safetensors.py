@@ -16,13 +16,14 @@ from vivit_train.export.clips import demo_clips
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights.checkpoint import read_exported
 from vivit_train.transforms.processor import Processor
+from vivit_train.video.sampling import Sampling
 
 
 @pytest.mark.parametrize("attention", POOLING)
 def test_the_very_same_classifier(tmp_path: Path, attention: str) -> None:
     processor = Processor(crop_size=16, do_normalize=True, image_mean=(0.1, 0.2, 0.3))
     classifier = build(processor, attention=attention, pooling=POOLING[attention])
-    classifier.clip_frames = 8
+    classifier.sampling = Sampling(8, frame_stride=3)
     report = export(classifier, "safetensors", tmp_path / "x", demo_clips(classifier))
     assert (report.reader, report.difference) == ("vivit-train", 0)
     back = load(tmp_path / "x")
@@ -30,7 +31,7 @@ def test_the_very_same_classifier(tmp_path: Path, attention: str) -> None:
     assert back.processor.settings() == processor.settings()
     assert back.class_names == NAMES
     assert back.config == classifier.config
-    assert (back.clip_frames, back.frame_stride, back.eval_views) == (8, 3, (2, 1))
+    assert (back.sampling, back.eval_views) == (Sampling(8, frame_stride=3), (2, 1))
     assert not back.training
     frames = noise(2, 8, 40, 50, 3)
     assert torch.equal(back(frames), classifier(frames))

@@ -180,7 +180,6 @@ def summarise(
     from vivit_train.data.verdicts import count_verdicts
     from vivit_train.preflight.recordings import of_the_recordings
 
-    span = data.clip_span
     names = [job.video for job in jobs]
     timed = [v for name in names if (v := file.verdicts[name]).usable() and v.fps > 0]
     verdicts = file.verdicts
@@ -200,7 +199,7 @@ def summarise(
         "root": str(data.root),
         "verdicts": str(file.path),
         "videos": len(names),
-        "counts": count_verdicts(map(verdicts.get, names), span),
+        "counts": count_verdicts(map(verdicts.get, names), data.sampling),
         "unusable": sum(not row["usable"] for row in bad),
         "splits": {
             split: summarise_split(data, records, verdicts) for split, records in splits.items()
@@ -223,7 +222,6 @@ def summarise_split(
 
     from vivit_train.data.verdicts import count_verdicts, video_name
 
-    span = data.clip_span
     rows = [verdicts.get(video_name(records, row, data.root)) for row in range(len(records))]
     by_class: dict[str, list[Verdict | None]] = {}
     for verdict, labels in zip(rows, records.labels):
@@ -232,8 +230,10 @@ def summarise_split(
     return {
         "videos": len(records),
         "fingerprint": records.fingerprint(data.class_names),
-        "counts": count_verdicts(rows, span),
-        "classes": {name: count_verdicts(by_class[name], span) for name in sorted(by_class)},
+        "counts": count_verdicts(rows, data.sampling),
+        "classes": {
+            name: count_verdicts(by_class[name], data.sampling) for name in sorted(by_class)
+        },
     }
 
 

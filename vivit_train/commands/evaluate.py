@@ -88,15 +88,19 @@ def run(arguments: argparse.Namespace) -> int:
     # Frames and pixels as the model was trained with, unless this call asks for others.
     if not asks_for("processor"):
         plain["processor"] = classifier.processor.settings()
+    contract = classifier.sampling.contract()
+    clip_frames = contract.pop("clip_frames")
     if not asks_for("data.clip_frames="):
-        plain["data"]["clip_frames"] = classifier.clip_frames
-    if not asks_for("data.frame_stride="):
-        if classifier.tells_frame_stride:
-            plain["data"]["frame_stride"] = classifier.frame_stride
+        plain["data"]["clip_frames"] = clip_frames
+    if not any(asks_for(f"data.{key}=") for key in contract):
+        if classifier.tells_sampling:
+            plain["data"] |= contract
         elif is_rank_zero():
+            used = {key: plain["data"][key] for key in contract}
+            words = [f"data.{k}={v}" for k, v in used.items() if v not in (None, "window")]
             say(
                 f"warning: {source} does not say how far apart the frames of its clips were: "
-                f"data.frame_stride={plain['data']['frame_stride']} of this configuration is used",
+                f"{''.join(words) or 'a stride of 2'} of this configuration is used",
                 file=sys.stderr,
             )
     if classifier.config is None and classifier.tells_eval_views and not asks_for("data.eval_v"):

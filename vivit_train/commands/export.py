@@ -68,11 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
         f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
         f"allowed {report.tolerance:.0e}"
     )
-    stride = classifier.frame_stride if classifier.tells_frame_stride else "an unknown number of"
-    say(
-        f"clips of {classifier.clip_frames} frames, {stride} frames of the video apart: other "
-        f"programs must take them so ({WHERE[arguments.format]})"
-    )
+    clips_are = str(classifier.sampling)
+    if not classifier.tells_sampling:
+        clips_are = f"{classifier.sampling.clip_frames} frames, an unknown time apart"
+    say(f"clips of {clips_are}: other programs must take them so ({WHERE[arguments.format]})")
     for path in sorted(arguments.output.iterdir()):
         say(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")
     return 0

@@ -114,10 +114,10 @@ def load_on_device(source: str, device: str | None) -> "Classifier":
         classifier.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    if not classifier.tells_frame_stride:
+    if not classifier.tells_sampling:
         say(
             f"warning: {source} does not say how far apart the frames of its clips were: frames "
-            f"{classifier.frame_stride} apart are taken",
+            f"{classifier.sampling.frame_stride} apart are taken",
             file=sys.stderr,
         )
     return classifier

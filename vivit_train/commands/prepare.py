@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 # Keys that this command uses; see `is_used`.
 USES = (
-    "experiment", "data", "-data.clip_frames", "-data.frame_stride", "-data.batch_size",
+    "experiment", "data", "-data.clip_frames", "-data.frame_stride", "-data.frame_rate",
+    "-data.clip_seconds", "-data.sampling", "-data.batch_size",
     "-data.eval_views", "-data.val_views", "-data.frame_order", "-data.decoder",
     "-data.max_bad_fraction", "-data.decode_timeout", "-data.verdicts", "processor",
     "model.image_size",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 8
 PANEL_WIDTH, FONT_SIZE = 256, 13
-SOURCE_FPS = 30  # what the video is written for; the real rate of a clip is not known
+SOURCE_FPS = 30  # of videos that tell no rate
 
 # Keys that this command uses; see `is_used`.
 USES = (
@@ -68,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     assert batch.clips is not None
     pixels = to_pixels(batch.clips[: len(rows)], data.processor)
-    write_pictures(arguments.output, pixels, labels, data.sampling.frame_stride)
+    seconds = data.sampling.seconds(data.video_rate or SOURCE_FPS)
+    fps = pixels.shape[1] / seconds if seconds else SOURCE_FPS / 2
+    write_pictures(arguments.output, pixels, labels, fps)
     lines = [f"{path}  {', '.join(label)}" for path, label in zip(paths, labels)]
     with open(arguments.output / "batch.txt", "w", encoding="utf-8") as file:
         for row, line in enumerate(lines):
@@ -123,16 +125,14 @@ def to_pixels(clips: "Tensor", processor: "Processor") -> "np.ndarray":
     return pixels.permute(0, 2, 3, 4, 1).numpy()
 
 
-def write_pictures(
-    folder: Path, clips: "np.ndarray", labels: list[list[str]], frame_stride: int
-) -> None:
+def write_pictures(folder: Path, clips: "np.ndarray", labels: list[list[str]], fps: float) -> None:
     """Writes batch.png and batch.mp4.
 
     Args:
         folder: Where to; must exist.
         clips: uint8 ``[B, T, h, w, 3]``.
         labels: The lines to write beside each clip.
-        frame_stride: Of the clips; sets the video's pace.
+        fps: Frames of the clips per second: the video's pace.
     """
     import numpy as np
     from PIL import Image
@@ -151,7 +151,7 @@ def write_pictures(
     frames = grid(tiles, columns=max(1, round((len(tiles) / 2) ** 0.5)))
     # The codec halves the resolution of colour: it takes no odd number of pixels.
     frames = np.pad(frames, [(0, 0), *((0, n % 2) for n in frames.shape[1:3]), (0, 0)])
-    write_video(folder / "batch.mp4", frames, fps=max(1, round(SOURCE_FPS / frame_stride)))
+    write_video(folder / "batch.mp4", frames, fps=max(1, round(fps)))
 
 
 def grid(tiles: "np.ndarray", columns: int) -> "np.ndarray":

@@ -11,6 +11,7 @@ from vivit_train.config.compose import (
     complete_config,
     compose_config,
     override_config,
+    replaced,
     to_plain,
 )
 from vivit_train.config.saved import read_saved, saved_config
@@ -29,6 +30,7 @@ __all__ = [
     "override_config",
     "parse_overrides",
     "read_saved",
+    "replaced",
     "saved_config",
     "to_plain",
     "word_of",

@@ -54,7 +54,7 @@ def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig
     config = _compose([first_word(group) for group in groups])
     defaults = copy.deepcopy(config)
     ours = [o for o in parsed if not is_group(o) and not o.key_or_group.startswith("hydra.")]
-    for override in ours:
+    for override in [*ours, *parse_overrides(replaced(parsed))]:
         key = override.key_or_group
         _check_key(config, key)
         if override.is_add():  # which Hydra refuses
@@ -66,6 +66,30 @@ def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig
     _check_demo(config, defaults, parsed)
     _check_values(config, defaults)
     return config
+
+
+def replaced(overrides: Sequence[Override]) -> list[str]:
+    """The words that unset what a user's word replaces: of these keys one says how clips are taken.
+
+    Args:
+        overrides: The user's; of a sweep's word the first value counts.
+
+    Returns:
+        ``key=value`` words to add; none where the user's have no need of any.
+
+    Raises:
+        UserError: If two of them contradict each other.
+    """
+    keys = ("data.frame_stride", "data.frame_rate", "data.clip_seconds", "data.sampling")
+    given = {o.key_or_group: values_of(o)[0] for o in overrides if o.key_or_group in keys}
+    chosen = [f"{key}={value}" for key, value in given.items() if value not in (None, "window")]
+    if len(chosen) > 1:
+        raise UserError(
+            f"{' and '.join(chosen)} contradict each other: give one of {', '.join(keys[:3])} and "
+            "data.sampling=whole"
+        )
+    others = {**dict.fromkeys(keys, "null"), "data.sampling": "window"} if chosen else {}
+    return [f"{key}={value}" for key, value in others.items() if key not in given]
 
 
 def check_keys(overrides: Sequence[str], sweeps: bool = False) -> None:
@@ -161,7 +185,7 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             part = OmegaConf.to_container(composed[group], resolve=False)
             config[group] = OmegaConf.create({**config, group: part})[group]
     saved = copy.deepcopy(config)
-    for override in parsed:
+    for override in [*parsed, *parse_overrides(replaced(parsed))]:
         if not is_group(override):
             _check_key(config, override.key_or_group)
             _set(config, override.key_or_group, override.value())

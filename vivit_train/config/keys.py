@@ -86,7 +86,11 @@ KEYS: Mapping[str, Kind] = {
     "data.name": folder_name,
     "data.root": path | null,
     "data.clip_frames": whole(1, 4096),
-    "data.frame_stride": whole(1, 10_000),
+    # Of these three exactly one, and none with data.sampling=whole.
+    "data.frame_stride": whole(1, 10_000) | null,
+    "data.frame_rate": number(above=0, most=1000) | null,
+    "data.clip_seconds": number(above=0, most=86_400) | null,
+    "data.sampling": choice("window", "whole"),
     "data.batch_size": whole(1, 1_000_000) | auto,
     "data.num_workers": whole(0, 1024) | null,
     "data.eval_views": views,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from vivit_train.class_names import find_classes, look_alikes, shorten
 from vivit_train.data.class_sampling import rows_of_epoch
 from vivit_train.data.clips import Clips
-from vivit_train.data.dataset import Batch, EvalDataset, Sampling, TrainDataset
+from vivit_train.data.dataset import Batch, EvalDataset, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.labels import (
     check_heads,
@@ -32,6 +33,7 @@ from vivit_train.data.labels import (
     within_heads,
 )
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
+from vivit_train.data.rates import video_rates
 from vivit_train.data.records import Records, count_rows
 from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
@@ -44,7 +46,7 @@ from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS
 from vivit_train.video.guard import DECODE_SECONDS
-from vivit_train.video.sampling import FRAME_ORDERS
+from vivit_train.video.sampling import FRAME_ORDERS, Sampling
 
 
 class VideoDataModule(LightningDataModule, ABC):
@@ -54,7 +56,10 @@ class VideoDataModule(LightningDataModule, ABC):
         root: Folder of the data set.
         name: The data set's name, for messages and results.
         clip_frames: Frames per clip.
-        frame_stride: Steps between a clip's frames, in frames of the video.
+        frame_stride: See `Sampling`, which these four and ``frame_order`` and ``decoder`` make.
+        frame_rate: See there.
+        clip_seconds: See there.
+        sampling: See there.
         batch_size: Clips per training step of one process.
         num_workers: Decoding processes per training process; ``None``: one per CPU core that
             this process may use, at most 16.
@@ -105,7 +110,10 @@ class VideoDataModule(LightningDataModule, ABC):
         root: str | None,
         name: str,
         clip_frames: int,
-        frame_stride: int,
+        frame_stride: int | None = None,
+        frame_rate: float | None = None,
+        clip_seconds: float | None = None,
+        sampling: str = "window",
         batch_size: int,
         processor: Processor,
         augment: Augment,
@@ -128,8 +136,6 @@ class VideoDataModule(LightningDataModule, ABC):
         if root is None:
             raise UserError("data.root is not set: give the folder of the data set, data.root=...")
         check_count("batch_size", batch_size)
-        check_count("clip_frames", clip_frames)
-        check_count("frame_stride", frame_stride)
         check_count("num_workers", num_workers or 0, least=0)
         check_choice("frame_order", frame_order, FRAME_ORDERS)
         check_choice("decoder", decoder, DECODERS)
@@ -146,7 +152,9 @@ class VideoDataModule(LightningDataModule, ABC):
         self.eval_views = (eval_views[0], eval_views[1])
         self.val_views = (val_views[0], val_views[1])
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.sampling = Sampling(clip_frames, frame_stride, frame_order, decoder)
+        self.sampling = Sampling(
+            clip_frames, frame_stride, frame_rate, clip_seconds, sampling, frame_order, decoder
+        )
         self.class_sampling = class_sampling
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout
@@ -262,10 +270,11 @@ class VideoDataModule(LightningDataModule, ABC):
             )
         return [row for row, there in enumerate(on_disk) if there or not trains]
 
-    @property
-    def clip_span(self) -> int:
-        """Frames of a video that one clip spans; a shorter video loops."""
-        return self.sampling.clip_frames * self.sampling.frame_stride
+    @cached_property
+    def video_rate(self) -> float | None:
+        """Frames per second of the training videos: the median of some; ``None``: unknown."""
+        rates = video_rates(self.records["train"])
+        return median(rates.values()) if rates else None
 
     def leaves_out(self, split: str) -> bool:
         """Whether rows of a split whose video is not on disk are dropped."""

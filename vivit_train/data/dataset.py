@@ -19,22 +19,9 @@ from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import Shrink, for_evaluation
 from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
-from vivit_train.video.sampling import random_window, reorder, spread_windows
+from vivit_train.video.sampling import Sampling, reorder
 
 MAX_REDRAWS = 10
-
-
-class Sampling(NamedTuple):
-    """How frames are taken from a video.
-
-    ``clip_frames`` frames ``frame_stride`` apart; ``frame_order`` is ``natural``, or one of the
-    ablations ``shuffled`` and ``repeated``; ``decoder`` is one that `VideoReader` knows.
-    """
-
-    clip_frames: int
-    frame_stride: int
-    frame_order: str = "natural"
-    decoder: str = "auto"
 
 
 class GivenUp(NamedTuple):
@@ -248,10 +235,9 @@ class TrainDataset(Dataset[Sample]):
         shrink = self.augment and Shrink(
             self.augment.processor, partial(self.augment.resize, seed=device_seed)
         )
-        clip_frames, frame_stride, frame_order, decoder = self.sampling
-        with _open(self.records, index, decoder) as video:
-            window = random_window(video.num_frames, clip_frames, frame_stride, rng)
-            frames = video.read(reorder(window, frame_order, rng), shrink)
+        with _open(self.records, index, self.sampling.decoder) as video:
+            window = self.sampling.draw(video, rng)
+            frames = video.read(reorder(window, self.sampling.frame_order, rng), shrink)
         return frames, bool(shrink and shrink.shrunk)
 
 
@@ -300,11 +286,11 @@ class EvalDataset(Dataset[Sample]):
     def _views(self, index: int) -> tuple[np.ndarray, bool]:
         """uint8 ``[V, T, H, W, 3]``, and whether it was resized already."""
         shrink = for_evaluation(self.processor) if self.processor else None
-        clip_frames, frame_stride, frame_order, decoder = self.sampling
+        order = self.sampling.frame_order
         rng = np.random.default_rng(derive_seed(self.seed, "evaluation", index))
-        with _open(self.records, index, decoder) as video:
-            windows = spread_windows(video.num_frames, clip_frames, frame_stride, self.num_views)
-            windows = np.stack([reorder(window, frame_order, rng) for window in windows])
+        with _open(self.records, index, self.sampling.decoder) as video:
+            windows = self.sampling.spread(video, self.num_views)
+            windows = np.stack([reorder(window, order, rng) for window in windows])
             frames = video.read(windows.ravel(), shrink)  # [V*T, H, W, 3]
-        views = frames.reshape(self.num_views, clip_frames, *frames.shape[1:])
+        views = frames.reshape(*windows.shape, *frames.shape[1:])
         return views, bool(shrink and shrink.shrunk)

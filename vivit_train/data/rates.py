@@ -90,7 +90,7 @@ def other_rates(rates: Mapping[str, float], usual: float, frame_stride: int) -> 
         f"{len(others)} of {len(rates)} videos have another frame rate than the training videos, "
         f"{median(others.values()):.4g} and {usual:.4g} frames/s: {shorten(list(others), 3)}. With "
         f"data.frame_stride={frame_stride} their motion looks faster or slower; for the same "
-        f"moments of all: data.frame_stride=null data.frame_rate={usual / frame_stride:.4g}"
+        f"moments of all: data.frame_rate={usual / frame_stride:.4g}"
     )
 
 

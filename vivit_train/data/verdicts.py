@@ -14,6 +14,7 @@ from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.files import user_path
 from vivit_train.foreign import from_json, open_own
+from vivit_train.video.sampling import Sampling
 from vivit_train.video.watch import Source
 
 FILE_NAME = "vivit_check.jsonl"
@@ -55,9 +56,10 @@ class Verdict:
         half = self.verdict == "truncated" and 2 * self.frames >= self.promised
         return self.verdict == "ok" or half
 
-    def kind(self, clip_span: int) -> str:
-        """The verdict, where a whole video of fewer than ``clip_span`` frames is ``short``."""
-        return "short" if self.verdict == "ok" and self.frames < clip_span else self.verdict
+    def kind(self, sampling: Sampling) -> str:
+        """The verdict, where a whole video of fewer frames than a clip spans is ``short``."""
+        is_short = self.verdict == "ok" and self.frames < sampling.span(self.fps)
+        return "short" if is_short else self.verdict
 
     def holds(self, identity: tuple[int | None, int | str | None], decoder: str) -> bool:
         """Whether it still is true: the file is the same, and so is who decodes it."""
@@ -125,9 +127,9 @@ class VerdictFile:
         self._file.close()
 
 
-def count_verdicts(found: Iterable[Verdict | None], clip_span: int) -> dict[str, int]:
+def count_verdicts(found: Iterable[Verdict | None], sampling: Sampling) -> dict[str, int]:
     """How many videos have which verdict, in the order of `VERDICTS`, then ``unchecked``."""
-    counts = Counter(verdict.kind(clip_span) if verdict else "unchecked" for verdict in found)
+    counts = Counter(verdict.kind(sampling) if verdict else "unchecked" for verdict in found)
     return {kind: counts[kind] for kind in (*VERDICTS, "unchecked") if counts[kind]}
 
 
@@ -179,16 +181,16 @@ class Verdicts:
             and verdict.holds(records.identity(row), self.decoder)
         }
 
-    def counts(self, records: Records, clip_span: int) -> dict[str, int] | None:
+    def counts(self, records: Records, sampling: Sampling) -> dict[str, int] | None:
         """How many rows have which verdict; ``None`` where no check was made.
 
         Args:
             records: A split.
-            clip_span: Frames below which a video is ``short``.
+            sampling: How clips are taken: by it a video is ``short``.
         """
         found = self.find(records)
         every = (found.get(row) for row in range(len(records)))
-        return count_verdicts(every, clip_span) if self.path else None
+        return count_verdicts(every, sampling) if self.path else None
 
     def without_unusable(self, records: Records, data_name: str) -> Records:
         """Training rows less those that were found to be of no use; says how many.

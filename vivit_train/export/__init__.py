@@ -58,7 +58,7 @@ def export(classifier: Classifier, format_name: str, output: Path, clips: Tensor
         classifier: What to export, in evaluation mode on the CPU.
         format_name: One of ``FORMATS``.
         output: The folder to write; must not exist, or be empty.
-        clips: uint8 ``[2, T, H, W, 3]``, T the classifier's ``clip_frames``. They are compared as
+        clips: uint8 ``[2, T, H, W, 3]``, T frames of a clip. They are compared as
             a batch of two and the first alone.
 
     Returns:

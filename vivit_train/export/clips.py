@@ -11,7 +11,6 @@ from vivit_train.data.demo_clips import CLASS_NAMES, render
 from vivit_train.errors import UserError
 from vivit_train.transforms.settings import pixel_pair
 from vivit_train.video.decode import DecodeError, VideoReader
-from vivit_train.video.sampling import spread_windows
 
 
 def demo_clips(classifier: Classifier) -> Tensor:
@@ -26,7 +25,9 @@ def demo_clips(classifier: Classifier) -> Tensor:
         # A portrait crop would no longer fit into something wider.
         height, width = 5 * height // 4, 5 * width // (3 if width >= height else 4)
     rng = np.random.default_rng(0)
-    drawn = [render(n, rng, classifier.clip_frames, height, width) for n in CLASS_NAMES[:2]]
+    drawn = [
+        render(n, rng, classifier.sampling.clip_frames, height, width) for n in CLASS_NAMES[:2]
+    ]
     return torch.from_numpy(np.stack(drawn))
 
 
@@ -41,8 +42,7 @@ def video_clips(classifier: Classifier, path: str | Path) -> Tensor:
     """
     try:
         with VideoReader(path) as video:
-            sampling = (video.num_frames, classifier.clip_frames, classifier.frame_stride)
-            windows = spread_windows(*sampling, 2)
+            windows = classifier.sampling.spread(video, 2)
             frames = video.read(windows.ravel())
     except DecodeError as error:
         raise UserError(f"--video {error}") from error

@@ -28,9 +28,9 @@ def contract_of(classifier: Classifier) -> dict[str, Any]:
     It goes into every format, under the key ``vivit_train`` where the format has none of its own.
     What the checkpoint does not tell is left out.
     """
-    sampling: dict[str, Any] = {"clip_frames": classifier.clip_frames}
-    if classifier.tells_frame_stride:
-        sampling["frame_stride"] = classifier.frame_stride
+    sampling: dict[str, Any] = {"clip_frames": classifier.sampling.clip_frames}
+    if classifier.tells_sampling:
+        sampling = classifier.sampling.contract() | {"video_rate": classifier.video_rate}
     if classifier.tells_eval_views:
         sampling["eval_views"] = list(classifier.eval_views)
     return {

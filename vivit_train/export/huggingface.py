@@ -64,10 +64,11 @@ def _what_it_lacks(classifier: Classifier) -> list[str]:
             f"the processor makes frames of {made} for a model of {native[0]}x{native[1]}, and it "
             "cannot interpolate positions (image_size=[HEIGHT,WIDTH] here does)"
         )
-    if classifier.clip_frames != frames:
+    clip_frames = classifier.sampling.clip_frames
+    if clip_frames != frames:
         reasons.append(
-            f"clips have {classifier.clip_frames} frames for a model of {frames}, and it cannot "
-            f"interpolate positions (num_frames={classifier.clip_frames} here does)"
+            f"clips have {clip_frames} frames for a model of {frames}, and it cannot "
+            f"interpolate positions (num_frames={clip_frames} here does)"
         )
     return reasons
 

@@ -81,6 +81,9 @@ class VideoReader:
         num_frames: Frames of the segment, in the stream that players show by default.
         fps: Average frames per second; 0 where the container does not say.
         decoder: Who reads; never ``auto``.
+        shown_at: Float64 [num_frames + 1]: when each frame appears on the screen, in seconds from
+            the beginning of the segment or video, and when the last one goes. By time stamps; at
+            the average rate where the container has none (AVI with B-frames, bare streams).
         promised: Frames that there should be by what the container says of their number or its
             duration, or by the segment's duration; 0 where nothing is said. A file that was cut
             off has fewer.
@@ -123,6 +126,17 @@ class VideoReader:
         self.fps: float = self._backend.fps
         self.promised: int = self._backend.promised
         self._closed = False
+
+    @property
+    def shown_at(self) -> np.ndarray:
+        """See the attributes of the class.
+
+        Raises:
+            DecodeError: If the file tells neither times nor a rate.
+        """
+        if self._backend.shown_at is None:
+            raise DecodeError(self.path, "it does not tell when its frames are shown")
+        return self._backend.shown_at
 
     def read(
         self, indices: Sequence[int] | np.ndarray, resize: OnFrame | None = None

@@ -37,8 +37,9 @@ class Weights:
             video models can start.
         pixel_range: What black and white were for each channel in training, e.g. (-1, 1), where
             the format tells that without a processor.
-        sampling: How clips were taken from videos: ``clip_frames``, ``frame_stride`` and
-            ``eval_views`` (temporal, spatial), as far as the file tells.
+        sampling: How clips were taken from videos, as far as the file tells: ``clip_frames``, one
+            of ``frame_stride``, ``frame_rate`` and ``clip_seconds``, or ``sampling`` is ``whole``;
+            ``eval_views`` (temporal, spatial); ``video_rate``, the videos' frames per second.
         heads: Classes of each head where a video has several; empty for one head.
         config: The configuration of the run that trained it; ``None`` where the file has none.
     """
@@ -208,7 +209,14 @@ def _least_values(model: dict[str, Any]) -> int:
 
 
 # The largest values that a file may give: beyond them even one clip does not fit into memory.
-MOST_FRAMES, MOST_VIEWS, MOST_ACTIONS = 2**12, 2**10, 2**24
+MOST_VIEWS, MOST_ACTIONS = 2**10, 2**24
+SAMPLING_NUMBERS: tuple[tuple[str, type, int], ...] = (
+    ("clip_frames", int, 2**12),
+    ("frame_stride", int, 10_000),
+    ("frame_rate", float, 1000),
+    ("clip_seconds", float, 86_400),
+    ("video_rate", float, 2**31),
+)
 
 
 def check_sampling(origin: str, sampling: Any, heads: Any = ()) -> None:
@@ -224,13 +232,18 @@ def check_sampling(origin: str, sampling: Any, heads: Any = ()) -> None:
     """
     if not is_of(sampling, dict[str, Any]):
         raise UserError(f"{origin}: sampling={sampling!r:.80} is not a group of values")
-    for name in ("clip_frames", "frame_stride"):
-        value = sampling.get(name, 1)
-        if not is_of(value, int) or not 1 <= value <= MOST_FRAMES:
-            raise UserError(
-                f"{origin}: sampling.{name}={value!r:.80} is not a whole number from 1 to "
-                f"{MOST_FRAMES}"
-            )
+    for name, kind, most in SAMPLING_NUMBERS:
+        value = sampling.get(name)
+        if value is not None and not (is_of(value, kind) and 0 < value <= most):
+            what = "a whole number from 1 to" if kind is int else "a number above 0 and up to"
+            raise UserError(f"{origin}: sampling.{name}={value!r:.80} is not {what} {most}")
+    spacing = [name for name, _, _ in SAMPLING_NUMBERS[1:4] if sampling.get(name) is not None]
+    how = sampling.get("sampling") or "window"
+    if how not in ("window", "whole") or len(spacing) > (how == "window"):
+        raise UserError(
+            f"{origin}: sampling={how!r:.80} with {', '.join(spacing) or 'no spacing'}: expected "
+            "'window' with one of frame_stride, frame_rate and clip_seconds, or 'whole' without"
+        )
     views = sampling.get("eval_views", (1, 1))
     if (
         not is_of(views, list[int])

@@ -17,6 +17,11 @@ class Backend(Protocol):
     fps: float
     promised: int
 
+    @property
+    def shown_at(self) -> np.ndarray | None:
+        """See `VideoReader.shown_at`; ``None``: the file does not tell."""
+        ...
+
     def __init__(
         self, path: str, segment: tuple[float, float] | None, data: bytes | None = None
     ) -> None: ...

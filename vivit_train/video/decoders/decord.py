@@ -33,6 +33,7 @@ class Decord:
         listing = list_frames(path, segment, data)
         self._first, self.num_frames = listing.first, listing.num_frames
         self.fps, self.promised = listing.fps, listing.promised
+        self.shown_at = listing.shown_at
         self._reader, self._next = self._open(), 0
         if len(self._reader) != listing.in_all:
             raise ValueError(

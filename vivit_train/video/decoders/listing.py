@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from typing import NamedTuple
 
 import av
+import numpy as np
 
 from vivit_train.video.container import open_video
 from vivit_train.video.decoders.pyav import PyAV
@@ -31,6 +32,7 @@ class Listing(NamedTuple):
         times: When each of them is shown, in seconds; ``None`` where the file does not record it.
         fps: See `VideoReader`.
         promised: See `VideoReader`.
+        shown_at: See `VideoReader`; ``None`` where the file does not tell.
     """
 
     stream: int
@@ -40,6 +42,7 @@ class Listing(NamedTuple):
     times: list[float] | None
     fps: float
     promised: int
+    shown_at: np.ndarray | None
 
 
 def list_frames(path: str, segment: tuple[float, float] | None, data: bytes | None) -> Listing:
@@ -47,7 +50,7 @@ def list_frames(path: str, segment: tuple[float, float] | None, data: bytes | No
     with closing(PyAV(path, None, data)) as whole:
         stream, in_all, fps, times = whole.stream_index, whole.num_frames, whole.fps, whole.times
         if segment is None:
-            return Listing(stream, in_all, 0, in_all, times, fps, whole.promised)
+            return Listing(stream, in_all, 0, in_all, times, fps, whole.promised, whole.shown_at)
     with closing(PyAV(path, segment, data)) as part:
         if part.offset is not None:
             first = part.offset
@@ -55,7 +58,9 @@ def list_frames(path: str, segment: tuple[float, float] | None, data: bytes | No
             raise ValueError("some frames share a time, so a segment cannot be found: choose pyav")
         else:
             first = times.index(part.times[0])
-        return Listing(stream, in_all, first, part.num_frames, part.times, fps, part.promised)
+        return Listing(
+            stream, in_all, first, part.num_frames, part.times, fps, part.promised, part.shown_at
+        )
 
 
 def refuse_unproven(

@@ -14,6 +14,8 @@ from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
 from vivit_train.video.picture import to_rgb
 from vivit_train.video.watch import go_on
 
+MILLISECOND = 1e-3  # in which Matroska and others count
+
 
 class FalseKeyFrame(ValueError):
     """Decoding cannot begin at a frame that is marked as a key frame (as with intra refresh)."""
@@ -68,9 +70,19 @@ class PyAV:
         assert time_base is not None
         return [float(pts * time_base) for pts in self._pts[self._first :]]
 
+    @property
+    def shown_at(self) -> np.ndarray | None:
+        """See `VideoReader.shown_at`; None where the file tells neither times nor a rate."""
+        start, frames = self._segment[0] if self._segment else 0.0, np.arange(self.num_frames + 1)
+        if self._stamps is None:
+            return (self._first + frames) / self.fps - start if self.fps else None
+        tick = float(self._stream.time_base or 0)
+        seconds = np.append((np.array(self._stamps) - self._origin) * tick, self._end)
+        return _unrounded(seconds, tick, self.fps) - start
+
     def _index(self) -> None:
         """List the frames from the packets: what containers say about their number is no proof."""
-        packets, self._hidden, self._reached = [], 0, 0.0
+        packets, self._hidden, self._reached, ends = [], 0, 0.0, []
         # A duration of the container may be that of another stream, as of sound that is longer.
         streams = [self._stream] if _ends_at(self._stream) else []  # all
         for packet in self._container.demux(*streams):
@@ -84,22 +96,33 @@ class PyAV:
             self._hidden += packet.is_discard
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe))
+                time = packet.dts if self._is_avi else packet.pts
+                ends.append((time or 0) + (packet.duration or 0))
         if not packets:
             raise ValueError("no frames in this file")
         self._first, self.num_frames = 0, len(packets)
-        self._clock = None if self._timed else self._clock_of(packets)
+        self._clock, self._stamps = self._clock_of(packets), None
         shown = {pts: is_key for pts, _, is_key in packets if pts is not None}
         self._pts = sorted(shown) if self._timed and len(shown) == self.num_frames else None
         # Where decoding can begin: frame numbers.
         self._starts = [0, *(i for i, pts in enumerate(self._pts or ()) if i and shown[pts])]
         self._begins_at_start = True
+        if self._clock:
+            self._stamps, self._origin = self._clock, self._clock[0]
+            last = self._clock[-1]
+            lasts = _seconds(max(ends) - last, self._stream) or 1 / (self.fps or 1000)
+            self._end = _seconds(last - self._origin, self._stream) + lasts
 
     def _clock_of(self, packets: list[tuple[int | None, int | None, bool]]) -> list[int] | None:
         """When each frame is shown, in ticks, as it seems: enough to find a segment.
 
         Containers other than the timed ones say when a frame is due, but not always of which frame
-        it is the time. ``None``: the times have gaps or jump.
+        it is the time; in the timed ones some may share a time. ``None``: the times have gaps or
+        jump.
         """
+        if self._timed:
+            stamps = sorted(pts for pts, _, _ in packets if pts is not None)
+            return stamps if len(stamps) == len(packets) else None
         # In AVI pts are made up, and dts count places, of which some may hold no frame.
         times = [dts if self._is_avi else pts for pts, dts, _ in packets]
         shown = sorted({time for time in times if time is not None})
@@ -131,6 +154,7 @@ class PyAV:
         """
         time_base, origin = self._stream.time_base, self._stream.start_time or 0
         assert time_base is not None
+        self._origin = origin
         first, last = (origin + ticks(seconds / time_base) for seconds in (start, end))
         back = 0.0  # seconds
         while True:
@@ -173,6 +197,7 @@ class PyAV:
             raise ValueError(f"no frame from {start:.2f} s on, where a segment should begin")
         # Where none is shown first within it, the one on display.
         self._first = min(bisect_left(times, first), len(times) - 1)
+        self._stamps, self._end = times[self._first :], min(end, video_end)
         self.num_frames = len(times) - self._first
         # The part of the segment's time that the video covers.
         self._share = min(1.0, (video_end - start) / (end - start)) if end > start else 1.0
@@ -304,6 +329,25 @@ class PyAV:
     def close(self) -> None:
         """Frees the decoder."""
         self._container.close()
+
+
+def _unrounded(seconds: np.ndarray, tick: float, fps: float) -> np.ndarray:
+    """Times as they were before the container rounded them to its ticks.
+
+    Args:
+        seconds: Float [N + 1], when frames appear and the last one goes.
+        tick: Seconds of one.
+        fps: Average rate; 0 if unknown.
+
+    Returns:
+        The same where all of them are those of the rate, up to a millisecond, by the rate. Others
+        as early as they may have been: a frame that is due at a moment is on display at it.
+    """
+    even = np.round(seconds * fps) / (fps or 1)
+    is_near = abs(seconds - even) <= MILLISECOND
+    if fps and is_near[:-1].all():
+        return np.where(is_near, even, seconds)
+    return seconds - min(tick, MILLISECOND) / 2
 
 
 def _seconds(time: int | None, stream: av.VideoStream) -> float:

@@ -37,7 +37,7 @@ class TorchCodec:
         refuse_unproven("TorchCodec", path, data, TIMED)
         self._times, self._first = listing.times, listing.first
         self.num_frames, self.fps = listing.num_frames, listing.fps
-        self.promised = listing.promised
+        self.promised, self.shown_at = listing.promised, listing.shown_at
         self._decoder = VideoDecoder(
             local(path) if data is None else data,
             stream_index=listing.stream,
