@@ -133,7 +133,7 @@ class Folder(VideoDataModule):
         keys = [records.relative_path(row) for row in range(len(records))]
         if self.group is not None:
             keys = list(column) if column is not None else keys_of(keys, self.group)
-        rows = range(len(records))
+        rows: Sequence[int] = range(len(records))
         if is_held_out:
             held = self._held_out(records, keys, names)
             rows = [row for row, key in enumerate(keys) if (key in held) == (split != train)]
