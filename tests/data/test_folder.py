@@ -186,6 +186,14 @@ def test_a_test_split_is_used_where_there_is_one(tmp_path: Path, clip: bytes, fo
     assert asked.tests_on_validation
 
 
+def test_a_list_of_the_test_beside_folders(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "train/a/1.mp4", "val/a/2.mp4", "new/3.mp4")
+    (tmp_path / "test.csv").write_text("new/3.mp4,a\n")
+    data = build(tmp_path)
+    data.setup()
+    assert listed(data, "test") == [("new/3.mp4", "a")]
+
+
 def test_a_test_folder_without_classes_is_not_used(
     tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
 ) -> None:

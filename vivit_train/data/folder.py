@@ -34,9 +34,9 @@ class Folder(VideoDataModule):
     - ``train/<class name>/<video>`` and ``val/<class name>/<video>``;
     - ``<class name>/<video>``.
 
-    The test is on the split ``test`` where there is one in the same form (``test.csv`` beside
-    ``train.csv``, rows of ``videos.csv``, or class folders in ``test/`` beside ``train/``), else
-    on the validation split; ``test_split`` names another.
+    The test is on the split ``test`` where there is one (``test.csv``, rows of ``videos.csv``, or
+    class folders in ``test/`` beside ``train/``), else on the validation split. ``test_split``
+    names another.
 
     Where nothing names a validation split, it is held out from the training split, or from all
     videos where nothing names that either: ``val_fraction`` of each class, by a hash of the
@@ -78,9 +78,14 @@ class Folder(VideoDataModule):
             self.splits["test"] = "test"
         self._finds_test = False
         super().setup(stage)
+        if self.group is not None:
+            self._check_groups()
+
+    def _check_groups(self) -> None:
+        """Refuses groups that are trained on and are in another split as well."""
         train = self.splits["train"]
-        for split, keys in self._keys.items() if self.group and train in self._keys else ():
-            shared = sorted(keys & self._keys[train])
+        for split, keys in self._keys.items():
+            shared = sorted(keys & self._keys.get(train, set()))
             if split != train and shared:
                 raise UserError(
                     f"{len(shared)} groups of data.group={self.group!r} are in the split {split} "
@@ -93,13 +98,14 @@ class Folder(VideoDataModule):
         if not self.has_split("test"):
             return False
         folder = self.root / "test"
-        if self._is_listed() or any(entry.is_dir() for entry in os.scandir(folder)):
+        is_list = self._is_listed() or find_list(self.root, "test")
+        if is_list or any(entry.is_dir() for entry in os.scandir(folder)):
             return True
         self.tell(f"{folder} holds no class folders and is not used")
         return False
 
     def has_split(self, split: str) -> bool:
-        """Whether the data set names a split, in the form in which it has the training split."""
+        """Whether the data set names a split: a list, rows of videos.csv or a folder."""
         if find_list(self.root, split):
             return True
         if self._is_listed():
