@@ -36,6 +36,7 @@ from vivit_train.training import (
     build_module,
     build_trainer,
     check_resumable,
+    open_data,
     rows_of,
 )
 from vivit_train.transforms.processor import Processor
@@ -163,6 +164,20 @@ class TestData:
         assert type(data.augment.scale_jitter) is tuple
         names = list(reversed(CLASS_NAMES))
         assert build_data(config, names).class_names == names
+
+    def test_opened_it_has_the_numbers_that_follow_from_the_set(
+        self, small: tuple[str, ...]
+    ) -> None:
+        keys = ("data.batch_size", "augment.horizontal_flip", "optim.lr", "trainer.max_epochs")
+        given = to_plain(compose_config([*small, *(f"{key}=auto" for key in keys)]))
+        config, data = open_data(given)
+        assert given["data"]["batch_size"] == "auto"  # left as it was
+        assert data.batch_size == config["data"]["batch_size"] == 16  # of 32 clips
+        assert data.augment.horizontal_flip == config["augment"]["horizontal_flip"] == 0
+        assert config["trainer"]["max_epochs"] == 256
+        module = build_module(config, data)
+        assert module.hparams["config"] == config
+        assert module.optim["lr"] == config["optim"]["lr"] > 1e-3
 
     def test_a_mistake_stays_one_message(self, config: dict) -> None:
         with pytest.raises(UserError, match=r"^data\.root is not set"):
