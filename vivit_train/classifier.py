@@ -317,20 +317,31 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     if "image_size" in model:
         processor = with_crop(processor, network.config["image_size"])
     told = weights.sampling
-    spacing = {key: told[key] for key in (*SPACINGS, "sampling") if told.get(key) is not None}
     clip_frames = model.get("num_frames", told.get("clip_frames", network.config["num_frames"]))
     classifier = Classifier(
         network,
         processor,
         class_names,
         config=weights.config,
-        sampling=Sampling(clip_frames, **spacing),
+        sampling=sampling_of(told, clip_frames) or Sampling(clip_frames),
         eval_views=tuple(told["eval_views"]) if "eval_views" in told else None,
         heads=weights.heads,
-        tells_sampling=bool(spacing),
+        tells_sampling=sampling_of(told, clip_frames) is not None,
         video_rate=told.get("video_rate"),
     )
     return classifier.eval()
+
+
+def sampling_of(told: dict[str, Any], clip_frames: int) -> Sampling | None:
+    """How clips were taken, by what weights tell; ``None`` where that is not how far apart.
+
+    Args:
+        told: See `Weights.sampling`.
+        clip_frames: Frames per clip, whatever the weights tell.
+    """
+    keys = (*SPACINGS, "sampling")
+    spacing = {key: told[key] for key in keys if told.get(key) not in (None, "window")}
+    return Sampling(clip_frames, **spacing) if spacing else None
 
 
 def processor_of(weights: Weights) -> Processor | None:

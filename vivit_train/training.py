@@ -1,5 +1,6 @@
 """Objects from configuration, shared by training and evaluation."""
 
+import dataclasses
 import os
 import shutil
 import warnings
@@ -19,7 +20,7 @@ from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, training_state
-from vivit_train.classifier import processor_of
+from vivit_train.contract import KEYS, adopt
 from vivit_train.data.class_sampling import balancing_weights
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -56,7 +57,7 @@ def open_data(
     """The data of a run, set up, and the configuration with what follows from them.
 
     Args:
-        config: The resolved configuration; its ``auto`` become numbers.
+        config: The resolved configuration; what it leaves open and its ``auto`` become values.
         stage: What to set up, see `VideoDataModule.setup`.
 
     Raises:
@@ -64,6 +65,11 @@ def open_data(
     """
     data = build_data(config)
     data.setup(stage)
+    if config["ckpt_path"] is None:  # a run that is resumed keeps its own values
+        config = adopt(config, data)
+        clips = {key: config["data"][key] for key in KEYS}
+        data.sampling = dataclasses.replace(data.sampling, **clips)
+        data.processor = Processor(**config["processor"])
     config = fit_to_set(config, data)
     data.batch_size = config["data"]["batch_size"]
     data.augment = Augment(data.processor, **config["augment"])
@@ -126,13 +132,6 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         rows = load_weights(module.model, weights, data.class_names, from_image)
         if is_rank_zero():
             print_account(rows, weights.origin)
-        theirs = processor_of(weights)
-        differences = data.processor.differences(theirs.settings()) if theirs else []
-        if differences:
-            rank_zero_warn(
-                "the pretrained weights were trained with another image processor: "
-                f"{'; '.join(differences)}. To use theirs set processor.* accordingly"
-            )
         ours, theirs_range = data.processor.value_range, weights.pixel_range
         if theirs_range is not None and not torch.allclose(
             torch.tensor(ours), torch.tensor(theirs_range), atol=1e-3

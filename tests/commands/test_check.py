@@ -101,7 +101,7 @@ def test_lengths_and_rates(root: Path, capsys: pytest.CaptureFixture[str]) -> No
         f"  90 frames/s  {'#' * 7} 1",
     ]
     assert out[start + 6].startswith(
-        "val: 1 of 3 videos have another frame rate than the training videos, 90 and 30 frames/s: "
+        "val: 1 of 3 videos have another frame rate than the training videos, 90 for 30 frames/s: "
         "val/b/fast.mp4. With data.frame_stride=2"
     )
     assert run(root, json=True) == 0

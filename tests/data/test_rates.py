@@ -10,6 +10,7 @@ from vivit_train.data import rates
 from vivit_train.data.rates import bars, by_length, by_rate, is_other_rate, other_rates, video_rates
 from vivit_train.data.records import Records
 from vivit_train.video.guard import CAN_GUARD
+from vivit_train.video.sampling import Sampling
 from vivit_train.video.write import write_video
 
 
@@ -77,14 +78,29 @@ def test_rates_that_matter(rate: float, usual: float, is_other: bool) -> None:
 
 def test_videos_of_another_rate_are_named_with_the_remedy() -> None:
     rates = {"a.mp4": 25.0, "b.mp4": 60.0, "c.mp4": 50.0, "d.mp4": 30.0}
-    told = other_rates(rates, 25.0, frame_stride=2)
+    told = other_rates(rates, 25.0, Sampling(8, frame_stride=2), "test videos")
     assert told is not None
     assert told.startswith(
-        "2 of 4 videos have another frame rate than the training videos, 55 and 25 frames/s: "
+        "2 of 4 test videos have another frame rate than the training videos, 55 for 25 frames/s: "
         "b.mp4, c.mp4. "
     )
     assert told.endswith("data.frame_rate=12.5")
-    assert other_rates({"a.mp4": 25.0}, 25.0, frame_stride=2) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "usual", "sampling"),
+    [
+        (25.0, 25.0, Sampling(8, frame_stride=2)),
+        (60.0, None, Sampling(8, frame_stride=2)),
+        (60.0, 25.0, Sampling(8, frame_rate=12)),
+        (60.0, 25.0, Sampling(8, clip_seconds=2)),
+        (60.0, 25.0, Sampling(8, sampling="whole")),
+    ],
+)
+def test_nothing_is_said_where_it_does_not_matter(
+    rate: float, usual: float | None, sampling: Sampling
+) -> None:
+    assert other_rates({"a.mp4": rate}, usual, sampling, "videos") is None
 
 
 def test_histograms() -> None:

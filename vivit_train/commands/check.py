@@ -209,7 +209,7 @@ def summarise(
         "in_training_and_evaluation": shared_videos(data),
         "lengths": by_length(verdict.frames / verdict.fps for verdict in timed),
         "rates": by_rate(verdict.fps for verdict in timed),
-        "other_rates": videos_of_other_rates(data, verdicts),
+        "other_rates": videos_of_other_rates(data, splits, verdicts),
         "advice": of_the_recordings(data),
     }
 
@@ -238,7 +238,7 @@ def summarise_split(
 
 
 def videos_of_other_rates(
-    data: "VideoDataModule", verdicts: "dict[str, Verdict]"
+    data: "VideoDataModule", splits: "dict[str, Records]", verdicts: "dict[str, Verdict]"
 ) -> dict[str, str]:
     """What is said of the videos of each split whose rate is not that of the training videos."""
     from statistics import median
@@ -250,13 +250,11 @@ def videos_of_other_rates(
         names = (video_name(records, row, data.root) for row in range(len(records)))
         return {name: verdicts[name].fps for name in names if verdicts[name].fps > 0}
 
-    usual = rates(data.records["train"])
-    stride = data.sampling.frame_stride
-    if not usual or not stride:
-        return {}
+    trained = rates(data.records["train"]).values()
+    usual = median(trained) if trained else None
     told = {
-        data.splits[role]: other_rates(rates(records), median(usual.values()), stride)
-        for role, records in data.records.items()
+        split: other_rates(rates(records), usual, data.sampling, "videos")
+        for split, records in splits.items()
     }
     return {split: words for split, words in told.items() if words}
 

@@ -59,7 +59,7 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_stride: See `Sampling`, which these four and ``frame_order`` and ``decoder`` make.
         frame_rate: See there.
         clip_seconds: See there.
-        sampling: See there.
+        sampling: See there; ``None``: ``window``.
         batch_size: Clips per training step of one process.
         num_workers: Decoding processes per training process; ``None``: one per CPU core that
             this process may use, at most 16.
@@ -113,7 +113,7 @@ class VideoDataModule(LightningDataModule, ABC):
         frame_stride: int | None = None,
         frame_rate: float | None = None,
         clip_seconds: float | None = None,
-        sampling: str = "window",
+        sampling: str | None = "window",
         batch_size: int,
         processor: Processor,
         augment: Augment,
@@ -152,9 +152,9 @@ class VideoDataModule(LightningDataModule, ABC):
         self.eval_views = (eval_views[0], eval_views[1])
         self.val_views = (val_views[0], val_views[1])
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.sampling = Sampling(
-            clip_frames, frame_stride, frame_rate, clip_seconds, sampling, frame_order, decoder
-        )
+        spacing = (frame_stride, frame_rate, clip_seconds)
+        how = sampling or "window"
+        self.sampling = Sampling(clip_frames, *spacing, how, frame_order, decoder)
         self.class_sampling = class_sampling
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout
@@ -273,8 +273,12 @@ class VideoDataModule(LightningDataModule, ABC):
     @cached_property
     def video_rate(self) -> float | None:
         """Frames per second of the training videos: the median of some; ``None``: unknown."""
-        rates = video_rates(self.records["train"])
-        return median(rates.values()) if rates else None
+        return median(self.train_rates.values()) if self.train_rates else None
+
+    @cached_property
+    def train_rates(self) -> dict[str, float]:
+        """Frames per second of some training videos, by name."""
+        return video_rates(self.records["train"])
 
     def leaves_out(self, split: str) -> bool:
         """Whether rows of a split whose video is not on disk are dropped."""

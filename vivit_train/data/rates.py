@@ -11,23 +11,28 @@ import numpy as np
 from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.terminal import said_if_long
 from vivit_train.video.container import open_video
 from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video.sampling import Sampling
 
+# That the head of one video may take.
+SECONDS = 5.0
 # More different rates than that are counted in tens.
 MOST_RATES = 8
 LONGEST_BAR = 32
 
 
-def video_rates(records: Records, most: int = 64, seconds: float = 2.0) -> dict[str, float]:
+def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict[str, float]:
     """The frame rates that the heads of some videos name; no frame is shown.
 
     Args:
         records: The split.
         most: Videos to look at: evenly chosen, in an order of which any beginning is as even.
-        seconds: After which no further one is opened, as the storage may be slow.
+        seconds: After which no further one is opened, as the storage may be slow. It is long, as
+            what is found decides how clips are taken, by every process on its own.
 
     Returns:
         Name -> average frames per second of each video that tells; empty where none does.
@@ -38,15 +43,16 @@ def video_rates(records: Records, most: int = 64, seconds: float = 2.0) -> dict[
         return _rate(records, row)
 
     rates: dict[str, float] = {}
-    guard = Guard(look, seconds) if CAN_GUARD else None
+    guard = Guard(look, min(seconds, SECONDS)) if CAN_GUARD else None
     end = time.monotonic() + seconds
-    for row in np.random.default_rng(0).permutation(rows).tolist():
-        if time.monotonic() > end:
-            break
-        try:
-            rates[records.name(row)] = guard(row) if guard else _rate(records, row)
-        except Failure:
-            continue
+    with said_if_long(f"looking at the frame rates of {len(rows)} videos"):
+        for row in np.random.default_rng(0).permutation(rows).tolist():
+            if time.monotonic() > end:
+                break
+            try:
+                rates[records.name(row)] = guard(row) if guard else _rate(records, row)
+            except Failure:
+                continue
     if guard:
         guard.close()
     return {name: rate for name, rate in rates.items() if rate}
@@ -72,25 +78,30 @@ def is_other_rate(rate: float, usual: float) -> bool:
     return abs(rate - usual) > usual / 3
 
 
-def other_rates(rates: Mapping[str, float], usual: float, frame_stride: int) -> str | None:
+def other_rates(
+    rates: Mapping[str, float], usual: float | None, sampling: Sampling, whose: str
+) -> str | None:
     """What is said of videos whose rate is not that of the training videos.
 
     Args:
         rates: Name -> frames per second.
-        usual: Of the training videos, the median.
-        frame_stride: By which clips are taken.
+        usual: The training videos' median; ``None``: unknown.
+        sampling: How clips are taken.
+        whose: What the videos are called, e.g. ``validation videos``.
 
     Returns:
-        ``None`` where there are none.
+        ``None`` where there are none, or it does not matter: clips are taken by time.
     """
+    if not usual or not sampling.frame_stride:
+        return None
     others = {name: rate for name, rate in rates.items() if is_other_rate(rate, usual)}
     if not others:
         return None
     return (
-        f"{len(others)} of {len(rates)} videos have another frame rate than the training videos, "
-        f"{median(others.values()):.4g} and {usual:.4g} frames/s: {shorten(list(others), 3)}. With "
-        f"data.frame_stride={frame_stride} their motion looks faster or slower; for the same "
-        f"moments of all: data.frame_rate={usual / frame_stride:.4g}"
+        f"{len(others)} of {len(rates)} {whose} have another frame rate than the training videos, "
+        f"{median(others.values()):.4g} for {usual:.4g} frames/s: {shorten(list(others), 3)}. With "
+        f"data.frame_stride={sampling.frame_stride} their motion looks faster or slower; clips of "
+        f"the same moments: data.frame_rate={usual / sampling.frame_stride:.4g}"
     )
 
 
