@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.classifier import processor_of, sampling_of, with_crop
 from vivit_train.config.keys import in_words
-from vivit_train.data.rates import is_other_rate, other_rates, video_rates
+from vivit_train.data.rates import compare_rates, is_other_rate, other_rates
 from vivit_train.launch import is_rank_zero
 from vivit_train.model.weights import Weights, read_weights
 from vivit_train.terminal import say
@@ -153,9 +153,9 @@ def _warn_of_rates(data: "VideoDataModule", sampling: Sampling) -> None:
     """Names videos whose motion looks faster or slower than that of most."""
     if not sampling.frame_stride:
         return
-    rates = {"training videos": data.train_rates}
+    told = [other_rates(data.train_rates, data.video_rate, sampling, "training videos")]
     if "val" in data.records:
-        rates["validation videos"] = video_rates(data.records["val"])
-    for whose, found in rates.items():
-        if told := other_rates(found, data.video_rate, sampling, whose):
-            rank_zero_warn(f"{told}. `vivit check` looks at all of them")
+        val = data.records["val"]
+        told.append(compare_rates(val, data.video_rate, sampling, "validation videos"))
+    for line in filter(None, told):
+        rank_zero_warn(f"{line}. `vivit check` looks at all of them")

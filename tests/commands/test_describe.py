@@ -45,6 +45,7 @@ def test_text(describe: Callable[..., str]) -> None:
     text = describe("model=vivit_b", "model.attention=factorised_encoder", "data=kinetics400")
     lines = [re.split(r"\s{2,}|\s(?=\d+\.\d [KMG]$)", line.strip()) for line in text.splitlines()]
     assert "factorised_encoder, 400 classes (--num-classes), clips of 32x224x224" in text
+    assert "a clip is 32 frames, 2 frames of the video apart: 2.13 s at 30 frames/s" in text
     assert ["tubelet embedding", "[32,224,224] 3", "[16,14,14] 768", "1.2 M", "3.7 G"] in lines
     assert "blocks x 12" in text
     assert "blocks x 4" in text

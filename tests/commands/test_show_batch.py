@@ -46,7 +46,8 @@ def show(small: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_writes_what_the_model_sees(show: Show) -> None:
     printed, folder = show("augment=none", "--clips", "3")
     lines = printed.splitlines()
-    clips, files = lines[:3], lines[3:]
+    clips, files = lines[:3], lines[4:]
+    assert lines[3].startswith("a clip is 4 frames, 1 frames of the video apart: 0.1")
     assert files == [str(folder / name) for name in ("batch.png", "batch.mp4", "batch.txt")]
     for line in clips:  # the demo's folders are its classes
         path, label = line.split("  ")

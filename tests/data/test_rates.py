@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from vivit_train.data import rates
-from vivit_train.data.rates import bars, by_length, by_rate, is_other_rate, other_rates, video_rates
+from vivit_train.data.rates import (
+    bars,
+    by_length,
+    by_rate,
+    clip_in_words,
+    is_other_rate,
+    other_rates,
+    video_rates,
+)
 from vivit_train.data.records import Records
 from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.sampling import Sampling
@@ -101,6 +109,20 @@ def test_nothing_is_said_where_it_does_not_matter(
     rate: float, usual: float | None, sampling: Sampling
 ) -> None:
     assert other_rates({"a.mp4": rate}, usual, sampling, "videos") is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "rate", "words"),
+    [
+        (Sampling(16), 25.0, "16 frames, 2 frames of the video apart: 1.28 s at 25 frames/s"),
+        (Sampling(16), None, "16 frames, 2 frames of the video apart"),
+        (Sampling(16, frame_rate=8), 25.0, "16 frames, 8 per second: 2 s"),
+        (Sampling(16, clip_seconds=3), None, "16 frames, spread over 3 s: 3 s"),
+        (Sampling(16, sampling="whole"), 25.0, "16 frames, spread over the whole video"),
+    ],
+)
+def test_how_long_a_clip_is(sampling: Sampling, rate: float | None, words: str) -> None:
+    assert clip_in_words(sampling, rate) == words
 
 
 def test_histograms() -> None:

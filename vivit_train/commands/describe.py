@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
+# Frames per second of videos that nobody reads: many have it.
+USUAL_RATE = 30.0
+
 # Keys that this command uses; see `is_used`.
 USES = (
     "experiment", "model", "-model.name", "-model.pretrained", "-model.from_image",
-    "-model.activation_checkpointing", "-model.compile", "data.clip_frames", "data.batch_size",
+    "-model.activation_checkpointing", "-model.compile", "data.clip_frames", "data.frame_stride",
+    "data.frame_rate", "data.clip_seconds", "data.sampling", "data.batch_size",
     "data.eval_views", "processor", "optim.name", "trainer.accelerator", "trainer.precision",
 )  # fmt: skip
 
@@ -51,6 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
+    from vivit_train.data.rates import clip_in_words
+    from vivit_train.video.sampling import SPACINGS, Sampling
+
+    data = config["data"]
+    spacing = {name: data[name] for name in SPACINGS}
+    sampling = Sampling(data["clip_frames"], **spacing, sampling=data["sampling"] or "window")
     description = describe_config(config, arguments.num_classes)
     if arguments.json:
         say_json(description.to_dict())
@@ -59,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         # No markup: shapes have brackets.
         console = Console(markup=False, highlight=False, soft_wrap=True)
-        print_model(description, console)
+        print_model(description, clip_in_words(sampling, USUAL_RATE), console)
         print_memory(description, console)
     return 0
 
@@ -91,14 +101,15 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     )
 
 
-def print_model(description: "Description", console: "Console") -> None:
-    """Prints the parts, the totals and the paper's figures."""
+def print_model(description: "Description", clip: str, console: "Console") -> None:
+    """Prints the parts, the totals and the paper's figures; ``clip`` says how clips are taken."""
     from rich.table import Table
 
     frames, height, width = description.clip
     console.print(
         f"{description.model['attention']}, {description.model['num_classes']} classes "
         f"(--num-classes), clips of {frames}x{height}x{width}\n"
+        f"a clip is {clip}\n"
         "in, out: tokens [t,h,w] + class tokens, and their width\n"
     )
     table = Table("part", "in", "out", box=None, pad_edge=False)

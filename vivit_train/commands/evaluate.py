@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vivit_train import training
     from vivit_train.classifier import load_classifier
+    from vivit_train.data.rates import compare_rates
     from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
     from vivit_train.preset import without_auto
@@ -86,8 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
         return any(word.lstrip("+").startswith(key) for word in arguments.overrides)
 
     # Frames and pixels as the model was trained with, unless this call asks for others.
-    if not asks_for("processor"):
-        plain["processor"] = classifier.processor.settings()
+    trained = classifier.processor.settings()
+    for name, value in plain["processor"].items():
+        # A group's crop is that of its configuration's model, which is not this one.
+        is_of_group = asks_for("processor=") and name != "crop_size"
+        if value is not None and (is_of_group or asks_for(f"processor.{name}=")):
+            trained[name] = value
+    plain["processor"] = trained
     contract = classifier.sampling.contract()
     clip_frames = contract.pop("clip_frames")
     if not asks_for("data.clip_frames="):
@@ -119,6 +125,12 @@ def run(arguments: argparse.Namespace) -> int:
         asks_for_others = any(map(asks_for, others))
         data.known_val = frozenset() if asks_for_others else known_validation(source)
         data.setup("test")
+        if is_rank_zero() and (
+            told := compare_rates(
+                data.records["test"], classifier.video_rate, data.sampling, "test videos"
+            )
+        ):
+            say(f"warning: {told}", file=sys.stderr)
         module = VivitModule(
             model=classifier.model.config,
             class_names=classifier.class_names,

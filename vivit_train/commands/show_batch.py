@@ -31,8 +31,8 @@ SOURCE_FPS = 30  # of videos that tell no rate
 # Keys that this command uses; see `is_used`.
 USES = (
     "experiment", "data", "-data.eval_views", "-data.val_views", "-data.test_split",
-    "-data.max_bad_fraction", "processor", "augment", "model.num_frames", "model.image_size",
-    "seed", "trainer.accelerator", "trainer.precision",
+    "-data.max_bad_fraction", "processor", "augment", "model.pretrained", "model.num_frames",
+    "model.image_size", "seed", "trainer.accelerator", "trainer.precision",
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     plain = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
     from vivit_train import training
+    from vivit_train.data.rates import clip_in_words
     from vivit_train.quiet import hush_lightning
 
     hush_lightning()
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         for row, line in enumerate(lines):
             say(f"{row + 1}  {line}  seed {batch.seeds[row]}", file=file)
             say(line)
+    say(f"a clip is {clip_in_words(data.sampling, data.video_rate)}")
     for name in ("batch.png", "batch.mp4", "batch.txt"):
         say(arguments.output / name)
     return 0

@@ -105,6 +105,29 @@ def other_rates(
     )
 
 
+def compare_rates(
+    records: Records, usual: float | None, sampling: Sampling, whose: str
+) -> str | None:
+    """`other_rates` of some videos of a split, which are opened only where it matters."""
+    if not usual or not sampling.frame_stride:
+        return None
+    return other_rates(video_rates(records), usual, sampling, whose)
+
+
+def clip_in_words(sampling: Sampling, rate: float | None) -> str:
+    """``16 frames, 2 frames of the video apart: 1.28 s at 25 frames/s``; without what is unknown.
+
+    Args:
+        sampling: How clips are taken.
+        rate: Frames per second of the videos.
+    """
+    seconds = sampling.seconds(rate)
+    if seconds is None:
+        return str(sampling)
+    at = f" at {rate:.4g} frames/s" if sampling.frame_stride else ""
+    return f"{sampling}: {seconds:.3g} s{at}"
+
+
 def by_length(seconds: Iterable[float]) -> dict[str, int]:
     """How many videos last how long, in steps that double: ``{"1 to 2 s": 3}``."""
     steps = Counter(floor(log2(s)) for s in seconds if 0 < s < inf)

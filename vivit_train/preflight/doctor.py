@@ -15,6 +15,7 @@ from torch import Tensor
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
+from vivit_train.data.rates import clip_in_words
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
 from vivit_train.devices import resolve_precision
@@ -58,8 +59,11 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
         need ends it.
     """
     try:
-        config, data = open_data(config, "fit")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            config, data = open_data(config, "fit")
         yield _counts(data)
+        yield from (Finding("warn", "data", str(warning.message)) for warning in told)
         start = time.perf_counter()
         batch = first_batch(data, config["trainer"])
         yield from _look_at(batch, data, time.perf_counter() - start)
@@ -82,7 +86,8 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
 def _counts(data: VideoDataModule) -> Finding:
     train, val = len(data.records["train"]), len(data.records["val"])
     text = f"{train} training and {val} validation videos in {len(data.class_names)} classes"
-    return Finding("ok", "data", text)
+    clip = clip_in_words(data.sampling, data.video_rate)
+    return Finding("ok", "data", f"{text}; a clip is {clip}")
 
 
 def _look_at(batch: Batch, data: VideoDataModule, seconds: float) -> Iterator[Finding]:
