@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     videos = videos_in(arguments.videos)
     classifier = load_on_device(arguments.checkpoint, arguments.device)
+    warn_of_rates(classifier, videos)
     predictions: list[Prediction] = []
     is_text = not arguments.json and arguments.csv is None  # which shows by itself how far it is
     try:
@@ -121,6 +122,16 @@ def load_on_device(source: str, device: str | None) -> "Classifier":
             file=sys.stderr,
         )
     return classifier
+
+
+def warn_of_rates(classifier: "Classifier", videos: Sequence[Any]) -> None:
+    """Names videos whose motion looks faster or slower than that of the training videos."""
+    from vivit_train.data.rates import compare_rates
+    from vivit_train.data.records import Records
+
+    records = Records(Path(), map(str, videos), [0] * len(videos))
+    if told := compare_rates(records, classifier.video_rate, classifier.sampling, "videos"):
+        say(f"warning: {told} in training", file=sys.stderr)
 
 
 def parts_of(prediction: "Prediction") -> "dict[str, list[Guess]]":
