@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.export.huggingface import write as write_huggingface
 from vivit_train.video.sampling import Sampling
+from vivit_train.video.write import write_video
 
 SCORES = ("top1", "top5", "mean_class_accuracy")
 
@@ -188,6 +190,22 @@ def test_frames_are_taken_as_in_training(
     assert built[0].processor.settings() == load(
         finished_run / "checkpoints" / "best.ckpt"
     ).processor.settings()  # fmt: skip
+
+
+def test_videos_of_another_rate_are_named(tmp_path: Path, score, built, capsys) -> None:
+    for name in CLASS_NAMES[:2]:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        frames = np.zeros((12, 32, 32, 3), np.uint8)
+        write_video(tmp_path / "val" / name / "a.mp4", frames, fps=75)
+    numbered(tmp_path, [(p, p.parent.name) for p in tmp_path.rglob("*.mp4")], list(CLASS_NAMES))
+    words = ("data=folder", f"data.root={tmp_path}", "data.eval_views=[1,1]")
+    score(*words)
+    err = capsys.readouterr().err
+    assert "warning: 2 of 2 test videos have another frame rate than the training videos" in err
+    remedy = next(w for w in err.split() if w.startswith("data.frame_rate="))
+    score(*words, remedy)
+    assert "another frame rate" not in capsys.readouterr().err
+    assert f"data.frame_rate={built[1].sampling.frame_rate:g}" == remedy
 
 
 def test_an_exported_folder_takes_frames_as_the_run_does(

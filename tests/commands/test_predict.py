@@ -63,6 +63,18 @@ def test_text(predict, finished_run: Path, videos: Path) -> None:
             assert float(shown) == pytest.approx(probability, abs=6e-5)
 
 
+def test_videos_of_another_rate_are_named(predict, videos: Path, tmp_path: Path) -> None:
+    """The demo has 24 to 30 frames per second; its clips are taken by a stride."""
+    for fps in (25, 75):
+        frames = np.zeros((12, 32, 32, 3), np.uint8)
+        write_video(tmp_path / f"{fps}.mp4", frames, fps=fps)
+    code, _, err = predict(tmp_path, "--device", "cpu")
+    assert code == 0
+    assert err.startswith("warning: 1 of 2 videos have another frame rate than the training videos")
+    assert f"{tmp_path / '75.mp4'}. With data.frame_stride=1 their motion looks faster" in err
+    assert err.rstrip().endswith("in training")
+
+
 def test_json(predict, finished_run: Path, videos: Path) -> None:
     code, out, err = predict(videos / "a.mp4", "--json", "--top-k", 3)
     assert (code, err) == (0, "")
