@@ -238,16 +238,6 @@ class TestModule:
         assert "replaced head" in said
         assert "1 of 2 classes found by name" in said
 
-    def test_another_processor_is_said_loudly(self, config: dict, finished_run: Path) -> None:
-        config = self.pretrained(config, finished_run)
-        data = stub_data(list(CLASS_NAMES), do_normalize=True, size=20)
-        with pytest.warns(UserWarning, match="trained with another image processor") as said:
-            build_module(config, data)
-        (message,) = (str(w.message) for w in said)
-        assert "size: 20 here, 18 there" in message
-        assert "pixel range: [-3, 1] here, [-1, 1] there (by do_normalize)" in message
-        assert message.endswith("To use theirs set processor.* accordingly")
-
     def test_another_size(self, config: dict, finished_run: Path) -> None:
         config = self.pretrained(config, finished_run, num_frames=8)
         assert build_module(config, stub_data(list(CLASS_NAMES))).model.grid == (4, 2, 2)

@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
             words = [f"data.{k}={v}" for k, v in used.items() if v not in (None, "window")]
             say(
                 f"warning: {source} does not say how far apart the frames of its clips were: "
-                f"{''.join(words) or 'a stride of 2'} of this configuration is used",
+                f"{''.join(words) or 'data.frame_stride=2'} of this configuration is used",
                 file=sys.stderr,
             )
     if classifier.config is None and classifier.tells_eval_views and not asks_for("data.eval_v"):
