@@ -36,7 +36,7 @@ def write(root: Path, fps: dict[str, float]) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write(tmp_path, {"1": 25, "2": 25, "3": 30})
+    return write(tmp_path, {"1": 25, "2": 25, "3": 25})
 
 
 @pytest.fixture
