@@ -134,6 +134,7 @@ class Classifier(nn.Module):
                 RGB, all of them in order as a file has them (for a clip that is sampled already
                 call the classifier itself); or several videos: the path of a folder, which is
                 searched with all below it, ``[B, T, H, W, 3]``, or a list of any of these.
+                Where clips are taken by time, frames are assumed to be ``video_rate`` per second.
             top_k: How many classes to give; ``None``: all.
             views: (temporal, spatial) views to average; ``None``: as the model was tested.
 
