@@ -26,7 +26,7 @@ from vivit_train.launch import (
 from vivit_train.resume import begun_or_new, resumed, resumes
 from vivit_train.stop_watch import StopWatch
 from vivit_train.sweep import is_sweep, sweep
-from vivit_train.terminal import say
+from vivit_train.terminal import said_if_long, say
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -52,19 +52,20 @@ def train(config: DictConfig) -> Path:
     plain = to_plain(config)
     check_schedule(plain)
     # Heavy imports wait until here: a mistake is answered before torch is loaded.
-    import lightning
+    with said_if_long("importing torch and Lightning, which takes longest the first time"):
+        import lightning
 
-    from vivit_train import training
-    from vivit_train.checkpoint import restoring
-    from vivit_train.preflight.advice import advice
-    from vivit_train.quiet import hush_lightning
-    from vivit_train.report import write_scores
-    from vivit_train.results import results_of, say_scores
+        from vivit_train import training
+        from vivit_train.checkpoint import restoring
+        from vivit_train.diagnosis import say_last
+        from vivit_train.preflight.advice import say_advice
+        from vivit_train.quiet import hush_lightning
+        from vivit_train.report import write_scores
+        from vivit_train.results import results_of, say_scores
 
     hush_lightning()
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
-
     plain, data = training.open_data(plain)
     if plain["ckpt_path"] is not None and is_rank_zero():
         training.check_resumable(plain, data)
@@ -73,8 +74,7 @@ def train(config: DictConfig) -> Path:
     trainer, checkpoints = training.build_trainer(plain, run_dir, watch)
     if plain["ckpt_path"] is not None:
         training.resume_metrics(trainer, plain["ckpt_path"])
-    for line in advice(plain, data, trainer.world_size) if is_rank_zero() else ():
-        say(f"advice: {line}", file=sys.stderr)
+    say_advice(plain, data, trainer.world_size)
 
     with launched_from(watch, run_dir, plain):
         with restoring(plain["ckpt_path"]):
@@ -83,9 +83,10 @@ def train(config: DictConfig) -> Path:
         if trainer.limit_test_batches:
             trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         results = results_of(trainer, data, plain) | {"checkpoint": f"checkpoints/{best.name}"}
-        write_scores(run_dir, results, module.accuracy, data)
+        told = write_scores(run_dir, results, module.accuracy, data)
     if trainer.is_global_zero:
         say_scores(results)
+        say_last(run_dir, told, plain, data)
     return run_dir
 
 

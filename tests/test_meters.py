@@ -274,17 +274,18 @@ class TestProgress:
         )
         trainer.fit(module, datamodule=data)
         *lines, last = capsys.readouterr().out.strip().splitlines()
-        assert len(lines) == 4
+        lines, validating = lines[:4], lines[4:]
+        assert validating == [f"validating [{i}/4]" for i in range(1, 5)]
         numbers = (
             r"loss \d+\.\d{3} top1 \d\.\d\d clips/s \d+\.\d wait \d+% decode [1-9]\d*ms "
             r"left \d+:\d\d:\d\d"
         )
         for i, line in enumerate(lines, start=1):
-            assert line.startswith(f"epoch 0 [{i}/4] ")
-            assert i == 1 or re.fullmatch(rf"epoch 0 \[{i}/4\] {numbers}", line), line
+            assert line.startswith(f"epoch 1 of 1 [{i}/4] ")
+            assert i == 1 or re.fullmatch(rf"epoch 1 of 1 \[{i}/4\] {numbers}", line), line
         assert lines[-1].endswith("left 0:00:00")
         numbers = r"val/loss \d+\.\d{4}  val/top1 \d\.\d{4}  val/top5 \d\.\d{4}"
-        assert re.fullmatch(rf"epoch 0 done  {numbers}", last), last
+        assert re.fullmatch(rf"epoch 1 of 1 done  {numbers}", last), last
 
     def test_lines_come_now_and_then(
         self, clock: SimpleNamespace, capsys: pytest.CaptureFixture
@@ -300,5 +301,5 @@ class TestProgress:
             progress.on_train_batch_end(trainer, None, None, None, index)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split("]")[0] for line in lines] == [
-            "epoch 0 [1/100", "epoch 0 [12/100", "epoch 0 [23/100",
+            "epoch 1 of 2 [1/100", "epoch 1 of 2 [12/100", "epoch 1 of 2 [23/100",
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from vivit_train.errors import UserError
 from vivit_train.launch import is_rank_zero
 from vivit_train.run_dir import MetricsCsv
-from vivit_train.terminal import say
+from vivit_train.terminal import said_if_long, say
 
 WANDB_SECONDS = 60.0  # for its server, at the start and at the end of a run
 
@@ -78,6 +78,7 @@ class Wandb(WandbLogger):
             )
 
 
+@said_if_long(f"asking the server of wandb, for up to {WANDB_SECONDS:.0f} s")
 def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
     import wandb
 

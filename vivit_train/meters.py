@@ -198,6 +198,11 @@ class Progress(TQDMProgressBar):
         self._start = time.perf_counter()
         self._first_batch = batches_done(trainer)
 
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Names the epoch beside the bar."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(epoch_in_words(trainer))
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -208,13 +213,26 @@ class Progress(TQDMProgressBar):
     ) -> None:
         """Updates the bar, or prints a line when one is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        now = time.perf_counter()
-        due = now - self._last_line > self.line_seconds
-        if not self.is_terminal and trainer.is_global_zero and due:
-            self._last_line = now
+        if self._is_due(trainer):
             figures = " ".join(f"{k} {v}" for k, v in self._figures(trainer).items())
             position = f"{batch_idx + 1}/{int(trainer.num_training_batches)}"
-            say(f"epoch {trainer.current_epoch} [{position}] {figures}")
+            say(f"{epoch_in_words(trainer)} [{position}] {figures}")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *place: int
+    ) -> None:
+        """Updates the bar, or prints a line when one is due."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, *place)
+        if self._is_due(trainer):
+            say(f"validating [{place[0] + 1}/{int(sum(trainer.num_val_batches))}]")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *place: int
+    ) -> None:
+        """Updates the bar, or prints a line when one is due."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, *place)
+        if self._is_due(trainer):
+            say(f"testing [{place[0] + 1}/{int(sum(trainer.num_test_batches))}]")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the scores, above the bar or as a line."""
@@ -224,7 +242,18 @@ class Progress(TQDMProgressBar):
         scores = trainer.callback_metrics
         names = [name for name in ("val/loss", "val/top1", "val/top5") if name in scores]
         text = "  ".join(f"{name} {float(scores[name]):.4f}" for name in names)
-        self._write(f"epoch {trainer.current_epoch} done  {text}")
+        done = batches_done(trainer) % int(trainer.num_training_batches) == 0
+        where = "done" if done else f"at step {trainer.global_step}"
+        self._write(f"{epoch_in_words(trainer)} {where}  {text}")
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether a line is to be printed where there is no bar."""
+        now = time.perf_counter()
+        due = now - self._last_line > self.line_seconds
+        if self.is_terminal or not trainer.is_global_zero or not due:
+            return False
+        self._last_line = now
+        return True
 
     def _write(self, text: str) -> None:
         if self.is_terminal:
@@ -252,11 +281,22 @@ class Progress(TQDMProgressBar):
         done = batches_done(trainer)
         if done <= self._first_batch:
             return "?"
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
-        if trainer.max_steps > 0:
-            steps = trainer.max_steps * trainer.accumulate_grad_batches
-            total = min(total, steps) if total > 0 else steps
         per_batch = (time.perf_counter() - self._start) / (done - self._first_batch)
-        minutes, seconds = divmod(round(per_batch * max(0, total - done)), 60)
+        minutes, seconds = divmod(round(per_batch * max(0, _batches(trainer) - done)), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _batches(trainer: Trainer) -> int:
+    """Training batches of the whole run."""
+    total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+    if trainer.max_steps > 0:
+        steps = trainer.max_steps * trainer.accumulate_grad_batches
+        total = min(total, steps) if total > 0 else steps
+    return total
+
+
+def epoch_in_words(trainer: Trainer) -> str:
+    """The epoch at hand as people count, ``epoch 1 of 5``; Lightning's own numbers begin at 0."""
+    epochs = -(-_batches(trainer) // int(trainer.num_training_batches))
+    return f"epoch {trainer.current_epoch + 1} of {epochs}"

@@ -26,22 +26,25 @@ Z_95 = 1.96
 
 def write_scores(
     folder: Path, results: dict[str, Any], accuracy: VideoAccuracy | None, data: VideoDataModule
-) -> None:
+) -> str | None:
     """Writes results.json and the tables of `write_report`; all processes call it.
+
+    Returns:
+        See `write_report`.
 
     Raises:
         OSError: If a file cannot be written, after the scores were printed.
     """
     try:
         write_results(folder, results)
-        write_report(folder, accuracy, data)
+        return write_report(folder, accuracy, data)
     except OSError:
         scores = {name: value for name, value in results.items() if isinstance(value, int | float)}
         say(f"results {json.dumps(scores)}")
         raise
 
 
-def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> None:
+def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> str | None:
     """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
 
     Prints the classes that are found least often, and warns where the top-1 accuracy is not above
@@ -52,12 +55,15 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         accuracy: After the last update; ``None``: there was no test, and tables of an earlier
             one are removed.
         data: Whose split ``test`` was scored.
+
+    Returns:
+        That the score is no better than guessing, if it is not.
     """
     if accuracy is None:
         if is_rank_zero():
             for name in (CLASSES, PREDICTIONS):
                 (folder / name).unlink(missing_ok=True)
-        return
+        return None
     with accuracy.sync_context():  # sums over processes within
         predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
         seen = accuracy.seen.cpu().numpy() > 0
@@ -76,6 +82,7 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         )
     _write(folder / CLASSES, rows)
     _write(folder / PREDICTIONS, _prediction_table(labels, guesses, seen, data))
+    return told
 
 
 def no_better_than_guessing(labels: np.ndarray, guesses: np.ndarray) -> str | None:

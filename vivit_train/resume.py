@@ -25,7 +25,7 @@ from vivit_train.files import user_path
 from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
 from vivit_train.preset import keys_to_fit
-from vivit_train.terminal import say
+from vivit_train.terminal import said_if_long, say
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -47,7 +47,8 @@ def check_whole(checkpoint: Path) -> None:
     Raises:
         UserError: Naming the file, and the command with another checkpoint of the run.
     """
-    reason = damage(checkpoint)
+    with said_if_long(f"comparing the checksums of {checkpoint}"):
+        reason = damage(checkpoint)
     if reason is None:
         return
     others = [checkpoint.with_name(name) for name in (LAST, PREVIOUS, BEST)]
@@ -70,7 +71,8 @@ def newest_whole(run_dir: Path) -> Path | None:
         path = run_dir / "checkpoints" / name
         if not path.is_file():
             continue
-        reason = damage(path)
+        with said_if_long(f"comparing the checksums of {path}"):
+            reason = damage(path)
         if reason is None:
             if damaged:
                 told = "; ".join(damaged)

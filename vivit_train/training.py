@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.early_stopping import EarlyStopping
+from vivit_train.callbacks.start import Start
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.changes import check_changes, differences, values
 from vivit_train.checkpoint import AtomicCheckpointIO, training_state
@@ -42,7 +43,7 @@ from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
 from vivit_train.splits import SameVideos, check_same_videos, known_validation
 from vivit_train.stop_watch import StopWatch
-from vivit_train.terminal import say
+from vivit_train.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.utilisation import Utilisation
@@ -101,6 +102,7 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
     return data
 
 
+@said_if_long("building the model and reading its weights")
 def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     """The LightningModule for the classes of the data, with pretrained weights if any.
 
@@ -223,6 +225,7 @@ def build_trainer(
             StopSignals(watch or StopWatch()),
             SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),
             ConfigFile(run_dir, config),
+            Start(config["model"]["name"], run_dir),
             *progress,
         ],
         plugins=[AtomicCheckpointIO()],

@@ -1,13 +1,16 @@
 """The usual mistakes of fine-tuning, told before they cost a night."""
 
+import sys
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vivit_train.class_names import mirrored_pair, shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.preflight.recordings import of_the_recordings
 from vivit_train.preset import CLIPS_PER_STEP
+from vivit_train.terminal import say
 
 # Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
 # Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
@@ -35,6 +38,13 @@ def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -
         *_of_the_classes(config, data),
         *of_the_recordings(data),
     ]
+
+
+@rank_zero_only
+def say_advice(config: dict[str, Any], data: VideoDataModule, world_size: int) -> None:
+    """Prints the `advice` on a run that is about to start."""
+    for line in advice(config, data, world_size):
+        say(f"advice: {line}", file=sys.stderr)
 
 
 def _of_the_batch(config: dict[str, Any], world_size: int) -> list[str]:

@@ -1,0 +1,90 @@
+"""What a run says before its first figures: what is trained, where, and what it waits for."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from vivit_train.meters import epoch_in_words
+from vivit_train.terminal import said_if_long, say
+
+
+class Start(Callback):
+    """Says what is about to be trained or tested, and until the first step is done why it waits.
+
+    Args:
+        model: The model's name.
+        run_dir: Where the run writes.
+    """
+
+    def __init__(self, model: str, run_dir: Path) -> None:
+        self.model = model
+        self.run_dir = run_dir
+        self._steps_done = 0
+        self._waiting = ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what is trained, and from where a resumed run goes on."""
+        for line in self._lines(trainer, pl_module) if trainer.is_global_zero else ():
+            say(line)
+        self._steps_done = 0
+        workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
+        who = f"{workers} processes start and decode" if workers else "it is decoded"
+        self._wait(trainer, f"waiting for the first batch: {who}")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """The first batch is there."""
+        if self._steps_done == 0:
+            self._wait(trainer, "the first step is under way; it takes longer than those after it")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """From here on `Progress` shows how it goes."""
+        self._steps_done += 1
+        self._waiting.close()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what is tested: with many views it takes as long as epochs of training."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            temporal, spatial = data.eval_views
+            what = f"{Path(str(trainer.ckpt_path)).name} " if trainer.ckpt_path else ""
+            videos, split = len(data.records["test"]), data.splits["test"]
+            say(
+                f"testing {what}on {videos} videos of {split}, {temporal} x {spatial} views of each"
+            )
+
+    def on_exception(self, *_: Any) -> None:
+        """Nothing is waited for any more."""
+        self._waiting.close()
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Nothing is waited for any more."""
+        self._waiting.close()
+
+    def _wait(self, trainer: Trainer, line: str) -> None:
+        self._waiting.close()
+        if trainer.is_global_zero:
+            self._waiting.enter_context(said_if_long(line))
+
+    def _lines(self, trainer: Trainer, module: LightningModule) -> list[str]:
+        sizes = [p.numel() for p in module.parameters()]
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        part = "" if trained == sum(sizes) else f", {trained:,} of them trained"
+        count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+        device = module.device
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        clips, batches = len(data.records["train"]), int(trainer.num_training_batches)
+        per_epoch = -(-batches // trainer.accumulate_grad_batches)
+        total = int(trainer.estimated_stepping_batches)
+        lines = [
+            f"training {self.model}, {sum(sizes):,} parameters{part}, on {count}{where} in "
+            f"{trainer.precision}",
+            f"{clips} clips are {per_epoch} steps per epoch, {total} in all; the run writes to "
+            f"{self.run_dir}",
+        ]
+        if trainer.global_step:
+            lines.append(f"going on at step {trainer.global_step}, {epoch_in_words(trainer)}")
+        return lines
