@@ -32,6 +32,9 @@ FEW_CLIPS = 20
 # Shares of a video below which a clip may miss what happens in it.
 SHORT_CLIP = 1 / 3
 
+# How much must speak for a cause that is named beside the likeliest.
+DOUBTFUL = 0.1
+
 
 @dataclass(frozen=True)
 class Course:
@@ -124,7 +127,8 @@ def likely_causes(case: Case, most: int = 2) -> list[str]:
         for cause in judge(case)
     ]
     found.sort(key=lambda cause: -cause[0])  # of equals the first named stays first
-    return [text for _, text in found[:most]]
+    first, *others = found[:most]
+    return [first[1], *(text for sure, text in others if sure > DOUBTFUL)]
 
 
 def rate_too_high(case: Case) -> Iterator[Cause]:
