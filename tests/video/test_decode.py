@@ -94,6 +94,7 @@ def test_each_index_yields_its_frame(videos, name):
     with VideoReader(videos / name) as reader:
         assert reader.num_frames == NUM_FRAMES
         assert reader.fps == 30
+        np.testing.assert_allclose(reader.shown_at, np.arange(NUM_FRAMES + 1) / 30, atol=1e-9)
         for indices in index_lists(NUM_FRAMES):
             frames = reader.read(indices)
             assert frames.shape == (len(indices), 48, 128, 3)
@@ -116,6 +117,8 @@ def test_a_segment_is_its_frames(videos, name, span):
     with VideoReader(videos / name, segment=(seconds(span[0]), seconds(span[1]))) as reader:
         expected = list(range(span[0], min(span[1], NUM_FRAMES)))
         assert reader.num_frames == len(expected)
+        times = np.array(expected) / 30 - seconds(span[0])
+        np.testing.assert_allclose(reader.shown_at[:-1], times, atol=1e-9)
         assert numbers(reader.read(range(reader.num_frames))) == expected
         assert numbers(reader.read([reader.num_frames - 1, 0])) == [expected[-1], expected[0]]
         with pytest.raises(DecodeError, match=f"there is no frame .*, only {len(expected)}"):

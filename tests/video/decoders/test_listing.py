@@ -180,6 +180,7 @@ def test_segments_of_a_variable_rate(tmp_path, library, name):
             VideoReader(tmp_path / name, library, segment) as other,
         ):
             assert other.num_frames == pyav.num_frames == last - first
+            np.testing.assert_array_equal(other.shown_at, pyav.shown_at)
             every = range(last - first)
             np.testing.assert_array_equal(other.read(every), pyav.read(every))
 

@@ -108,6 +108,7 @@ def test_variable_frame_rate(tmp_path, name):
     with VideoReader(tmp_path / name) as reader:
         assert reader.num_frames == 31
         assert numbers(reader.read([30, 4, 17, 18])) == [30, 4, 17, 18]
+        np.testing.assert_allclose(reader.shown_at[:-1], np.array(times) / 1000, atol=6e-4)
     for first, last in ((0, 5), (9, 10), (13, 25)):
         segment = ((times[first] - 2) / 1000 if first else 0.0, (times[last] - 2) / 1000)
         with VideoReader(tmp_path / name, segment=segment) as reader:
