@@ -37,6 +37,16 @@ def test_a_healthy_run(small: tuple[str, ...]) -> None:
     assert found["gradients"].text.startswith("reach all ")
 
 
+def test_clips_that_are_not_taken_as_those_of_the_weights(
+    small: tuple[str, ...], finished_run: Path
+) -> None:
+    words = (f"model.pretrained={finished_run}", "data.frame_stride=2")
+    found = findings(*small, *QUICK, *words, seconds=1)
+    assert found["data"].verdict == "warn"
+    assert found["data"].text.startswith("data.frame_stride=2, but for the moments that")
+    assert found["data"].text.endswith("As they were trained: data.frame_stride=1")
+
+
 def test_as_a_user(small: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["doctor", *small, *QUICK])
