@@ -14,12 +14,8 @@ from vivit_train.model.weights.checkpoint import (
     resolve_checkpoint,
 )
 from vivit_train.model.weights.files import Weights, check_size
-from vivit_train.model.weights.huggingface import (
-    describe_folder,
-    download,
-    read_file,
-    read_folder,
-)
+from vivit_train.model.weights.hub import download
+from vivit_train.model.weights.huggingface import describe_folder, read_file, read_folder
 from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
 from vivit_train.model.weights.scenic import is_msgpack_map, read_npz, read_scenic
