@@ -170,7 +170,7 @@ def check_val_every_n_epoch(config: Config, training_set: TrainingSet) -> tuple[
         epochs = total_steps(config, training_set) // steps_per_epoch(config, training_set)
     most = max(1, epochs // VALIDATIONS)
     every = next(n for n in range(most, 0, -1) if epochs % n == 0)
-    return every, f"{VALIDATIONS} validations or a few more, the last of them at the end"
+    return every, f"{epochs // every} validations, the last of them at the end"
 
 
 def warmup_epochs(config: Config, training_set: TrainingSet) -> tuple[float, str]:
