@@ -15,7 +15,10 @@ from vivit_train.training import build_data
 from vivit_train.video.write import write_video
 
 # Learns a batch of four by heart in a second.
-QUICK = ("optim.lr=3e-3", "data.batch_size=16", "augment.horizontal_flip=0")
+QUICK = (
+    "optim.lr=3e-3", "data.batch_size=16", "augment.horizontal_flip=0", "trainer.max_epochs=200",
+    "data.frame_stride=2",
+)  # fmt: skip
 
 
 def findings(*words: str, seconds: float = 20) -> dict[str, Finding]:
@@ -25,12 +28,14 @@ def findings(*words: str, seconds: float = 20) -> dict[str, Finding]:
 def test_a_healthy_run(small: tuple[str, ...]) -> None:
     found = findings(*small, *QUICK)
     assert {check: finding.verdict for check, finding in found.items()} == {
-        "data": "ok", "decoding": "ok", "pixels": "ok", "first loss": "ok", "overfitting": "ok",
+        "data": "ok", "decoding": "ok", "pixels": "ok", "steps": "ok", "length": "ok",
+        "sources": "ok",
+        "forecast": "ok", "flip": "ok", "copies": "ok", "first loss": "ok", "overfitting": "ok",
         "gradients": "ok", "memory": "ok", "time": "ok",
     }  # fmt: skip
     assert re.fullmatch(
-        r"32 training and 16 validation videos in 8 classes; a clip is 4 frames, 1 frames of the "
-        r"video apart: 0\.1\d* s at 2[45] frames/s",
+        r"32 training and 16 validation videos in 8 classes; a clip is 4 frames, 2 frames of the "
+        r"video apart: 0\.3\d* s at 2[45] frames/s",
         found["data"].text,
     )
     assert found["first loss"].text == "2.079; of guessing it is 2.079"
@@ -52,7 +57,7 @@ def test_as_a_user(small: tuple[str, ...], capsys: pytest.CaptureFixture) -> Non
         main(["doctor", *small, *QUICK])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok    data          32 training and 16 validation videos in 8 ")
-    assert len(lines) == 8
+    assert len(lines) == 14
     with pytest.raises(SystemExit, match="1"):
         main(["doctor", "data=folder", "data.root=/nowhere", "--json"])
     assert '"verdict": "fail", "check": "start"' in capsys.readouterr().out

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from vivit_train.preflight.probe import Probe, interval
+from vivit_train.preflight.probe import Probe
 
 
 def clouds(num_classes: int = 3, each: int = 12, apart: float = 3.0, seed: int = 0) -> tuple:
@@ -52,10 +51,3 @@ def test_leaving_one_out_is_what_fitting_to_the_others_gives(monkeypatch) -> Non
 
         torch.testing.assert_close(probe.left_out[i], score(values[i]), atol=1e-4, rtol=0)
         torch.testing.assert_close(probe.left_out_of(other)[i], score(other[i]), atol=1e-4, rtol=0)
-
-
-def test_intervals() -> None:
-    # As statsmodels.stats.proportion.proportion_confint(method="wilson") gives them.
-    assert interval(10, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
-    assert interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert interval(18, 18) == pytest.approx((0.8241, 1.0), abs=1e-4)

@@ -5,7 +5,6 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,10 @@ from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule
 from vivit_train.optim import build_optimizer
 from vivit_train.preflight.advice import advice
+from vivit_train.preflight.finding import Finding
+from vivit_train.preflight.heads import of_the_length, of_the_sources, read_heads
+from vivit_train.preflight.schedule import of_the_steps
+from vivit_train.preflight.videos import look_at_videos
 from vivit_train.training import build_module, first_batch, open_data
 
 # A clip or a few must be learnable by heart, whatever the model.
@@ -32,27 +35,13 @@ MAX_CLIPS = 8
 LOSS_TOLERANCE = 0.25
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
-
-    Attributes:
-        verdict: ``ok``; ``warn``: worth a thought; ``fail``: the run would not work.
-        check: What was looked at.
-        text: What was found, with the cure where one is needed.
-    """
-
-    verdict: str
-    check: str
-    text: str
-
-
 def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
     """Checks a run before it starts, on one device.
 
     Args:
         config: The resolved configuration.
-        seconds: How long to try to learn one batch by heart.
+        seconds: How long to try to learn one batch by heart, at most, and how long to look at
+            videos.
 
     Yields:
         One finding for each check, in order; the first that fails for want of what the others
@@ -75,6 +64,9 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
         yield Finding("fail", "start", str(error))
         return
     yield from (Finding("warn", "settings", line) for line in advice(config, data))
+    yield of_the_steps(config, data)
+    yield from _of_the_heads(data)
+    yield from look_at_videos(config, module.model, data, seconds)
     patient = Patient(config, module, batch)
     yield patient.loss_at_start()
     yield patient.learns_by_heart(seconds)
@@ -88,6 +80,13 @@ def _counts(data: VideoDataModule) -> Finding:
     text = f"{train} training and {val} validation videos in {len(data.class_names)} classes"
     clip = clip_in_words(data.sampling, data.video_rate)
     return Finding("ok", "data", f"{text}; a clip is {clip}")
+
+
+def _of_the_heads(data: VideoDataModule) -> Iterator[Finding]:
+    heads = read_heads(data)
+    if heads:
+        yield of_the_length(heads, data)
+        yield of_the_sources(heads, data.class_names)
 
 
 def _look_at(batch: Batch, data: VideoDataModule, seconds: float) -> Iterator[Finding]:

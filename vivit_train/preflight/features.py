@@ -19,7 +19,7 @@ from vivit_train.model.weights import FromImage, load_weights, read_weights
 
 BATCH_SIZE = 8
 # Frames, height and width of the small grey clips by which copies are found.
-PICTURE = (4, 8, 8)
+PICTURE = (4, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Features:
         labels: int64 ``[N]``.
         values: float32 ``[N, D]``: see `see`.
         mirrored: float32 ``[N, D]``: the same of the clips flipped from left to right.
-        pictures: float32 ``[N, 256]``: the clips, small and grey.
+        pictures: float32 ``[N, 1024]``: the clips, small and grey.
         wanted: Videos that were to be looked at; N is less where the time was up or a video could
             not be decoded.
     """
@@ -62,6 +62,11 @@ def pretrained_model(config: dict[str, Any]) -> ViViT:
     if settings["pretrained"] is not None:
         weights = read_weights(settings["pretrained"])
         load_weights(model, weights, ["none of the weights'"], FromImage(**settings["from_image"]))
+    return on_device(model, config)
+
+
+def on_device(model: ViViT, config: dict[str, Any]) -> ViViT:
+    """A model in evaluation mode on the device of the run."""
     on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
     return model.eval().to("cuda" if on_gpu else "cpu")
 

@@ -1,10 +1,10 @@
 """A linear probe: ridge regression from features to classes, in closed form."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vivit_train.report import wilson_interval
 
 # Penalties, relative to the mean square of the features, of which the best is taken.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -55,10 +55,15 @@ class Probe:
         return float((self.left_out.argmax(dim=1) == self.labels).double().mean())
 
     @property
+    def guessing(self) -> float:
+        """The share of videos of the most frequent class."""
+        return int(self.labels.bincount().max()) / len(self.labels)
+
+    @property
     def knows_something(self) -> bool:
         """Whether it is clearly better than naming the most frequent class each time."""
-        number, most = len(self.labels), int(self.labels.bincount().max())
-        return interval(round(self.accuracy * number), number)[0] > most / number
+        right = round(self.accuracy * len(self.labels))
+        return wilson_interval(right, len(self.labels))[0] > self.guessing
 
     def __call__(self, values: Tensor) -> Tensor:
         """Scores of other videos: float ``[M, D]`` -> float64 ``[M, K]``."""
@@ -82,16 +87,3 @@ class Probe:
 
     def _standard(self, values: Tensor) -> Tensor:
         return (values.double() - self._mean) / (self._scale + 1e-6)
-
-
-def interval(right: int, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's score interval).
-
-    Args:
-        right: Out of ``number``.
-        number: 1 or more.
-    """
-    z, share = 1.96, right / number
-    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z / (1 + z**2 / number) * math.sqrt(share * (1 - share) / number + (z / number / 2) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
