@@ -31,10 +31,8 @@ FALSE_ALARMS = (
     ".*LeafSpec.*",  # Lightning 2.6 on newer torch
     ".*`isinstance\\(treespec.*",
     ".*does not have many workers.*",  # `Meter` warns where the run waits for them
-    ".*is smaller than the logging interval.*",  # which goes on from epoch to epoch
     ".*sync_dist=True.*",  # the scores are summed over processes by themselves
     ".*callbacks used to create the checkpoint need to be provided.*",  # of trainer.max_time
-    ".*is smaller than the logging interval.*",  # which counts on from epoch to epoch
     ".*module\\(s\\) in eval mode at the start of training.*",  # those that optim.freeze means
 )
 
