@@ -129,6 +129,14 @@ def test_another_rate_is_said_with_both(opened: Opened, capsys: pytest.CaptureFi
     ) in capsys.readouterr().err
 
 
+def test_mixed_rates(root: Path, opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the weights' stride the odd video would move at less than half the speed."""
+    write(root, {"odd": 60})
+    config, _ = opened(weights(OURS))
+    assert clips(config) == {"frame_rate": 25.0, "sampling": "window"}
+    assert "at 25 frames/s; these have 25 to 60)" in capsys.readouterr().err
+
+
 def test_weights_that_do_not_tell(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     """Hugging Face's: a processor, but nothing on the stride, which was 2."""
     theirs = {"size": {"shortest_edge": 60}, "crop_size": {"height": 48, "width": 48}}
@@ -243,11 +251,13 @@ def test_videos_of_other_rates_are_named(root: Path, opened: Opened) -> None:
 
 def test_a_stride_becomes_a_rate_where_the_rates_differ() -> None:
     theirs = Sampling(8, frame_stride=2)
-    assert same_moments(theirs, 25.0, 30.0) == theirs
-    assert same_moments(theirs, 25.0, None) == same_moments(theirs, None, 60.0) == theirs
-    assert same_moments(theirs, 25.0, 60.0) == Sampling(8, frame_rate=12.5)
+    assert same_moments(theirs, 25.0, [30.0]) == theirs
+    assert same_moments(theirs, 25.0, []) == same_moments(theirs, None, [60.0]) == theirs
+    assert same_moments(theirs, 25.0, [60.0]) == Sampling(8, frame_rate=12.5)
+    # Mixed: most have the weights' rate, and a stride would show the others at another speed.
+    assert same_moments(theirs, 25.0, [25.0, 24.0, 60.0]) == Sampling(8, frame_rate=12.5)
     by_time = Sampling(8, frame_rate=10)
-    assert same_moments(by_time, 25.0, 60.0) == by_time
+    assert same_moments(by_time, 25.0, [60.0]) == by_time
 
 
 def test_ways_that_differ() -> None:

@@ -6,6 +6,7 @@ a warning, with the words that remove it.
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -67,10 +68,12 @@ def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) ->
     if not is_open and not is_rank_zero():  # what follows is a warning at most
         return (mine,)
     rate, their_rate = data.video_rate, weights.sampling.get("video_rate")
-    wanted = same_moments(theirs, their_rate, rate)
+    rates = sorted(data.train_rates.values())
+    wanted = same_moments(theirs, their_rate, rates)
     told = _word(wanted)
     if wanted != theirs:
-        told += f" (theirs: {_word(theirs)} at {their_rate:.4g} frames/s; these have {rate:.4g})"
+        have = " to ".join(dict.fromkeys(f"{rate:.4g}" for rate in (rates[0], rates[-1])))
+        told += f" (theirs: {_word(theirs)} at {their_rate:.4g} frames/s; these have {have})"
     if is_open:
         return wanted, f"{frames} frames, {told}" if frames == mine.clip_frames else told
     if differ(mine, wanted, rate):
@@ -81,17 +84,18 @@ def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) ->
     return (mine,)
 
 
-def same_moments(theirs: Sampling, their_rate: float | None, rate: float | None) -> Sampling:
+def same_moments(theirs: Sampling, their_rate: float | None, rates: Iterable[float]) -> Sampling:
     """How clips are taken from other videos so that they show the same moments.
 
-    As they were, but a stride becomes a frame rate where that of the videos is another one.
+    As they were, but a stride becomes a frame rate where some of the videos have another one.
 
     Args:
         theirs: What a model was trained with.
         their_rate: Frames per second of the videos that it was trained on; ``None``: unknown.
-        rate: The same of the other videos.
+        rates: The same of the other videos, as far as they are known.
     """
-    if theirs.frame_stride and their_rate and rate and is_other_rate(rate, their_rate):
+    is_other = their_rate and any(is_other_rate(rate, their_rate) for rate in rates)
+    if theirs.frame_stride and their_rate and is_other:
         frame_rate = round(their_rate / theirs.frame_stride, 3)
         return dataclasses.replace(theirs, frame_stride=None, frame_rate=frame_rate)
     return theirs
