@@ -349,7 +349,7 @@ class TestWhereResultsGo:
         results = json.loads(Path(path).read_text())
         assert scores.startswith("results ")
         shown = json.loads(scores.removeprefix("results "))
-        assert shown == {name: results[name] for name in (*SCORES, "num_videos")}
+        assert shown == {name: results[name] for name in (*SCORES, "macro_f1", "num_videos")}
         names = sorted(p.name for p in folder.iterdir())
         assert names == ["classes.csv", "predictions.csv", "results.json"]
         assert (finished_run / "results.json").read_text() == before

@@ -92,7 +92,7 @@ def test_arguments_of_the_model(export, finished_run: Path, tmp_path: Path) -> N
     ours, expected = load(tmp_path / "x"), load(finished_run / "checkpoints/best.ckpt",
                                                 image_size=[24, 32], num_frames=8)  # fmt: skip
     assert ours.model.config == expected.model.config
-    assert ours.clip_frames == 8
+    assert ours.sampling.clip_frames == 8
     frames = torch.randint(0, 256, (8, 40, 50, 3), dtype=torch.uint8)
     assert torch.equal(ours(frames), expected(frames))
 
