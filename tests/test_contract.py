@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from vivit_train import contract
+from vivit_train import contract, training
 from vivit_train.config import compose_config, to_plain
 from vivit_train.contract import differ, same_moments
 from vivit_train.data.datamodule import VideoDataModule
@@ -94,7 +95,8 @@ def test_a_checkpoint_of_ours(
     config, data = open_data(plain)
     assert clips(config) == {"frame_stride": 1, "sampling": "window"}
     assert (data.sampling.frame_stride, data.processor.do_normalize) == (1, True)
-    assert config["processor"] == data.processor.settings() == data.augment.processor.settings()
+    pixels = Processor(**config["processor"]).settings()
+    assert pixels == data.processor.settings() == data.augment.processor.settings()
     (line,) = [s for s in capsys.readouterr().err.splitlines() if "pretrained" in s]
     assert line == (
         "from the pretrained weights: 16 frames, data.frame_stride=1; processor size=55, "
@@ -153,14 +155,25 @@ def test_weights_that_do_not_tell(opened: Opened, capsys: pytest.CaptureFixture[
 def test_nothing_to_adopt(told: Weights | None, opened: Opened) -> None:
     config, data = opened(told)
     assert clips(config) == {"frame_stride": 2, "sampling": "window"}
-    assert config["processor"] == Processor(crop_size=48).settings() == data.processor.settings()
+    assert Processor(**config["processor"]).settings() == data.processor.settings()
+    assert data.processor.settings() == Processor(crop_size=48).settings()
 
 
-def test_a_resumed_run_keeps_its_values(opened: Opened) -> None:
+def test_a_resumed_run_keeps_its_values(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the words leave open is as the run began with it, whatever the weights say."""
+    begun = {
+        "data": {"frame_stride": None, "frame_rate": 4.0, "sampling": "window"},
+        "processor": Processor(crop_size=48, do_normalize=True).settings(),
+    }
+    saved = SimpleNamespace(config=begun)
+    monkeypatch.setattr(training, "read_checkpoint", lambda path, verify: saved)
+    config, data = opened(weights(OURS), "ckpt_path=last.ckpt")
+    assert clips(config) == {"frame_rate": 4.0, "sampling": "window"}
+    assert data.sampling.frame_rate == 4.0
+    assert config["processor"] == begun["processor"] | {"crop_size": 48}
     config, data = opened(weights(OURS), "ckpt_path=last.ckpt", "data.frame_stride=3")
-    assert (config["data"]["frame_stride"], config["data"]["frame_rate"]) == (3, None)
-    assert config["processor"]["do_resize"] is None
-    assert data.sampling.frame_stride == 3
+    assert clips(config) == {"frame_stride": 3, "sampling": "window"}
+    assert data.processor.do_normalize
 
 
 # What is set

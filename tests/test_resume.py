@@ -164,9 +164,14 @@ def test_auto_again_keeps_the_numbers_of_the_run(run: Path, command_line, capsys
     words = ["experiment=finetune", "data=folder", "data.root=x", f"run_dir={run}"]
     numbers = {"optim.lr": 0.25, "data.batch_size": 3, "trainer.max_epochs": 77}
     begun = compose_config([*words, *(f"{key}={value}" for key, value in numbers.items())])
-    OmegaConf.save(without_auto(to_plain(begun)), run / "config.yaml")
+    begun = without_auto(to_plain(begun))
+    begun["data"] |= {"frame_rate": 4.0, "sampling": "window"}  # of the pretrained weights
+    begun["processor"] |= {"do_resize": True, "size": 18}
+    OmegaConf.save(begun, run / "config.yaml")
     config = command_line(*words, "ckpt_path=auto")
     begun_or_new(config)
+    assert (config.data.frame_rate, config.data.frame_stride) == (4.0, None)
+    assert (config.processor.do_resize, config.processor.size) == (True, 18)
     assert {key: OmegaConf.select(config, key) for key in numbers} == numbers
     assert not keys_to_fit(to_plain(config))
     assert "was started with other values" not in capsys.readouterr().err

@@ -244,8 +244,9 @@ def test_waiting_threads_leave_cores_to_workers(
 def test_an_error_is_one_message(small: tuple[str, ...], tmp_path: Path, command) -> None:
     done = command("train.py", "data=folder", f"data.root={tmp_path}/nowhere")
     assert done.returncode == 1
-    assert done.stderr.strip().startswith("error: data.root=")
-    assert len(done.stderr.strip().splitlines()) == 1
+    *before, told = done.stderr.splitlines()
+    assert told.startswith("error: data.root=")
+    assert all(line.startswith("importing torch") for line in before)  # on a slow machine
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(small: tuple[str, ...], tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def adopt(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
     if is_rank_zero():
         _warn_of_rates(data, sampling)
     clips = {name: getattr(sampling, name) for name in KEYS}
-    return config | {"data": config["data"] | clips, "processor": processor.settings()}
+    is_set = {name: value for name, value in config["processor"].items() if value is not None}
+    pixels = processor.settings() | is_set  # a crop_size of one number stays one
+    return config | {"data": config["data"] | clips, "processor": pixels}
 
 
 def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) -> tuple[Any, ...]:

@@ -103,6 +103,34 @@ def keys_to_fit(config: Config) -> list[str]:
     return [key for key, (group, name) in parts.items() if config[group].get(name) == AUTO]
 
 
+def left_open(config: Config) -> list[str]:
+    """The keys to which a new run gives values: `keys_to_fit`, and what pretrained weights tell.
+
+    These are the processor's settings that are null, and how clips are taken where nothing says it.
+    """
+    spacings = ("frame_stride", "frame_rate", "clip_seconds")
+    is_open = not any(config["data"].get(name) for name in (*spacings, "sampling"))
+    clips = [name for name in spacings if is_open] + ["sampling"]
+    return [
+        *keys_to_fit(config),
+        *(f"data.{name}" for name in clips if config["data"].get(name) is None),
+        *(f"processor.{name}" for name, value in config["processor"].items() if value is None),
+    ]
+
+
+def keep_begun(config: Any, begun: Config) -> None:
+    """Gives what a configuration leaves open the values of the run that it goes on with.
+
+    Args:
+        config: Plain, or as Hydra composed it; it is changed.
+        begun: The run's own.
+    """
+    for key in left_open(config):
+        group, name = key.split(".")
+        if name in begun.get(group, {}):
+            config[group][name] = begun[group][name]
+
+
 def steps_per_epoch(config: Config, training_set: TrainingSet) -> int:
     """Optimiser steps of an epoch, as the sampler cuts it; 1 or more."""
     from vivit_train.data.sampler import limited

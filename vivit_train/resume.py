@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vivit_train.changes import check_changes, differences
 from vivit_train.config import (
@@ -24,7 +24,7 @@ from vivit_train.errors import UserError
 from vivit_train.files import user_path
 from vivit_train.foreign import damage
 from vivit_train.launch import is_rank_zero
-from vivit_train.preset import keys_to_fit
+from vivit_train.preset import keep_begun
 from vivit_train.terminal import said_if_long, say
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -181,8 +181,7 @@ def begun_or_new(config: DictConfig) -> None:
     saved = run_dir / "config.yaml"
     if checkpoint is not None and saved.is_file():
         before = complete_config(read_saved(saved))
-        for key in keys_to_fit(config):  # the run has fitted them to its set when it began
-            OmegaConf.update(config, key, OmegaConf.select(before, key))
+        keep_begun(config, before)
         changes = differences(to_plain(before), to_plain(config))
         check_changes(changes, f"the run {run_dir}")
         if changes and is_rank_zero():

@@ -1,5 +1,6 @@
 """Objects from configuration, shared by training and evaluation."""
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -37,7 +38,7 @@ from vivit_train.model.weights import FromImage, load_weights, print_account, re
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.non_finite import NonFinite
-from vivit_train.preset import fit_to_set, without_auto
+from vivit_train.preset import fit_to_set, keep_begun, left_open, without_auto
 from vivit_train.run_dir import ConfigFile, MetricsCsv
 from vivit_train.sharding import Sharded, resolve_strategy
 from vivit_train.signals import StopSignals
@@ -64,6 +65,10 @@ def open_data(
     Raises:
         UserError: If the data cannot be read, or a value does not fit them.
     """
+    if config["ckpt_path"] is not None and left_open(config):
+        config = copy.deepcopy(config)
+        saved = read_checkpoint(Path(config["ckpt_path"]), verify=False)
+        keep_begun(config, saved.config or {})
     data = build_data(config)
     data.setup(stage)
     if config["ckpt_path"] is None:  # a run that is resumed keeps its own values

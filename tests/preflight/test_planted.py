@@ -1,5 +1,6 @@
 """Runs that would fail, each for one cause: doctor names it, and nothing else."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_labels_that_are_mixed_up(words: list[str], copy: Path) -> None:
     found = warnings(*words, f"data.root={copy}")
     assert found.keys() == {"labels"}
     assert "have another label, as if labels were mixed up" in found["labels"]
-    assert "left.mp4 (like 'left')" in found["labels"]
+    # Which of them it is surest of depends on the order of floating-point sums.
+    assert re.search(r"(left|right|top|bottom)\.mp4 \(like '\1'\)", found["labels"])
 
 
 def test_a_stride_and_a_processor_that_are_not_the_weights(

@@ -270,14 +270,18 @@ class VideoDataModule(LightningDataModule, ABC):
             )
         return [row for row, there in enumerate(on_disk) if there or not trains]
 
-    @cached_property
+    @property
     def video_rate(self) -> float | None:
         """Frames per second of the training videos: the median of some; ``None``: unknown."""
         return median(self.train_rates.values()) if self.train_rates else None
 
-    @cached_property
+    @property
     def train_rates(self) -> dict[str, float]:
-        """Frames per second of some training videos, by name."""
+        """Frames per second of some training videos, by name; none before they are set up."""
+        return self._train_rates if "train" in self.records else {}
+
+    @cached_property
+    def _train_rates(self) -> dict[str, float]:
         return video_rates(self.records["train"])
 
     def leaves_out(self, split: str) -> bool:

@@ -62,7 +62,9 @@ def read_heads(data: VideoDataModule, most: int = 256, timeout: float = 10.0) ->
     rows = spread(records.labels, most, data.seed)
     if not CAN_GUARD:
         return _heads(records, rows)
-    guard = Guard(lambda rows, tell: _heads(records, rows), timeout)
+    guard: Guard[Sequence[int], list[Head]] = Guard(
+        lambda rows, tell: _heads(records, rows), timeout
+    )
     try:
         return guard(rows)
     except Failure:
