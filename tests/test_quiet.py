@@ -37,14 +37,14 @@ def test_talk_is_left_out_and_news_come_through(caplog: pytest.LogCaptureFixture
 
 
 def test_false_alarms_are_left_out_and_true_ones_come_through() -> None:
-    """Where a run is shorter than the steps between two logs, metrics.csv has no training rows."""
-    told = (
-        "The number of training batches (7) is smaller than the logging interval "
-        "Trainer(log_every_n_steps=50). Set a lower value for log_every_n_steps"
-    )
+    told = "Trying to infer the `batch_size` from an ambiguous collection"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         hush_lightning()
         rank_zero_warn("The 'train_dataloader' does not have many workers which may be slow")
+        rank_zero_warn(
+            "The number of training batches (7) is smaller than the logging interval "
+            "Trainer(log_every_n_steps=50). Set a lower value for log_every_n_steps"
+        )
         rank_zero_warn(told)
     assert [str(warning.message) for warning in caught] == [told]

@@ -33,6 +33,7 @@ FALSE_ALARMS = (
     ".*does not have many workers.*",  # `Meter` warns where the run waits for them
     ".*sync_dist=True.*",  # the scores are summed over processes by themselves
     ".*callbacks used to create the checkpoint need to be provided.*",  # of trainer.max_time
+    ".*is smaller than the logging interval.*",  # of an epoch; `Start` counts those of the run
     ".*module\\(s\\) in eval mode at the start of training.*",  # those that optim.freeze means
 )
 

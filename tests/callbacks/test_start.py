@@ -22,6 +22,7 @@ def stub(**values: Any) -> SimpleNamespace:
         "is_global_zero": True, "world_size": 1, "precision": "32-true", "datamodule": data,
         "num_training_batches": 8, "accumulate_grad_batches": 2, "estimated_stepping_batches": 8,
         "global_step": 0, "max_epochs": 2, "max_steps": -1, "current_epoch": 0, "ckpt_path": None,
+        "log_every_n_steps": 8,
     }  # fmt: skip
     return SimpleNamespace(**defaults | values)
 
@@ -55,6 +56,11 @@ def test_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     callback.on_train_start(stub(is_global_zero=False), module())
     assert said(capsys) == []
     callback.teardown(None, None, stage="fit")
+
+
+def test_a_run_that_is_shorter_than_the_steps_between_two_logs() -> None:
+    with pytest.warns(UserWarning, match="8 steps, fewer than trainer.log_every_n_steps=9: metr"):
+        Start("vivit_ti", Path("runs/a")).on_train_start(stub(log_every_n_steps=9), module())
 
 
 def test_what_is_tested(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.meters import epoch_in_words
 from vivit_train.terminal import said_if_long, say
@@ -29,6 +30,12 @@ class Start(Callback):
         """Says what is trained, and from where a resumed run goes on."""
         for line in self._lines(trainer, pl_module) if trainer.is_global_zero else ():
             say(line)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (steps := int(trainer.estimated_stepping_batches)) < every:
+            rank_zero_warn(
+                f"the run has {steps} steps, fewer than trainer.log_every_n_steps={every}: "
+                "metrics.csv will have no row of training. Set it lower"
+            )
         self._steps_done = 0
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         who = f"{workers} processes start and decode" if workers else "it is decoded"
