@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             line = {"set": name, "settings": settings, "overrides": words}
             report["runs"].append(line | run(run_dir, root, checkpoint, words))
             write_report(report, args.output)
-    print_table(report)
+    print_table(report, args.sets)
     return report
 
 
@@ -98,8 +98,10 @@ def hand_picked(drawn: SmallSet, steps: int) -> list[str]:
     cover = drawn.kind.cover or drawn.seconds
     stride = max(1, round(drawn.rates[0] * cover / 16))
     time = f"data.frame_stride={stride}" if len(drawn.rates) == 1 else f"data.clip_seconds={cover}"
+    rare = ["data.class_sampling=1"] if drawn.kind.rarest else []
     return [
         time,
+        *rare,
         f"data.batch_size={BATCH}",
         f"trainer.max_epochs={epochs}",
         f"optim.warmup_epochs={epochs / 10:.1f}",
@@ -126,12 +128,12 @@ def run(folder: Path, root: Path, checkpoint: Path, words: Sequence[str]) -> dic
     }
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Markdown, as in docs/finetuning.md."""
+def print_table(report: dict[str, Any], sets: Sequence[str]) -> None:
+    """Markdown, as in docs/finetuning.md; a dash is what was not measured."""
     print("| set | classes | clips a class | frames/s | s | documented | hand-picked | minutes |")
     print("|---|---|---|---|---|---|---|---|")
     seed = report["settings"]["seed"]
-    for name in dict.fromkeys(run["set"] for run in report["runs"]):
+    for name in sets:
         drawn = draw_set(name, seed)
         runs = [run for run in report["runs"] if run["set"] == name and run["top1"] is not None]
         documented = [run for run in runs if run["settings"] == "documented"]
