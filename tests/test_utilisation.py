@@ -56,6 +56,15 @@ def test_operations_of_the_model_beside_those_of_a_matrix_product() -> None:
     assert shared == pytest.approx(flops * 5 / 1e9)  # of one process
 
 
+def test_operations_are_counted_where_anomalies_are_looked_for() -> None:
+    """By trainer.detect_anomaly: seen was a traceback after the first step."""
+    model = build(ARGUMENTS)
+    flops = count_training_flops(model, (4, 32, 32))
+    with torch.autograd.set_detect_anomaly(True):
+        assert count_training_flops(model, (4, 32, 32)) == flops
+        assert torch.is_anomaly_enabled()
+
+
 def test_what_frozen_parts_save_does_not_count() -> None:
     ((whole, _),) = logged(every=1, batches=1)["train/mfu"]
     ((probe, _),) = logged(every=1, batches=1, frozen="all_but_head")["train/mfu"]
