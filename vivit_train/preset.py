@@ -168,14 +168,17 @@ def batch_size(config: Config, training_set: TrainingSet) -> tuple[int, str]:
     value = _power_of_two(min(share, training_set.most_clips))
     if training_set.most_clips < share:
         return value, f"the device has memory for about {training_set.most_clips} clips at a time"
-    return value, f"a step takes {CLIPS_PER_STEP} clips where the set has them"
+    return value, f"a step should see {CLIPS_PER_STEP} clips, or as many as the set has"
 
 
 def accumulate_grad_batches(config: Config, training_set: TrainingSet) -> tuple[int, str]:
     """Batches that make up the clips of an optimiser step, of all processes."""
     batch = config["data"]["batch_size"] * training_set.processes
     value = max(1, _power_of_two(min(CLIPS_PER_STEP, training_set.clips)) // batch)
-    return value, f"an optimiser step sees {value * batch} clips; with few it is mostly noise"
+    return (
+        value,
+        f"an optimiser step sees {value * batch} clips; of fewer its gradient is mostly noise",
+    )
 
 
 def max_epochs(config: Config, training_set: TrainingSet) -> tuple[int, str]:
@@ -186,7 +189,7 @@ def max_epochs(config: Config, training_set: TrainingSet) -> tuple[int, str]:
     epochs = max(EPOCHS, -(-LEAST_STEPS // per_epoch))
     every = epochs // VALIDATIONS
     epochs = -(-epochs // every) * every  # the last epoch is validated
-    least = f", {LEAST_STEPS} or more are enough" if epochs > EPOCHS else ""
+    least = f"; a small set needs {LEAST_STEPS}" if epochs > EPOCHS else ""
     told = f"{training_set.clips} clips are {per_epoch} steps per epoch"
     return epochs, f"{told}, {epochs * per_epoch} in all{least}"
 
