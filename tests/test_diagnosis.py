@@ -11,6 +11,7 @@ import pytest
 
 from vivit_train.comparison import metrics
 from vivit_train.diagnosis import Case, Course, case_of, likely_causes, say_last
+from vivit_train.video.sampling import Sampling
 
 CLASSES = 4
 GUESS = math.log(CLASSES)
@@ -141,6 +142,13 @@ def test_the_last_lines(
     assert found.clip_share == 4 * 2 / 32
     assert found.differences == ["data.frame_stride=2, theirs was data.frame_stride=1"]
     assert found.mirrored is not None
+    for sampling, share in (
+        (Sampling(4, frame_rate=12.5), 4 * 2 / 32),  # of 25 frames a second
+        (Sampling(4, clip_seconds=0.64), 0.5),
+        (Sampling(4, sampling="whole"), None),
+    ):
+        data.sampling = sampling
+        assert case_of(finished_run, plain, data).clip_share == share
     capsys.readouterr()
     say_last(finished_run, "no better than guessing", plain, data)
     first, *others = capsys.readouterr().out.splitlines()

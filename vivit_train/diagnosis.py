@@ -302,10 +302,12 @@ def _differences(config: Mapping[str, Any]) -> list[str]:
 
 def _clip_share(data: VideoDataModule, most: int = 16, seconds: float = 10.0) -> float | None:
     """The share of a training video that a clip covers: the median of some."""
-    records, stride = data.records["train"], data.sampling.frame_stride
+    is_whole = data.sampling.sampling == "whole"
+    span = 0.0 if is_whole else data.sampling.span(data.video_rate or 0.0)
+    records = data.records["train"]
     rows = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int).tolist()
     rows = [row for row in rows if records.span(row) is None]
-    if not stride or not CAN_GUARD:
+    if not span or not CAN_GUARD:
         return None
 
     def count(row: int, tell: Tell) -> int:
@@ -317,7 +319,7 @@ def _clip_share(data: VideoDataModule, most: int = 16, seconds: float = 10.0) ->
             return 0
 
     counts = [n for _, n in guarded_map(count, rows, 1, seconds) if isinstance(n, int) and n]
-    return min(1.0, data.sampling.clip_frames * stride / median(counts)) if counts else None
+    return min(1.0, span / median(counts)) if counts else None
 
 
 def say_last(
