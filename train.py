@@ -15,18 +15,18 @@ from vivit_train.config import (
     replaced,
     to_plain,
 )
-from vivit_train.folders import run_folder
-from vivit_train.launch import (
+from vivit_train.io.terminal import said_if_long, say
+from vivit_train.launch.processes import (
     devices_of_launcher,
     errors_in_one_line,
     is_rank_zero,
     launched_from,
     leave_cores_to_workers,
 )
-from vivit_train.resume import begun_or_new, resumed, resumes
-from vivit_train.stop_watch import StopWatch
-from vivit_train.sweep import is_sweep, sweep
-from vivit_train.terminal import said_if_long, say
+from vivit_train.launch.stop_watch import StopWatch
+from vivit_train.runs.folders import run_folder
+from vivit_train.runs.resume import begun_or_new, resumed, resumes
+from vivit_train.sweep.command import is_sweep, sweep
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -55,25 +55,25 @@ def train(config: DictConfig) -> Path:
     with said_if_long("importing torch and Lightning, which takes longest the first time"):
         import lightning
 
-        from vivit_train import training
-        from vivit_train.checkpoint import restoring
-        from vivit_train.diagnosis import say_last
+        from vivit_train import build
+        from vivit_train.io.quiet import hush_lightning
         from vivit_train.preflight.advice import say_advice
-        from vivit_train.quiet import hush_lightning
-        from vivit_train.report import write_scores
-        from vivit_train.results import results_of, say_scores
+        from vivit_train.runs.checkpoint import restoring
+        from vivit_train.runs.diagnosis import say_last
+        from vivit_train.runs.report import write_scores
+        from vivit_train.runs.results import results_of, say_scores
 
     hush_lightning()
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
-    plain, data = training.open_data(plain)
+    plain, data = build.open_data(plain)
     if plain["ckpt_path"] is not None and is_rank_zero():
-        training.check_resumable(plain, data)
-    module = training.build_module(plain, data)
+        build.check_resumable(plain, data)
+    module = build.build_module(plain, data)
     watch = StopWatch()
-    trainer, checkpoints = training.build_trainer(plain, run_dir, watch)
+    trainer, checkpoints = build.build_trainer(plain, run_dir, watch)
     if plain["ckpt_path"] is not None:
-        training.resume_metrics(trainer, plain["ckpt_path"])
+        build.resume_metrics(trainer, plain["ckpt_path"])
     say_advice(plain, data, trainer.world_size)
 
     with launched_from(watch, run_dir, plain):

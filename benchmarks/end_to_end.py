@@ -50,11 +50,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from vivit_train import devices, training
+from vivit_train import build
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.loader import LazyLoader, available_cores
-from vivit_train.launch import leave_cores_to_workers
-from vivit_train.quiet import hush_lightning
+from vivit_train.io.quiet import hush_lightning
+from vivit_train.launch import devices
+from vivit_train.launch.processes import leave_cores_to_workers
 
 WHO = ("ours", "recipe")
 
@@ -171,9 +172,9 @@ class Ours:
         words = ["data=folder", "augment=none", "processor=huggingface"]
         words += [f"{name}={value}".replace(" ", "") for name, value in settings.items()]
         self.config = to_plain(compose_config(words))
-        self.data = training.build_data(self.config)
+        self.data = build.build_data(self.config)
         self.data.setup()
-        self.module = training.build_module(self.config, self.data)
+        self.module = build.build_module(self.config, self.data)
 
     def training(self) -> dict[str, float]:
         """Seconds of an epoch, and of its parts."""
@@ -188,7 +189,7 @@ class Ours:
         return clock.seconds
 
     def _trainer(self) -> tuple[Trainer, "Clock"]:
-        trainer, _ = training.build_trainer(self.config, Path(self.config["run_dir"]))
+        trainer, _ = build.build_trainer(self.config, Path(self.config["run_dir"]))
         clock = Clock(self.data.augment, self.data.processor)
         trainer.callbacks.insert(0, clock)
         return trainer, clock

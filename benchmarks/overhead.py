@@ -24,9 +24,9 @@ from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
 
-from vivit_train import training
+from vivit_train import build
 from vivit_train.config import compose_config, to_plain
-from vivit_train.quiet import hush_lightning
+from vivit_train.io.quiet import hush_lightning
 
 # Of one step, in order; `Ema` works in a hook of the optimiser's.
 HOOKS = (
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         words += ["data.val_per_class=1", f"trainer.accelerator={args.device}"]
         words += [f"trainer.max_steps={WARMUP_STEPS + args.steps}", f"run_dir={folder}/run"]
         config = to_plain(compose_config([*words, *args.overrides]))
-        data = training.build_data(config)
+        data = build.build_data(config)
         data.setup()
-        module = training.build_module(config, data)
-        trainer, checkpoints = training.build_trainer(config, Path(folder) / "run")
+        module = build.build_module(config, data)
+        trainer, checkpoints = build.build_trainer(config, Path(folder) / "run")
         watch = Watch(trainer, args.device)
         trainer.fit(module, datamodule=data)
         checkpoint = watch.timed(lambda: trainer.save_checkpoint(checkpoints.last))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vivit_train import devices
+from vivit_train.launch import devices
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import spread_windows
 

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 # Imports once what every training needs; each process is then a fork of that one.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.training", "av"])
+SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.build", "av"])
 
 Fault = Callable[[], None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.sweep import sweep
+from vivit_train.sweep.command import sweep
 
 # In place of train.py: its score is 1 - |lr - 0.5|, and some seeds end badly.
 PROGRAM = """
@@ -51,7 +51,7 @@ def sweeping(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     path = home.parent / "program.py"
     path.write_text(PROGRAM)
     monkeypatch.setattr(sys, "argv", [str(path)])
-    monkeypatch.setattr("vivit_train.sweep.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("vivit_train.sweep.runner.POLL_SECONDS", 0.02)
     for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return lambda *words: sweep(["-m", *words, f"hydra.sweep.dir='{home}'"])

@@ -19,14 +19,14 @@ from lightning import Trainer
 
 from tests.conftest import REPOSITORY
 from tests.golden_files import GOLDEN
+from vivit_train.build import NOT_OF_THE_MODEL
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
-from vivit_train.loggers import build_loggers
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage
 from vivit_train.optim import build_optimizer
-from vivit_train.training import NOT_OF_THE_MODEL
+from vivit_train.runs.loggers import build_loggers
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.sampling import Sampling

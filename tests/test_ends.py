@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from tests.faults import identical, rows, state
 from train import train
-from vivit_train import training
+from vivit_train import build
 from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.config import compose_config, override_config
 from vivit_train.data import dataset
@@ -124,15 +124,15 @@ class Run:
         """Trains until the run ends in one way or another."""
         self.journal.at, self.journal.counts = at or {}, {}
         resume = (f"ckpt_path={self.last}",) if self.last.exists() else ()
-        build = training.build_trainer
+        original = build.build_trainer
 
         def build_trainer(*arguments: Any) -> Any:
-            trainer, checkpoints = build(*arguments)
+            trainer, checkpoints = original(*arguments)
             trainer.callbacks[:0] = [self.journal]
             return trainer, checkpoints
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "build_trainer", build_trainer)
+            patch.setattr(build, "build_trainer", build_trainer)
             with suppress(Happened, SystemExit):
                 train(override_config(self.config, [*self.words, *words, *resume]))
         return self

@@ -16,7 +16,7 @@ import torch
 
 from tests.faults import Training, rows, same_run
 from vivit_train.module import VivitModule
-from vivit_train.resume import damage
+from vivit_train.runs.resume import damage
 
 # Everything that draws at random, and batches that are no whole steps.
 RANDOM = (

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from vivit_train.config import check_used
-from vivit_train.launch import errors_in_one_line, leave_cores_to_workers
-from vivit_train.terminal import printable
+from vivit_train.io.terminal import printable
+from vivit_train.launch.processes import errors_in_one_line, leave_cores_to_workers
 
 VERBS = (
     "check",

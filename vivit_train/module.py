@@ -18,6 +18,8 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.sampler import limited
 from vivit_train.errors import UserError
+from vivit_train.io.terminal import say
+from vivit_train.launch.sharding import Sharded
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.model.vivit import ViViT
@@ -30,8 +32,6 @@ from vivit_train.optim import (
     set_hyper_parameters,
     warmup_cosine,
 )
-from vivit_train.sharding import Sharded
-from vivit_train.terminal import say
 
 
 class VivitModule(LightningModule):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vivit_train.data.class_folders import scan_videos
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
+from vivit_train.io.files import user_path
 from vivit_train.transforms.frames import as_tensor, check_frames
 
 # A name and its probability, a fraction.

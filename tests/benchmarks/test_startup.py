@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from vivit_train.run_dir import MetricsCsv
+from vivit_train.runs.run_dir import MetricsCsv
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "startup.py"
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from vivit_train import checkpoint
 from vivit_train.callbacks import checkpoints
 from vivit_train.callbacks.checkpoints import Checkpoints
-from vivit_train.checkpoint import link_or_copy, replace_checkpoint
+from vivit_train.callbacks.stop_signals import Stopped
 from vivit_train.errors import UserError
-from vivit_train.signals import Stopped
+from vivit_train.runs import checkpoint
+from vivit_train.runs.checkpoint import link_or_copy, replace_checkpoint
 
 
 class Saver:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from vivit_train import terminal
 from vivit_train.callbacks import start
 from vivit_train.callbacks.start import Start
+from vivit_train.io import terminal
 
 
 def stub(**values: Any) -> SimpleNamespace:

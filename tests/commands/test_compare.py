@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from vivit_train.__main__ import main
-from vivit_train.comparison import read_runs
 from vivit_train.errors import UserError
+from vivit_train.runs.comparison import read_runs
 
 
 @pytest.fixture

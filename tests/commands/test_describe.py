@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from vivit_train import devices
 from vivit_train.__main__ import main
 from vivit_train.commands.describe import in_units
+from vivit_train.launch import devices
 
 # 32 x 32 pixels in 8 frames, so that a test takes no time; not the demo, which sets other groups.
 TINY = (

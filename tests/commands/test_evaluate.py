@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vivit_train import load, training
+from vivit_train import build, load
 from vivit_train.__main__ import main
 from vivit_train.commands import evaluate
 from vivit_train.data.datamodule import VideoDataModule
@@ -47,8 +47,8 @@ def score(finished_run: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[VideoDataModule]:
     """The DataModules that the command builds."""
     found: list[VideoDataModule] = []
-    build = training.build_data
-    monkeypatch.setattr(training, "build_data", lambda *a: found.append(build(*a)) or found[-1])
+    original = build.build_data
+    monkeypatch.setattr(build, "build_data", lambda *a: found.append(original(*a)) or found[-1])
     return found
 
 
@@ -254,7 +254,7 @@ def test_scores_that_cannot_be_written_are_shown(
     def fail(folder: Path, results: dict[str, Any]) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(folder / "results.json"))
 
-    monkeypatch.setattr("vivit_train.report.write_results", fail)
+    monkeypatch.setattr("vivit_train.runs.report.write_results", fail)
     with pytest.raises(OSError, match="Read-only"):
         score("data.eval_views=[1,1]")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("results ")]

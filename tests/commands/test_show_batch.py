@@ -70,8 +70,8 @@ def luma_difference(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) -> None:
     from tests.data.test_datamodule import attach
+    from vivit_train.build import build_data
     from vivit_train.config import compose_config, to_plain
-    from vivit_train.training import build_data
 
     words = ("augment.rand_augment_layers=2", "augment.cutmix=1.0", "augment.repeats=2")
     printed, folder = show(*words)

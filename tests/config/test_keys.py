@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from tests.conftest import REPOSITORY
+from vivit_train.build import NOT_OF_THE_MODEL, build_data, build_trainer
+from vivit_train.callbacks.non_finite import ACTIONS
 from vivit_train.config import compose_config, override_config, to_plain
 from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.errors import UserError
@@ -25,9 +27,7 @@ from vivit_train.model import arguments
 from vivit_train.model.layers import ACTIVATIONS
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import inflate
-from vivit_train.non_finite import ACTIONS
 from vivit_train.optim import OPTIMIZERS, build_optimizer, freeze
-from vivit_train.training import NOT_OF_THE_MODEL, build_data, build_trainer
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.rand_augment import OPERATION_SETS

@@ -102,7 +102,7 @@ def test_what_we_print_is_read_back(key: str, value: str) -> None:
 
 def test_a_real_shell(tmp_path) -> None:
     """It hands on to `train.py` the very words that a message shows."""
-    from vivit_train.resume import resume_command
+    from vivit_train.runs.resume import resume_command
 
     for number, name in enumerate(n for n in ODD if "\udcff" not in n):
         checkpoint = tmp_path / str(number) / name.strip("/") / "last.ckpt"

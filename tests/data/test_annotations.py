@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vivit_train.build import build_data
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
-from vivit_train.training import build_data
 
 EPIC = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"

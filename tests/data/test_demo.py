@@ -11,7 +11,7 @@ from vivit_train.data import demo
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
-from vivit_train.quiet import hush_lightning
+from vivit_train.io.quiet import hush_lightning
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 

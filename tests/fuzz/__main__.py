@@ -45,7 +45,7 @@ def fuzz(
     import av  # noqa: F401
 
     import train
-    import vivit_train.training  # noqa: F401
+    import vivit_train.build  # noqa: F401
 
     assert train
     inputs = make(folder / "inputs")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from vivit_train.__main__ import main
+from vivit_train.build import build_data
 from vivit_train.config import compose_config, to_plain
 from vivit_train.preflight import doctor
 from vivit_train.preflight.doctor import Finding, examine
-from vivit_train.training import build_data
 from vivit_train.video.write import write_video
 
 # Learns a batch of four by heart in a second.

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from vivit_train.build import build_data
 from vivit_train.config import compose_config, to_plain
 from vivit_train.preflight.features import Features
 from vivit_train.preflight.flip import judge_flip, measure_flip
-from vivit_train.training import build_data
 from vivit_train.video.write import write_video
 
 NAMES = ["falling", "rising", "sideways", "up and down"]

@@ -1,1 +1,1 @@
-"""What happens around the training step: random draws, checkpoints, broken videos."""
+"""What happens around the training step: draws, checkpoints, averages, stopping, figures."""

@@ -10,15 +10,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from vivit_train.checkpoint import link_or_copy
+from vivit_train.callbacks.stop_signals import Stopped, validates_next
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
+from vivit_train.io.terminal import say
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
-from vivit_train.resume import BEST, LAST
-from vivit_train.run_dir import MetricsCsv
-from vivit_train.signals import Stopped, validates_next
-from vivit_train.terminal import say
+from vivit_train.runs.checkpoint import link_or_copy
+from vivit_train.runs.resume import BEST, LAST
+from vivit_train.runs.run_dir import MetricsCsv
 
 
 class Kept(NamedTuple):

@@ -7,7 +7,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.errors import UserError
-from vivit_train.terminal import say
+from vivit_train.io.terminal import say
 
 
 class EarlyStopping(callbacks.EarlyStopping):

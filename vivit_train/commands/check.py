@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import say, say_json
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_limits(arguments)
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
+    from vivit_train.build import build_data
     from vivit_train.data.check import check, jobs_of, jobs_to_do
     from vivit_train.data.verdicts import FILE_NAME, VerdictFile
-    from vivit_train.quiet import hush_lightning
-    from vivit_train.training import build_data
+    from vivit_train.io.quiet import hush_lightning
 
     hush_lightning()
     config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left

@@ -10,7 +10,7 @@ marked with a star. Warns where runs were tested on different videos.
 
 import argparse
 
-from vivit_train.files import user_path
+from vivit_train.io.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table and writes it where asked."""
-    from vivit_train.comparison import Comparison, read_runs
+    from vivit_train.runs.comparison import Comparison, read_runs
 
     comparison = Comparison(read_runs(arguments.runs), arguments.sort)
     comparison.print()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
-from vivit_train.terminal import say_json
+from vivit_train.io.terminal import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,12 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
+    from vivit_train.build import NOT_OF_THE_MODEL
     from vivit_train.describe import describe
     from vivit_train.describe.memory import SHORT_PRECISIONS
-    from vivit_train.devices import resolve_precision
-    from vivit_train.preset import without_auto
-    from vivit_train.quiet import hush_lightning
-    from vivit_train.training import NOT_OF_THE_MODEL
+    from vivit_train.io.quiet import hush_lightning
+    from vivit_train.launch.devices import resolve_precision
+    from vivit_train.recipe.preset import without_auto
     from vivit_train.transforms.processor import Processor
 
     hush_lightning()

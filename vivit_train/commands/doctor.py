@@ -15,7 +15,7 @@ import json
 from dataclasses import asdict
 
 from vivit_train.errors import UserError
-from vivit_train.terminal import say
+from vivit_train.io.terminal import say
 
 SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = to_plain(compose_config(arguments.overrides))
     check_schedule(config)
 
+    from vivit_train.io.quiet import hush_lightning
     from vivit_train.preflight.doctor import examine
-    from vivit_train.quiet import hush_lightning
 
     hush_lightning()
     failed = 0

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.folders import owned
-from vivit_train.launch import is_rank_zero, launched_from
-from vivit_train.stop_watch import StopWatch
-from vivit_train.terminal import say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import say
+from vivit_train.launch.processes import is_rank_zero, launched_from
+from vivit_train.launch.stop_watch import StopWatch
+from vivit_train.runs.folders import owned
 
 # Keys that this command uses; see `is_used`. The model is the checkpoint's.
 USES = (
@@ -62,16 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
         words = [word for word in words if not word.startswith("data.")]
     check_keys(words)
 
-    from vivit_train import training
+    from vivit_train import build
+    from vivit_train.callbacks.same_videos import known_validation
     from vivit_train.classifier import load_classifier
     from vivit_train.data.rates import compare_rates
+    from vivit_train.io.quiet import hush_lightning
     from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
-    from vivit_train.preset import without_auto
-    from vivit_train.quiet import hush_lightning
-    from vivit_train.report import write_scores
-    from vivit_train.results import results_of
-    from vivit_train.splits import known_validation
+    from vivit_train.recipe.preset import without_auto
+    from vivit_train.runs.report import write_scores
+    from vivit_train.runs.results import results_of
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     with output_folder(arguments.output, source) as output:
-        data = training.build_data(plain, classifier.class_names)
+        data = build.build_data(plain, classifier.class_names)
         # What the run has held out is the split to score, unless this call asks for another one.
         others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
         asks_for_others = any(map(asks_for, others))
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         module.model.load_state_dict(classifier.model.state_dict())
         watch = StopWatch()
-        trainer, _ = training.build_trainer(plain, output, watch)
+        trainer, _ = build.build_trainer(plain, output, watch)
         trainer.loggers = []
         with launched_from(watch):
             trainer.test(module, datamodule=data, verbose=False)
@@ -188,7 +188,7 @@ def default_output(source: Path) -> Path:
 
 def print_results(results: dict[str, Any], output: Path) -> None:
     """Prints the scores, what could not be decoded, and where the rest is written."""
-    from vivit_train.results import say_scores
+    from vivit_train.runs.results import say_scores
 
     say_scores(results)
     if results["undecodable"]:

@@ -21,8 +21,8 @@ import argparse
 from typing import Any
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import say
 
 # Format -> where it says how clips are taken from videos.
 WHERE = {

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from vivit_train.commands.check import progress
 from vivit_train.errors import UserError
-from vivit_train.files import user_path, write_whole, written_whole
-from vivit_train.terminal import csv_cell, say, say_json
+from vivit_train.io.files import user_path, write_whole, written_whole
+from vivit_train.io.terminal import csv_cell, say, say_json
 
 if TYPE_CHECKING:
     from vivit_train.classifier import Classifier

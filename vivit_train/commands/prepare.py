@@ -27,8 +27,8 @@ from vivit_train.commands.check import (
     progress,
 )
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import say
 
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_options(arguments)
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
+    from vivit_train.build import build_data
     from vivit_train.data.manifest import FILE_NAME, Manifest
     from vivit_train.data.prepare import (
         check_folders,
@@ -80,8 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         prepare,
         unlisted_videos,
     )
-    from vivit_train.quiet import hush_lightning
-    from vivit_train.training import build_data
+    from vivit_train.io.quiet import hush_lightning
     from vivit_train.video.write import Encoding
 
     hush_lightning()

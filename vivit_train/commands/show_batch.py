@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import printable, say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,13 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--output {arguments.output} is a file; give a folder")
     plain = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
-    from vivit_train import training
+    from vivit_train import build
     from vivit_train.data.rates import clip_in_words
-    from vivit_train.quiet import hush_lightning
+    from vivit_train.io.quiet import hush_lightning
 
     hush_lightning()
-    plain, data = training.open_data(plain, "fit")
-    batch = training.first_batch(data, plain["trainer"])
+    plain, data = build.open_data(plain, "fit")
+    batch = build.first_batch(data, plain["trainer"])
     rows = range(min(arguments.clips, len(batch.seeds)))
     labels = [describe_labels(batch.labels[row], data) for row in rows]
     paths = [data.records["train"].name(int(batch.indices[row])) for row in rows]

@@ -19,8 +19,8 @@ from vivit_train.config.keys import AUTO, KEYS, in_words, misfits, refusal
 from vivit_train.config.saved import check_target
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import say
 
 # Within the package in a wheel, beside it in the repository.
 _PACKAGE = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from vivit_train.config.kinds import (
     whole,
 )
 
-# Follows from the training set: see `vivit_train.preset`.
+# Follows from the training set: see `vivit_train.recipe.preset`.
 AUTO = "auto"
 auto = choice(AUTO)
 # For values with which nothing would be trained.

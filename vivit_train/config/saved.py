@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.keys import KEYS
 from vivit_train.errors import UserError
-from vivit_train.foreign import check_regular
+from vivit_train.io.foreign import check_regular
 
 # Saved configurations have about 100 values, 5 KB and 4 levels.
 MOST_BYTES, MOST_VALUES, MOST_LEVELS = 2**20, 10_000, 20

@@ -39,8 +39,8 @@ from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
 from vivit_train.data.verdicts import Verdicts
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.terminal import said_if_long, say
+from vivit_train.io.files import user_path
+from vivit_train.io.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor

@@ -6,8 +6,8 @@ from typing import Any
 
 from vivit_train.data.demo_clips import demo_is_there, write_demo
 from vivit_train.data.folder import Folder
-from vivit_train.foreign import own_lock
-from vivit_train.terminal import say
+from vivit_train.io.foreign import own_lock
+from vivit_train.io.terminal import say
 
 
 class Demo(Folder):

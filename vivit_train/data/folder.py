@@ -16,7 +16,7 @@ from vivit_train.data.list_records import check_first, number_labels, records_fr
 from vivit_train.data.lists import Listing, read_list
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
+from vivit_train.io.files import user_path
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vivit_train.class_names import match_class_names, shorten
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
+from vivit_train.io.files import user_path
 
 
 def check_heads(places: Sequence[int], heads: Mapping[str, int], data_name: str) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vivit_train.data.dataset import Batch, Sample, collate
 from vivit_train.errors import UserError
-from vivit_train.signals import ignore_stop_signals
+from vivit_train.launch.stop_watch import ignore_stop_signals
 
 # Seconds after which a worker that somebody or something has stopped is lost.
 STOPPED_SECONDS = 30.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import open_own
+from vivit_train.io.foreign import open_own
 
 FILE_NAME = "vivit_prepare.jsonl"
 

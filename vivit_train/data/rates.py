@@ -11,7 +11,7 @@ import numpy as np
 from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
-from vivit_train.terminal import said_if_long
+from vivit_train.io.terminal import said_if_long
 from vivit_train.video.container import open_video
 from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate

@@ -19,8 +19,8 @@ from vivit_train.class_names import shorten
 from vivit_train.data.records import is_video
 from vivit_train.data.shards import THREADS, Stat, is_remote, join, open_shard
 from vivit_train.errors import UserError
-from vivit_train.foreign import from_json, open_own, own_lock
-from vivit_train.terminal import say
+from vivit_train.io.foreign import from_json, open_own, own_lock
+from vivit_train.io.terminal import say
 
 FILE_NAME = "vivit_index.jsonl"
 SIDECARS = ("json", "cls", "txt")

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.foreign import from_json, open_own
+from vivit_train.io.files import user_path
+from vivit_train.io.foreign import from_json, open_own
 from vivit_train.video.sampling import Sampling
 from vivit_train.video.watch import Source
 

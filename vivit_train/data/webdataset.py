@@ -24,7 +24,7 @@ from vivit_train.data.records import Records
 from vivit_train.data.shard_index import Shard, index_shards
 from vivit_train.data.shards import ShardRecords, Stat, find_shards, is_remote, join, read_text
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
+from vivit_train.io.files import user_path
 
 # Where labels may be captions: as many names as this part of the videos are not classes.
 MOST_NAMES = 0.5

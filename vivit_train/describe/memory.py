@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from vivit_train.describe.counts import build, size
-from vivit_train.devices import device_memory, resolve_precision
 from vivit_train.errors import UserError
+from vivit_train.launch.devices import device_memory, resolve_precision
 from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import ViViT

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.classifier import Classifier
+from vivit_train.io.terminal import json_text
 from vivit_train.model.weights.checkpoint import DESCRIPTION, FORMAT_VERSION, KEY
-from vivit_train.terminal import json_text
 
 
 def write_description(classifier: Classifier, folder: Path) -> None:

@@ -5,7 +5,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import is_of
+from vivit_train.io.foreign import is_of
 from vivit_train.model.layers import ACTIVATIONS
 
 # Models 1 to 4 of the paper.

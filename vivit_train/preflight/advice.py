@@ -8,14 +8,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vivit_train.class_names import mirrored_pair, shorten
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.io.terminal import say
 from vivit_train.preflight.recordings import of_the_recordings
-from vivit_train.preset import CLIPS_PER_STEP
-from vivit_train.terminal import say
+from vivit_train.recipe.preset import CLIPS_PER_STEP, LR_RANGES
 
-# Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
-# Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
-# on either side.
-LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
 # Times as many videos in the largest class as in the smallest.
 IMBALANCE = 10
 

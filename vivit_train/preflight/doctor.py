@@ -11,14 +11,15 @@ import torch
 from lightning import Fabric
 from torch import Tensor
 
+from vivit_train.build import build_module, first_batch, open_data
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.rates import clip_in_words
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
-from vivit_train.devices import resolve_precision
 from vivit_train.errors import UserError
+from vivit_train.launch.devices import resolve_precision
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule
 from vivit_train.optim import build_optimizer
@@ -27,7 +28,6 @@ from vivit_train.preflight.finding import Finding
 from vivit_train.preflight.heads import of_the_length, of_the_sources, read_heads
 from vivit_train.preflight.schedule import of_the_steps
 from vivit_train.preflight.videos import look_at_videos
-from vivit_train.training import build_module, first_batch, open_data
 
 # A clip or a few must be learnable by heart, whatever the model.
 MAX_CLIPS = 8

@@ -4,7 +4,7 @@ from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.preflight.finding import Finding
-from vivit_train.preset import LEAST_STEPS, TrainingSet, steps_per_epoch, total_steps
+from vivit_train.recipe.preset import LEAST_STEPS, TrainingSet, steps_per_epoch, total_steps
 
 # Of the steps that a small set is given where they may be chosen: fewer end before it is learnt.
 ENOUGH = 0.75

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import read_json
+from vivit_train.io.foreign import read_json
 
 
 def read_settings(source: dict[str, Any] | str | Path, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import is_of
+from vivit_train.io.foreign import is_of
 from vivit_train.transforms.frames import check_frames, is_eager_on_cpu
 from vivit_train.transforms.huggingface import read_settings, size_to_dict
 from vivit_train.transforms.resize import Window

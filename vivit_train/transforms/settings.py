@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torchvision.transforms import InterpolationMode
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import is_of
+from vivit_train.io.foreign import is_of
 
 # name -> (PIL's code, torchvision's mode). PIL's "nearest" samples at pixel centres, which
 # torchvision calls NEAREST_EXACT; its plain NEAREST is OpenCV's and shifts the picture.

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.foreign import check_regular
+from vivit_train.io.files import user_path
+from vivit_train.io.foreign import check_regular
 from vivit_train.model.weights.account import Row, print_account
 from vivit_train.model.weights.checkpoint import (
     DESCRIPTION,

@@ -9,7 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from vivit_train.terminal import printable
+from vivit_train.io.terminal import printable
 
 Key = TypeVar("Key")
 

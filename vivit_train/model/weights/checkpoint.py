@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.files import user_path
-from vivit_train.foreign import is_of, read_json
+from vivit_train.io.files import user_path
+from vivit_train.io.foreign import is_of, read_json
 from vivit_train.model.arguments import check_types, settled
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights.files import (

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import check_regular, damage, is_of
+from vivit_train.io.foreign import check_regular, damage, is_of
 
 
 @dataclass(frozen=True)

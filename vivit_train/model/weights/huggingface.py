@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import is_of, read_json
+from vivit_train.io.foreign import is_of, read_json
 from vivit_train.model.arguments import check_types
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import timm

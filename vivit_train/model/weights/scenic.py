@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vivit_train.errors import UserError
-from vivit_train.foreign import damage, is_of
+from vivit_train.io.foreign import damage, is_of
 from vivit_train.model.weights.files import (
     Weights,
     check_tensors,

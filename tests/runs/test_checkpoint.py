@@ -1,0 +1,169 @@
+"""Checkpoints are written whole or not at all, and checked before training resumes."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train import train
+from vivit_train.errors import UserError
+from vivit_train.runs.checkpoint import AtomicCheckpointIO, link_or_copy, training_state
+from vivit_train.runs.resume import resumed
+
+
+class Unwritable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("the disk is full")
+
+
+class TestAtomicWriting:
+    def test_round_trip_makes_folders(self, tmp_path: Path) -> None:
+        path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"step": 3, "x": torch.arange(4)}, path)
+        content = AtomicCheckpointIO().load_checkpoint(path)
+        assert content["step"] == 3
+        assert content["x"].tolist() == [0, 1, 2, 3]
+        assert os.listdir(path.parent) == ["last.ckpt"]
+
+    def test_a_failing_write_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(9), "y": Unwritable()}, path)
+        assert torch.load(path, weights_only=True) == {"step": 3}
+        assert os.listdir(tmp_path) == ["last.ckpt"]
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
+
+        def fail(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            AtomicCheckpointIO().save_checkpoint({"step": 4}, path)
+        assert torch.load(path, weights_only=True) == {"step": 3}
+        assert os.listdir(tmp_path) == ["last.ckpt"]
+
+    def test_the_old_file_is_replaced_not_overwritten(self, tmp_path: Path) -> None:
+        """`best.ckpt` may be a second name of it."""
+        path, other = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
+        os.link(path, other)
+        AtomicCheckpointIO().save_checkpoint({"step": 4}, path)
+        assert torch.load(other, weights_only=True) == {"step": 3}
+        assert torch.load(path, weights_only=True) == {"step": 4}
+
+    @pytest.mark.parametrize("left", ["nothing", "one file", "a second name"])
+    def test_there_is_a_last_one_at_every_moment(
+        self, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also after a kill between the renames, by a process of the same number."""
+        last, previous, best = (tmp_path / f"{name}.ckpt" for name in ("last", "previous", "best"))
+        for step in (2, 3):
+            AtomicCheckpointIO().save_checkpoint({"step": step}, last)
+        if left == "one file":
+            previous.unlink()
+            os.link(last, previous)
+        if left == "a second name":
+            os.link(last, previous.with_name(f"previous.ckpt.tmp-{os.getpid()}"))
+            os.link(last, best)
+            os.link(best, last.with_name(f"last.ckpt.tmp-{os.getpid()}"))
+        replace = os.replace
+
+        def watched(source: Path, target: Path) -> None:
+            assert last.is_file()
+            replace(source, target)
+            assert last.is_file()
+
+        monkeypatch.setattr(os, "replace", watched)
+        AtomicCheckpointIO().save_checkpoint({"step": 4}, best)
+        link_or_copy(best, last)
+        steps = [torch.load(p, weights_only=True)["step"] for p in (last, previous, best)]
+        assert steps == [4, 3, 4]
+        assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+
+    def test_without_hard_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(os, "link", refuse)
+        last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+        for step in (3, 4):
+            AtomicCheckpointIO().save_checkpoint({"step": step}, best)
+            link_or_copy(best, last)
+        previous = tmp_path / "previous.ckpt"
+        steps = [torch.load(p, weights_only=True)["step"] for p in (last, previous, best)]
+        assert steps == [4, 3, 4]
+        assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+
+    @pytest.mark.parametrize("moment", ["while writing", "before the rename"])
+    def test_killed_while_saving(self, tmp_path: Path, moment: str) -> None:
+        path = tmp_path / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
+
+        def save_and_die() -> None:
+            def die(*_: Any) -> None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            def half(content: Any, file: Any) -> None:
+                file.write(b"PK\x03\x04 half of it")
+                file.flush()
+                die()
+
+            if moment == "while writing":
+                torch.save = half
+            else:
+                os.replace = die
+            AtomicCheckpointIO().save_checkpoint({"step": 4}, path)
+
+        process = multiprocessing.get_context("fork").Process(target=save_and_die)
+        process.start()
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+        assert torch.load(path, weights_only=True) == {"step": 3}
+        AtomicCheckpointIO().save_checkpoint({"step": 5}, path)
+        assert torch.load(path, weights_only=True) == {"step": 5}
+
+
+class TestTrainingState:
+    def test_a_state_that_an_optimiser_does_not_take(
+        self, finished_run: Path, tmp_path: Path
+    ) -> None:
+        run = shutil.copytree(finished_run, tmp_path / "run")
+        last = run / "checkpoints" / "last.ckpt"
+        content = torch.load(last, weights_only=True)
+        content["optimizer_states"][0]["state"][0]["step"] = "x"
+        torch.save(content, last)
+        message = r"last\.ckpt: its training state cannot be restored \(ValueError"
+        with pytest.raises(UserError, match=message):
+            train(resumed([f"ckpt_path={last}", "trainer.max_epochs=3"]))
+
+    def test_what_training_resumes_from(self, finished_run: Path) -> None:
+        content = training_state(finished_run / "checkpoints" / "last.ckpt")
+        assert content["global_step"] == 16
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("epoch", None), ("global_step", "x"), ("global_step", True), ("loops", [1]),
+            ("callbacks", {1: 2}), ("optimizer_states", {}), ("lr_schedulers", [3]),
+            ("position", {"epoch": "x"}), ("metrics_csv", 3), ("metrics_csv", {"rows": "x"}),
+            ("metrics_csv", {}), ("splits", {"train": 3}), ("splits", {"train": {}, "val": {}}),
+            ("given_up", [1]),
+            ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": []}}}}),
+        ],
+    )  # fmt: skip
+    def test_entries_of_other_types(
+        self, finished_run: Path, tmp_path: Path, name: str, value: Any
+    ) -> None:
+        content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
+        torch.save(content | {name: value}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=f"training resumes from: {name} is missing or of"):
+            training_state(tmp_path / "last.ckpt")

@@ -1,0 +1,367 @@
+"""Objects from configuration, shared by training and evaluation."""
+
+import copy
+import dataclasses
+import os
+import shutil
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from vivit_train.callbacks.broken_videos import BrokenVideos
+from vivit_train.callbacks.checkpoints import Checkpoints
+from vivit_train.callbacks.early_stopping import EarlyStopping
+from vivit_train.callbacks.ema import Ema
+from vivit_train.callbacks.meters import Meter, Progress
+from vivit_train.callbacks.non_finite import NonFinite
+from vivit_train.callbacks.same_steps import SameSteps
+from vivit_train.callbacks.same_videos import SameVideos, check_same_videos, known_validation
+from vivit_train.callbacks.start import Start
+from vivit_train.callbacks.step_seed import StepSeed
+from vivit_train.callbacks.stop_signals import StopSignals
+from vivit_train.callbacks.utilisation import Utilisation
+from vivit_train.config.changes import check_changes, differences, values
+from vivit_train.data.class_sampling import balancing_weights
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.dataset import Batch
+from vivit_train.data.target import data_class
+from vivit_train.errors import UserError
+from vivit_train.io.terminal import said_if_long, say
+from vivit_train.launch.devices import resolve_devices, resolve_precision
+from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS, is_rank_zero
+from vivit_train.launch.sharding import Sharded, resolve_strategy
+from vivit_train.launch.stop_watch import StopWatch
+from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
+from vivit_train.model.weights.checkpoint import read_checkpoint
+from vivit_train.module import VivitModule
+from vivit_train.recipe.contract import KEYS, adopt
+from vivit_train.recipe.preset import fit_to_set, keep_begun, left_open, without_auto
+from vivit_train.runs.checkpoint import AtomicCheckpointIO, training_state
+from vivit_train.runs.loggers import build_loggers
+from vivit_train.runs.run_dir import ConfigFile, MetricsCsv
+from vivit_train.transforms.augment import Augment
+from vivit_train.transforms.processor import Processor
+
+# Keys of the group `model` that are not arguments of ViViT.
+NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
+
+
+def open_data(
+    config: dict[str, Any], stage: str | None = None
+) -> tuple[dict[str, Any], VideoDataModule]:
+    """The data of a run, set up, and the configuration with what follows from them.
+
+    Args:
+        config: The resolved configuration; what it leaves open and its ``auto`` become values.
+        stage: What to set up, see `VideoDataModule.setup`.
+
+    Raises:
+        UserError: If the data cannot be read, or a value does not fit them.
+    """
+    if config["ckpt_path"] is not None and left_open(config):
+        config = copy.deepcopy(config)
+        saved = read_checkpoint(Path(config["ckpt_path"]), verify=False)
+        keep_begun(config, saved.config or {})
+    data = build_data(config)
+    data.setup(stage)
+    if config["ckpt_path"] is None:  # a run that is resumed keeps its own values
+        config = adopt(config, data)
+        clips = {key: config["data"][key] for key in KEYS}
+        data.sampling = dataclasses.replace(data.sampling, **clips)
+        data.processor = Processor(**config["processor"])
+    config = fit_to_set(config, data)
+    data.batch_size = config["data"]["batch_size"]
+    data.augment = Augment(data.processor, **config["augment"])
+    return config, data
+
+
+def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
+    """The DataModule, with its processor and augmentation.
+
+    That of a run that is resumed holds out the videos again that the run has held out.
+
+    Args:
+        config: The resolved configuration.
+        class_names: The order of classes of a trained model; ``None``: the data set's own.
+    """
+    config = without_auto(config)
+    processor = Processor.from_config(config["processor"])
+    augment = Augment(processor, **config["augment"])
+    arguments = dict(config["data"])
+    data = data_class(arguments.pop("_target_"))(
+        **arguments,
+        processor=processor,
+        augment=augment,
+        seed=config["seed"],
+        class_names=class_names,
+    )
+    if config["ckpt_path"] is not None:
+        data.known_val = known_validation(Path(config["ckpt_path"]))
+    return data
+
+
+@said_if_long("building the model and reading its weights")
+def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
+    """The LightningModule for the classes of the data, with pretrained weights if any.
+
+    A run that is resumed has its weights from the checkpoint.
+
+    Raises:
+        UserError: If a value does not fit the model, the weights or the machine.
+    """
+    arguments = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
+    module = VivitModule(
+        model={**arguments, "num_classes": len(data.class_names)},
+        class_names=data.class_names,
+        processor=data.processor.settings(),
+        sampling={
+            **data.sampling.contract(),
+            "eval_views": list(data.eval_views),
+            "video_rate": data.video_rate if is_rank_zero() else None,  # which alone saves
+        },
+        optim=config["optim"],
+        config=config,
+        heads=list(data.heads.values()),
+    )
+    if config["optim"]["class_weights"] is not None:
+        counts = data.class_counts(f"optim.class_weights={config['optim']['class_weights']}")
+        module.class_weights = torch.from_numpy(balancing_weights(counts, data.class_sampling))
+    if config["model"]["pretrained"] is not None and config["ckpt_path"] is None:
+        weights = read_weights(config["model"]["pretrained"])
+        from_image = FromImage(**config["model"]["from_image"])
+        rows = load_weights(module.model, weights, data.class_names, from_image)
+        if is_rank_zero():
+            print_account(rows, weights.origin)
+        ours, theirs_range = data.processor.value_range, weights.pixel_range
+        if theirs_range is not None and not torch.allclose(
+            torch.tensor(ours), torch.tensor(theirs_range), atol=1e-3
+        ):
+            rank_zero_warn(
+                f"the pretrained weights were trained on pixels in {theirs_range[0]} (first "
+                f"channel), processor.* gives {ours[0]}: set processor.* accordingly"
+            )
+    prepare_training(module, config)
+    return module
+
+
+def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
+    """What only a run that trains does to its model: freezing, checkpointing, compiling.
+
+    Raises:
+        UserError: If there is nothing to freeze, or nothing to compile with.
+    """
+    if config["optim"]["freeze"] is not None:
+        module.freeze_parts(config["optim"]["freeze"])
+        sizes = [p.numel() for p in module.parameters() if p.requires_grad]
+        total = sum(p.numel() for p in module.parameters())
+        if is_rank_zero():
+            say(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
+    for encoder in module.model.encoders:
+        encoder.activation_checkpointing = config["model"]["activation_checkpointing"]
+    if config["model"]["compile"]:
+        compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+        if not any(compiler and shutil.which(compiler) for compiler in compilers):
+            raise UserError(
+                "model.compile=true needs a C++ compiler, and there is none on this machine: "
+                "install g++ or clang++, name one in CXX, or set model.compile=false"
+            )
+        if is_rank_zero():
+            say("compiling the model: the first steps take a minute or more")
+        module.compile_blocks()
+
+
+def build_trainer(
+    config: dict[str, Any], run_dir: Path, watch: StopWatch | None = None
+) -> tuple[Trainer, Checkpoints]:
+    """The trainer with its callbacks and loggers, and the callback that knows the checkpoints.
+
+    Args:
+        config: The resolved configuration.
+        run_dir: Where the run writes.
+        watch: Is told of the run's progress.
+
+    Raises:
+        UserError: If the machine has not what the configuration asks for.
+    """
+    callbacks = config["callbacks"]
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints",
+        callbacks["monitor"],
+        callbacks["every_n_train_steps"],
+        callbacks["top_k"],
+    )
+    patience = callbacks["patience_steps"]
+    stopping = [] if patience is None else [EarlyStopping(callbacks["monitor"], patience)]
+    arguments = dict(config["trainer"])
+    if arguments["accumulate_grad_batches"] < 1:  # Lightning takes 0, and then divides by it
+        raise UserError(
+            "trainer.accumulate_grad_batches is the number of batches per optimiser step, 1 or "
+            f"more; got {arguments['accumulate_grad_batches']}"
+        )
+    arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
+    strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])
+    arguments["devices"] = resolve_devices(config["trainer"])
+    progress = [Progress(callbacks["refresh_rate"])] if arguments["enable_progress_bar"] else []
+    trainer = make_trainer(
+        config["trainer"],
+        **arguments,
+        strategy=strategy,
+        # Weights that are first gathered in inference mode could not be trained afterwards.
+        inference_mode=not isinstance(strategy, Sharded),
+        default_root_dir=run_dir,
+        logger=build_loggers(config["logger"], run_dir, config["name"]),
+        callbacks=[
+            StepSeed(config["seed"]),
+            SameSteps(config["ckpt_path"]),
+            NonFinite(callbacks["non_finite"]),
+            BrokenVideos(config["data"]["max_bad_fraction"]),
+            Meter(arguments["log_every_n_steps"]),
+            Utilisation(arguments["log_every_n_steps"]),
+            Ema(callbacks["ema_decay"]),
+            *stopping,
+            checkpoints,
+            StopSignals(watch or StopWatch()),
+            SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),
+            ConfigFile(run_dir, config),
+            Start(config["model"]["name"], run_dir),
+            *progress,
+        ],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # the DataModule's own samplers share the videos
+        enable_checkpointing=True,
+    )
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
+    return trainer, checkpoints
+
+
+def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
+    """The first training batch as a model gets it, fetched by a trainer on one device.
+
+    Args:
+        data: Set up for ``fit``.
+        settings: Of the trainer; its accelerator and precision are used.
+
+    Raises:
+        UserError: If the accelerator is not there, or the batch cannot be made.
+    """
+
+    class Catcher(LightningModule):
+        """Takes a batch in the place of a model."""
+
+        automatic_optimization = False
+        batch: Batch
+
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            self.batch = batch
+            self.trainer.should_stop = True
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    trainer = make_trainer(
+        settings,
+        accelerator=settings["accelerator"],
+        devices=1,
+        precision=resolve_precision(settings["precision"], settings["accelerator"]),
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = Catcher()
+    with warnings.catch_warnings():
+        # That it neither validates nor optimises is the point.
+        for message in (".*no `validation_step`", ".*`LightningModule.configure_optimizers`"):
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, datamodule=data)
+    return module.batch
+
+
+def check_resumable(config: dict[str, Any], data: VideoDataModule) -> None:
+    """Refuses to resume from a checkpoint what it was not trained with.
+
+    Args:
+        config: The resolved configuration, with ``ckpt_path``.
+        data: Set up.
+
+    Raises:
+        UserError: Naming the classes, settings or videos that differ.
+    """
+    path = Path(config["ckpt_path"])
+    # Its checksums are compared before, by `resume`, on one process.
+    saved = read_checkpoint(path, verify=False)
+    classes = saved.class_names or []
+    if classes != data.class_names:
+        lost = sorted(set(classes) ^ set(data.class_names))[:8]
+        raise UserError(
+            f"ckpt_path={path} was trained on other classes than the data set has: "
+            f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
+            "run's own data; to start a new run from its weights use model.pretrained"
+        )
+    # The run's config.yaml may have been changed by hand. Another version may have had other keys,
+    # and kept the ~ of a path, which is not read again.
+    before = saved.config or {}
+    shared = dict(values(before)).keys() & dict(values(config)).keys() - {"model.pretrained"}
+    changes = differences(before, config)
+    check_changes({k: v for k, v in changes.items() if k in shared}, f"ckpt_path={path}")
+    content = training_state(path)
+    run_dir = path.parent.parent
+    check_same_videos(content.get("splits"), data, run_dir, config["allow_other_videos"])
+
+
+def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:
+    """How far metrics.csv was when a checkpoint was written: its rows, and the next one.
+
+    Raises:
+        UserError: If the checkpoint is of an older version, which did not say.
+    """
+    content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    written = content.get("metrics_csv")
+    if written is None:
+        raise UserError(
+            f"ckpt_path={ckpt_path} does not say where it stands, as checkpoints of this version "
+            "do: start a new run from its weights with model.pretrained"
+        )
+    return written["rows"], written["next"]
+
+
+def resume_metrics(trainer: Trainer, ckpt_path: str) -> None:
+    """Has metrics.csv go on with the row that comes after those of a checkpoint."""
+    rows = rows_of(ckpt_path)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCsv):
+            logger.resume(*rows)
+
+
+def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
+    """Lightning's Trainer, which says itself what is wrong with its arguments.
+
+    Args:
+        settings: As the user gave them.
+        **arguments: What the Trainer gets.
+
+    Raises:
+        UserError: If there is no GPU to accelerate with, or it refuses them, in its words.
+    """
+    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={arguments['accelerator']}: no GPU that torch can use was found "
+            "on this machine; set trainer.accelerator=cpu (or auto)"
+        )
+    try:
+        return Trainer(**arguments)
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+        told = " ".join(f"trainer.{name}={settings[name]}" for name in names)
+        raise UserError(f"Lightning refuses the group trainer ({told}): {error}") from None

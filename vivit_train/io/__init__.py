@@ -1,0 +1,1 @@
+"""What is read, written and shown: files that are whole, strangers' files, the terminal."""

@@ -1,0 +1,194 @@
+"""Checkpoints of a run: written whole or not at all, and checked before training resumes."""
+
+import os
+import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from vivit_train.errors import NO_ROOM, DiskFull, UserError
+from vivit_train.io.files import temporary_name, written_whole
+from vivit_train.io.foreign import is_of
+from vivit_train.model.weights.files import read_tensors
+from vivit_train.runs.resume import LAST, PREVIOUS
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, syncs it and renames it.
+
+    A process that is killed while saving leaves the file of before whole. Lightning's own writer
+    goes through the system's temporary folder, and across file systems its rename is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Saves, streaming to disk; the last checkpoint of before becomes the previous one.
+
+        Raises:
+            DiskFull: If there is no room; what was there before is left as it was.
+        """
+        try:
+            with written_whole(Path(path), replace_checkpoint) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch.save turns a failed write into a RuntimeError, with the OSError behind it.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            if cause.errno in NO_ROOM:
+                raise DiskFull(Path(path), _bytes_of(checkpoint), cause) from error
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def replace_checkpoint(new: Path, path: Path) -> None:
+    """Puts a file that is written and synced into its place, atomically.
+
+    Where the place is the last checkpoint's, the file there becomes ``previous.ckpt``: by a
+    second name for it, so that there is a last one at every moment, or where the file system has
+    no hard links by renaming it, so that there is a previous one.
+    """
+    if path.name == LAST and path.is_file():
+        previous = path.with_name(PREVIOUS)
+        second = temporary_name(previous)
+        try:
+            os.link(path, second)
+        except OSError:
+            os.replace(path, previous)
+        else:
+            os.replace(second, previous)
+            # Where both are names of one file already, the system leaves both.
+            second.unlink(missing_ok=True)
+    os.replace(new, path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a checkpoint a second name; copies where the file system has no hard links."""
+    temporary = temporary_name(target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as whole, written_whole(target, replace_checkpoint) as copy:
+            shutil.copyfileobj(whole, copy)
+    else:
+        replace_checkpoint(temporary, target)
+        temporary.unlink(missing_ok=True)  # if the target was a name of the same file
+
+
+def _bytes_of(content: Any) -> int:
+    """Bytes of all tensors in a checkpoint."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        content = content.values()
+    elif not isinstance(content, list | tuple):
+        return 0
+    return sum(map(_bytes_of, content))
+
+
+class Position(TypedDict):
+    """Where a run stands: see `SameSteps`."""
+
+    epoch: int
+    videos_done: int
+    videos_per_batch: int
+    videos_per_step: int
+    videos_per_epoch: int
+
+
+class SplitDigest(TypedDict):
+    """Which rows a split has: see `digests`."""
+
+    digest: str
+    rows: int
+
+
+class SplitDigests(TypedDict):
+    """Those of the splits that a run is resumed with."""
+
+    train: SplitDigest
+    val: SplitDigest
+
+
+class MetricsPosition(TypedDict):
+    """How far metrics.csv is: its rows, and the one that is to come."""
+
+    rows: int
+    next: dict[str, Any] | None
+
+
+# What training resumes from, beside the model: entry -> its type. Older versions lack the others.
+_STATE: dict[str, Any] = {
+    "epoch": int,
+    "global_step": int,
+    "loops": dict[str, Any],
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[dict[str, Any]],
+    "lr_schedulers": list[dict[str, Any]],
+    "position": Position,
+}
+_LATER: dict[str, Any] = {
+    "metrics_csv": MetricsPosition,
+    "splits": SplitDigests,
+    "given_up": dict[str, Any],
+}
+
+
+def training_state(path: Path) -> dict[str, Any]:
+    """The entries of a checkpoint, which are those that training resumes from.
+
+    Raises:
+        UserError: Naming those that are missing or of another type.
+    """
+    content = read_tensors(path, verify=False)
+    wrong = [name for name, kind in _STATE.items() if not is_of(content.get(name), kind)]
+    if "loops" not in wrong and not _has_counts(content["loops"]):
+        wrong.append("loops")
+    later = {name: kind for name, kind in _LATER.items() if content.get(name) is not None}
+    wrong += [name for name, kind in later.items() if not is_of(content[name], kind)]
+    if wrong:
+        raise UserError(
+            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "
+            "or of another type. To start a new run from its weights use model.pretrained"
+        )
+    return content
+
+
+def _has_counts(loops: dict[str, Any]) -> bool:
+    """Whether the counts of Lightning's loops are whole numbers: Lightning takes any value."""
+    counts = ("ready", "started", "processed", "completed")
+    return all(
+        is_of(value, int) if name in counts else not isinstance(value, dict) or _has_counts(value)
+        for name, value in loops.items()
+    )
+
+
+@contextmanager
+def restoring(ckpt_path: str | None) -> Iterator[None]:
+    """Within a fit, an error while a checkpoint's state is restored names the checkpoint.
+
+    What lies in the state of an optimiser, a loop or a callback only they themselves know.
+
+    Raises:
+        UserError: Then.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        connector = "checkpoint_connector.py"  # Lightning's
+        if not any(f.filename.endswith(connector) and "restore" in f.name for f in frames):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UserError(
+            f"ckpt_path={ckpt_path}: its training state cannot be restored ({reason}). It is not "
+            "as this version writes it; to start a new run from its weights use model.pretrained"
+        ) from error

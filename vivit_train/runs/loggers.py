@@ -1,0 +1,140 @@
+"""Loggers: metrics.csv always, Weights & Biases and TensorBoard on request."""
+
+import netrc
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from vivit_train.errors import UserError
+from vivit_train.io.terminal import said_if_long, say
+from vivit_train.launch.processes import is_rank_zero
+from vivit_train.runs.run_dir import MetricsCsv
+
+WANDB_SECONDS = 60.0  # for its server, at the start and at the end of a run
+
+
+def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logger]:
+    """The csv logger and those that the configuration asks for.
+
+    Args:
+        logger: ``wandb`` and ``tensorboard``: settings, or ``None`` for off.
+        run_dir: The run's folder, into which all of them write.
+        name: The run's name.
+
+    Raises:
+        UserError: If TensorBoard is asked for and not installed.
+    """
+    loggers: list[Logger] = [MetricsCsv(run_dir / "metrics.csv")]
+    if logger["wandb"] is not None:
+        loggers.append(_wandb(logger["wandb"], run_dir, name))
+    if logger["tensorboard"] is not None:
+        try:
+            loggers.append(TensorBoardLogger(run_dir, "tensorboard", "", **logger["tensorboard"]))
+        except ModuleNotFoundError:
+            raise UserError(
+                "logger=tensorboard needs TensorBoard: pip install 'vivit-train[tensorboard]'"
+            ) from None
+    return loggers
+
+
+class Wandb(WandbLogger):
+    """Weights & Biases, whose failure does not stop a run: metrics.csv has the same numbers.
+
+    Its client raises errors of its own and of others, now or at any later call.
+    """
+
+    failed = False
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """Logs a row."""
+        self.attempt(super().log_metrics, *args, **kwargs)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Logs the configuration."""
+        self.attempt(super().log_hyperparams, *args, **kwargs)
+
+    def finalize(self, status: str) -> None:
+        """Ends the logging."""
+        self.attempt(super().finalize, status)
+
+    def attempt(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Calls something of the client, unless it has failed before; then says so once."""
+        if self.failed:
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as error:
+            self.failed = True
+            say(
+                f"warning: wandb has failed ({_first_line(error)}) and is left out from here on; "
+                "metrics.csv has all that is logged",
+                file=sys.stderr,
+            )
+
+
+@said_if_long(f"asking the server of wandb, for up to {WANDB_SECONDS:.0f} s")
+def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
+    import wandb
+
+    # What is left of the data after these times is in the run's folder, for `wandb sync`.
+    limits: dict[str, Any] = {"init_timeout": WANDB_SECONDS}
+    if "finish_timeout" in wandb.Settings.model_fields:  # of later versions
+        limits["finish_timeout"] = WANDB_SECONDS
+
+    def build(mode: str) -> Wandb:
+        logger = Wandb(
+            name=f"{name}/{run_dir.name}",
+            save_dir=run_dir,
+            settings=wandb.Settings(silent=True, **limits),
+            mode=mode,  # Lightning's own switch has no effect after a first attempt
+            **settings,
+        )
+        # Lightning passes it even if unset, and wandb then warns that it means nothing.
+        logger._wandb_init.pop("anonymous", None)
+        return logger
+
+    asked = os.environ.get("WANDB_MODE")
+    reason = None if asked else why_wandb_is_offline()
+    logger = build(asked or ("offline" if reason else "online"))
+    if reason is None:
+        try:
+            _ = logger.experiment  # on rank 0 it asks the server
+        except Exception as error:
+            reason = f"the server does not take the run ({_first_line(error)})"
+            logger = build("offline")
+    if reason and is_rank_zero():
+        say(f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it")
+    return logger
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def why_wandb_is_offline() -> str | None:
+    """Why Weights & Biases cannot be reached, or ``None`` if it can.
+
+    Asked beforehand, because with a key and no network its client blocks for minutes and then
+    ends the run.
+    """
+    url = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host = url.hostname or "api.wandb.ai"
+    if not os.environ.get("WANDB_API_KEY"):
+        try:
+            known = netrc.netrc().authenticators(host) is not None
+        except (OSError, netrc.NetrcParseError):
+            known = False
+        if not known:
+            return "no API key"
+    try:
+        socket.create_connection((host, url.port or 443), timeout=3).close()
+    except OSError:
+        return f"{host} cannot be reached"
+    return None

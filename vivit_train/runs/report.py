@@ -1,0 +1,220 @@
+"""What lies behind a score: each class and each video, in two tables beside results.json."""
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.io.files import write_whole
+from vivit_train.io.terminal import csv_cell, say
+from vivit_train.launch.processes import is_rank_zero
+from vivit_train.metrics import VideoAccuracy
+from vivit_train.runs.run_dir import write_results
+
+CLASSES, PREDICTIONS = "classes.csv", "predictions.csv"
+# Standard deviations within which 95 % of a normal distribution lie.
+Z_95 = 1.96
+
+
+def write_scores(
+    folder: Path, results: dict[str, Any], accuracy: VideoAccuracy | None, data: VideoDataModule
+) -> str | None:
+    """Writes results.json and the tables of `write_report`; all processes call it.
+
+    Returns:
+        See `write_report`.
+
+    Raises:
+        OSError: If a file cannot be written, after the scores were printed.
+    """
+    try:
+        write_results(folder, results)
+        return write_report(folder, accuracy, data)
+    except OSError:
+        scores = {name: value for name, value in results.items() if isinstance(value, int | float)}
+        say(f"results {json.dumps(scores)}")
+        raise
+
+
+def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> str | None:
+    """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
+
+    Prints the classes that are found least often, and warns where the top-1 accuracy is not above
+    that of always naming the most frequent class.
+
+    Args:
+        folder: Where to; it is there.
+        accuracy: After the last update; ``None``: there was no test, and tables of an earlier
+            one are removed.
+        data: Whose split ``test`` was scored.
+
+    Returns:
+        That the score is no better than guessing, if it is not.
+    """
+    if accuracy is None:
+        if is_rank_zero():
+            for name in (CLASSES, PREDICTIONS):
+                (folder / name).unlink(missing_ok=True)
+        return None
+    with accuracy.sync_context():  # sums over processes within
+        predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
+        seen = accuracy.seen.cpu().numpy() > 0
+    labels = data.records["test"].labels.reshape(len(seen), -1)  # [N, heads]
+    guesses = split_heads(predicted, list(data.heads.values()))  # [N, heads]
+    rows = class_table(labels[seen], guesses[seen], data.class_names)
+    if told := no_better_than_guessing(labels[seen], guesses[seen]):
+        used = {row["class"] for row in rows if row["predicted"]}
+        same = f". Every video was taken for {used.pop()!r}" if len(used) == 1 else ""
+        rank_zero_warn(told + same)
+    _print_weakest(rows)
+    if data.tests_on_validation and is_rank_zero():
+        say(
+            f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
+            "it, its score is a little too good. data.test_split names another"
+        )
+    _write(folder / CLASSES, rows)
+    _write(folder / PREDICTIONS, _prediction_table(labels, guesses, seen, data))
+    return told
+
+
+def no_better_than_guessing(labels: np.ndarray, guesses: np.ndarray) -> str | None:
+    """Says so where the 95 % interval of top-1 holds, or lies below, the best constant answer's.
+
+    Args:
+        labels: int ``[N, heads]``.
+        guesses: int ``[N, heads]``.
+
+    Returns:
+        The figures; ``None`` where the score is better, or all videos are of one class.
+    """
+    number, correct = len(labels), int((labels == guesses).all(axis=1).sum())
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    if len(counts) < 2:
+        return None
+    top1, chance = correct / number, counts.max() / number
+    low, high = wilson_interval(correct, number)
+    if low > chance:
+        return None
+    verb, cause = "is", "The"
+    if top1 > chance:
+        verb, cause = "may be", "More test videos would tell; else the"
+    return (
+        f"top-1 {top1:.3f} {verb} no better than guessing: of {number} videos its 95 % interval is "
+        f"{low:.3f} to {high:.3f}, and always naming the most frequent class gives {chance:.3f}. "
+        f"{cause} model has not learnt to tell the classes apart, or its pixels are not those that "
+        "it was trained on: `vivit doctor` with the same settings looks for the cause"
+    )
+
+
+def wilson_interval(correct: int, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share of which ``correct`` of ``number`` is a sample."""
+    share, spread = correct / number, Z_95**2 / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def split_heads(joint: np.ndarray, heads: Sequence[int]) -> np.ndarray:
+    """Classes of each head, of `vivit_train.metrics.joint_labels`, as indices into all classes.
+
+    Args:
+        joint: int64 ``[N]``; -1 where there is none.
+        heads: Classes of each head; empty: one head.
+
+    Returns:
+        int64 ``[N, heads]``; -1 where there is none.
+    """
+    if not heads:
+        return joint[:, None]
+    within = np.stack(np.unravel_index(np.maximum(joint, 0), heads), axis=1)  # [N, heads]
+    starts = np.cumsum([0, *heads])[:-1]
+    return np.where(joint[:, None] < 0, -1, within + starts)
+
+
+def class_table(
+    labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each class.
+
+    Args:
+        labels: int ``[N, heads]``, indices into the class names.
+        guesses: int ``[N, heads]``; -1 where a video could not be decoded.
+        class_names: All classes.
+
+    Returns:
+        ``class``; ``videos`` of it; ``correct`` of these; ``top1``, their share, empty where there
+        are none; ``predicted``, how many videos were taken for it, rightly or not; ``f1``, empty
+        where the class has and gets no video; and ``taken_for``, the wrong class that its videos
+        were most often taken for, with the number.
+    """
+    pairs = Counter(zip(labels.ravel().tolist(), guesses.ravel().tolist()))
+    mistakes: dict[int, tuple[int, int]] = {}  # class -> (videos, other class), the most
+    videos, correct, predicted = (np.zeros(len(class_names), dtype=int) for _ in range(3))
+    for (label, guess), count in pairs.items():
+        videos[label] += count
+        if guess >= 0:
+            predicted[guess] += count
+        if guess == label:
+            correct[label] += count
+        elif guess >= 0:
+            mistakes[label] = max(mistakes.get(label, (0, 0)), (count, guess))
+    return [
+        {
+            "class": name,
+            "videos": int(videos[k]),
+            "correct": int(correct[k]),
+            "top1": correct[k] / videos[k] if videos[k] else "",
+            "predicted": int(predicted[k]),
+            "f1": 2 * correct[k] / both if (both := videos[k] + predicted[k]) else "",
+            "taken_for": f"{class_names[mistakes[k][1]]} ({mistakes[k][0]})"
+            if k in mistakes
+            else "",
+        }
+        for k, name in enumerate(class_names)
+    ]
+
+
+def _prediction_table(
+    labels: np.ndarray, guesses: np.ndarray, seen: np.ndarray, data: VideoDataModule
+) -> list[dict[str, Any]]:
+    """A row for each video that was scored; of several heads the classes are joined by ``; ``."""
+
+    def names(row: np.ndarray) -> str:
+        return "; ".join(data.class_names[k] for k in row if k >= 0)
+
+    records = data.records["test"]
+    return [
+        {
+            "video": records.name(int(i)),
+            "class": names(labels[i]),
+            "predicted": names(guesses[i]),
+            "correct": int((labels[i] == guesses[i]).all()),
+        }
+        for i in np.flatnonzero(seen)
+    ]
+
+
+@rank_zero_only
+def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
+    flawed = [row for row in rows if row["correct"] < row["videos"]]
+    weakest = sorted(flawed, key=lambda row: row["top1"])[:number]
+    if weakest:
+        shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in weakest)
+        say(f"weakest classes: {shown} (classes.csv)")
+
+
+@rank_zero_only
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+    write_whole(path, text.getvalue())
