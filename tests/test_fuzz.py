@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.sandbox import Case, run
+from tests.fuzz.sandbox import Case, outside, run
 
 
 def test_every_case_has_an_answer(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
@@ -58,3 +58,11 @@ def test_the_sandbox_sees_each_fault(
     expected = (fault,) if fault else ()
     assert [f for f in outcome.faults if f in expected] == list(expected)
     assert bool(outcome.faults) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "strangers"), [("run_dir=~", "b"), ("run_dir=~/x", "home/a"), ("seed=1", "home/a")]
+)
+def test_a_folder_that_was_asked_for_is_not_outside(word: str, strangers: str) -> None:
+    after = {"home/a": (1, 1), **({"b": (1, 1)} if strangers == "b" else {})}
+    assert outside({}, after, Case("train.py", [word])) == [f"wrote outside: {strangers}"]

@@ -82,7 +82,7 @@ def run(case: Case, sandbox: Path) -> Outcome:
     log.unlink()
     faults += _left_running(pid)
     faults += _answer(case, code, said)
-    faults += _outside(before, _files(sandbox), case)
+    faults += outside(before, _files(sandbox), case)
     return Outcome(code, said, seconds, tuple(faults))
 
 
@@ -193,7 +193,7 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _outside(
+def outside(
     before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], case: Case
 ) -> list[str]:
     """Files that were made, changed or removed where the command was not asked to write."""
@@ -201,7 +201,10 @@ def _outside(
     for word in case.words:
         key, _, value = word.partition("=")
         if value and key.lstrip("+") in ("run_dir", "hydra.sweep.dir", "data.index_dir"):
-            asked.append(os.path.normpath(os.path.join("work", os.path.expanduser(value))))
+            place = (
+                "home" + value[1:] if value.split("/")[0] == "~" else os.path.join("work", value)
+            )
+            asked.append(os.path.normpath(place))
     if "--output" in case.words[:-1]:
         value = case.words[list(case.words).index("--output") + 1]
         asked.append(os.path.normpath(os.path.join("work", value)))
