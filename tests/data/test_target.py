@@ -8,8 +8,23 @@ from vivit_train.data.target import data_class
 from vivit_train.errors import UserError
 
 
-def test_a_data_set() -> None:
-    assert data_class("vivit_train.data.folder.Folder") is Folder
+@pytest.mark.parametrize(
+    "target",
+    [
+        "vivit_train.data.demo.Demo",
+        "vivit_train.data.epic_kitchens.EpicKitchens",
+        "vivit_train.data.folder.Folder",
+        "vivit_train.data.folder.ListFiles",
+        "vivit_train.data.hmdb51.Hmdb51",
+        "vivit_train.data.kinetics.Kinetics",
+        "vivit_train.data.moments_in_time.MomentsInTime",
+        "vivit_train.data.ssv2.SomethingSomethingV2",
+        "vivit_train.data.webdataset.WebDataset",
+    ],
+)
+def test_names_in_the_configurations_of_older_runs(target: str) -> None:
+    """Of every version: a class that moves leaves its old name behind."""
+    assert data_class(target).__name__ == target.rpartition(".")[2]
 
 
 @pytest.mark.parametrize(

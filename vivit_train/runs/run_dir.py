@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name, write_whole
 from vivit_train.io.terminal import json_text, say
+from vivit_train.version import __version__
 
 
 @rank_zero_only
@@ -65,10 +66,8 @@ def versions() -> dict[str, str]:
     import torch
     import torchvision
 
-    import vivit_train
-
     return {
-        "vivit_train": vivit_train.__version__,
+        "vivit_train": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
