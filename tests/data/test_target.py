@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.data.folder import Folder
 from vivit_train.data.target import data_class
 from vivit_train.errors import UserError
 
