@@ -141,12 +141,13 @@ class Recorded(lightning.LightningDataModule):
 def test_lightning_trains_as_the_original(case: str) -> None:
     """`VivitModule` in Lightning's trainer."""
     config = read(case)[0]["config"]
+    splits = config["dataset_configs"]["class_splits"] if case in SEVERAL_HEADS else []
     arguments, initial = started(case)
     module = VivitModule(
         model=arguments,
         class_names=[str(i) for i in range(arguments["num_classes"])],
         processor={}, sampling={}, optim=optim(case), config={},
-        heads=config["dataset_configs"]["class_splits"] if case in SEVERAL_HEADS else [],
+        heads={f"head {i}": size for i, size in enumerate(splits)},
     )  # fmt: skip
     module.model.load_state_dict(initial)
     recorder = Recorder()

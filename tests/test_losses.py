@@ -32,7 +32,7 @@ def test_the_originals_loss(targets: str, smoothing: str) -> None:
 @pytest.mark.parametrize("heads", SETS_OF_HEADS)
 def test_the_originals_loss_of_several_heads(heads: str, smoothing: float | None) -> None:
     arrays = {k.removeprefix(f"{heads}/"): v for k, v in recorded("multihead").items()}
-    sizes = arrays["class_splits"].tolist()
+    sizes = {f"head {i}": int(size) for i, size in enumerate(arrays["class_splits"])}
     expected = arrays[f"loss/ls_{smoothing}/nomask"]
     for targets in (arrays["target"], arrays["labels"]):  # soft, and a class per head
         loss = multi_head_cross_entropy(arrays["logits"], targets, sizes, smoothing or 0.0)
@@ -59,7 +59,7 @@ def test_class_weights_are_torchs(smoothing: float) -> None:
 
 def test_one_head_is_the_plain_loss() -> None:
     logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
-    one = multi_head_cross_entropy(logits, labels[:, None], [5], 0.1)
+    one = multi_head_cross_entropy(logits, labels[:, None], {"noun": 5}, 0.1)
     torch.testing.assert_close(one, cross_entropy(logits, labels, 0.1))
 
 
@@ -77,4 +77,4 @@ def test_smoothing_out_of_range(smoothing: float) -> None:
     with pytest.raises(UserError, match=message):
         cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), smoothing)
     with pytest.raises(UserError, match=message):
-        multi_head_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), [1, 1], smoothing)
+        multi_head_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), {"a": 1, "b": 1}, smoothing)

@@ -239,20 +239,20 @@ def test_the_originals_scores_of_several_heads(name: str, mask: str) -> None:
 
 def test_the_originals_actions() -> None:
     arrays = recorded("small")
-    sizes = arrays["class_splits"].tolist()
+    heads = dict(zip(("noun", "verb"), arrays["class_splits"].tolist()))
     torch.testing.assert_close(
-        joint_logits(arrays["logits"], sizes).softmax(dim=1),
+        joint_logits(arrays["logits"], heads).softmax(dim=1),
         arrays["joint_probs"],
         rtol=1e-5,
         atol=1e-9,
     )
-    assert torch.equal(joint_labels(arrays["labels"], sizes), arrays["joint_label_index"])
-    arrays = recorded("epic_300_97")
-    joint = joint_logits(arrays["logits"], [300, 97])
+    assert torch.equal(joint_labels(arrays["labels"], heads), arrays["joint_label_index"])
+    arrays, heads = recorded("epic_300_97"), {"noun": 300, "verb": 97}
+    joint = joint_logits(arrays["logits"], heads)
     best = joint.sort(dim=1, descending=True, stable=True).indices
     assert torch.equal(best[:, :5], arrays["joint_top5"].long())
     assert torch.equal(best[:, 0], arrays["joint_argmax"])
-    assert torch.equal(joint_labels(arrays["labels"], [300, 97]), arrays["joint_label_index"])
+    assert torch.equal(joint_labels(arrays["labels"], heads), arrays["joint_label_index"])
 
 
 def test_heads_of_videos_that_cannot_be_decoded_or_are_not_finite() -> None:
@@ -292,7 +292,7 @@ def test_mean_class_accuracy_is_of_actions() -> None:
 def test_small_probabilities_stay_apart() -> None:
     """Products of them would all be zero in float32."""
     logits = torch.tensor([[0.0, -80.0, -81.0, 0.0, -60.0, -61.0]])
-    order = joint_logits(logits, [3, 3]).argsort(descending=True)[0].tolist()
+    order = joint_logits(logits, {"noun": 3, "verb": 3}).argsort(descending=True)[0].tolist()
     assert order[:5] == [0, 1, 2, 3, 6]
     assert order[-1] == 8
 

@@ -67,7 +67,7 @@ def test_a_training_step_with_hard_and_with_soft_labels(labels: torch.Tensor, to
 
 def module_of(arguments: dict[str, Any], **optim: Any) -> VivitModule:
     names = [str(i) for i in range(TINY["num_classes"])]
-    return VivitModule(TINY | arguments, names, {}, {}, OPTIM | optim, {})
+    return VivitModule(TINY | arguments, names, {}, {}, OPTIM | optim, {}, {})
 
 
 def test_what_is_frozen_stays_in_evaluation_mode() -> None:

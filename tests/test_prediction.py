@@ -16,17 +16,17 @@ NAMES = ["noun: tap", "noun: cup", "noun: pan", "verb: open", "verb: close"]
 class TestPrediction:
     def test_the_best_classes(self) -> None:
         logits = torch.tensor([0.5, 0.2, 0.3]).log()
-        prediction = prediction_of("a.mp4", logits, ["x", "y", "z"], [], 2)
+        prediction = prediction_of("a.mp4", logits, ["x", "y", "z"], {}, 2)
         assert prediction.classes == [("x", pytest.approx(0.5)), ("z", pytest.approx(0.3))]
         assert (prediction.name, prediction.probability) == ("x", pytest.approx(0.5))
         assert (prediction.video, prediction.heads, prediction.error) == ("a.mp4", {}, None)
         for top_k in (None, 9):
-            assert len(prediction_of(None, logits, ["x", "y", "z"], [], top_k).classes) == 3
+            assert len(prediction_of(None, logits, ["x", "y", "z"], {}, top_k).classes) == 3
 
     def test_several_heads(self) -> None:
         nouns, verbs = torch.tensor([0.5, 0.2, 0.3]), torch.tensor([0.1, 0.9])
         logits = torch.cat([nouns.log() + 3, verbs.log() - 1])  # softmax is of each head by itself
-        prediction = prediction_of(None, logits, NAMES, [3, 2], 2)
+        prediction = prediction_of(None, logits, NAMES, {"noun": 3, "verb": 2}, 2)
         assert prediction.classes == [
             ("noun: tap, verb: close", pytest.approx(0.45)),
             ("noun: pan, verb: close", pytest.approx(0.27)),

@@ -128,7 +128,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         },
         optim=config["optim"],
         config=config,
-        heads=list(data.heads.values()),
+        heads=data.heads,
     )
     if config["optim"]["class_weights"] is not None:
         counts = data.class_counts(f"optim.class_weights={config['optim']['class_weights']}")

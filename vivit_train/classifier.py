@@ -68,8 +68,8 @@ class Classifier(nn.Module):
             unknown.
         eval_views: (temporal, spatial) views per video.
         tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
-        heads: Classes of each head, side by side in the logits, where a video has several classes
-            (EPIC-Kitchens: nouns, verbs); empty for one head.
+        heads: Name and number of classes of each head, side by side in the logits, where a video
+            has several classes (EPIC-Kitchens: nouns, verbs); empty for one head.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         config: dict[str, Any] | None = None,
         sampling: Sampling | None = None,
         eval_views: tuple[int, int] | None = None,
-        heads: Sequence[int] = (),
+        heads: dict[str, int] | None = None,
         tells_sampling: bool = True,
         video_rate: float | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class Classifier(nn.Module):
         self.video_rate = video_rate
         self.eval_views = eval_views or (4, 3)
         self.tells_eval_views = eval_views is not None
-        self.heads = list(heads)
+        self.heads = heads or {}
 
     def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
         """Class logits of clips as decoded.

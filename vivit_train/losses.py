@@ -1,6 +1,6 @@
 """Training losses: cross-entropy with label smoothing, for one head or several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def cross_entropy(
 
 
 def multi_head_cross_entropy(
-    logits: Tensor, targets: Tensor, heads: Sequence[int], label_smoothing: float = 0.0
+    logits: Tensor, targets: Tensor, heads: Mapping[str, int], label_smoothing: float = 0.0
 ) -> Tensor:
     """The mean of the heads' cross-entropies, e.g. of nouns and verbs (EPIC-Kitchens).
 
@@ -50,7 +50,7 @@ def multi_head_cross_entropy(
         logits: Float ``[B, K]``, the heads' logits side by side.
         targets: A class index per head, int64 ``[B, number of heads]``, or shares of each head's
             classes side by side, float ``[B, K]``.
-        heads: Classes of each head in their order; K in sum.
+        heads: Name and number of classes of each head, in the order of the logits; K in sum.
         label_smoothing: As for ``cross_entropy``, within each head.
 
     Returns:
@@ -59,12 +59,11 @@ def multi_head_cross_entropy(
     Raises:
         UserError: If ``label_smoothing`` is out of range.
     """
-    if targets.is_floating_point():
-        per_head = targets.split(list(heads), dim=1)
-    else:
-        per_head = targets.unbind(dim=1)
+    sizes = list(heads.values())
+    are_shares = targets.is_floating_point()
+    per_head = targets.split(sizes, dim=1) if are_shares else targets.unbind(dim=1)
     losses = [
         cross_entropy(head, target, label_smoothing)
-        for head, target in zip(logits.split(list(heads), dim=1), per_head)
+        for head, target in zip(logits.split(sizes, dim=1), per_head)
     ]
     return torch.stack(losses).mean()

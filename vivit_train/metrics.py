@@ -1,7 +1,7 @@
 """Scores of a split, exact for any number of processes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -138,13 +138,13 @@ class MultiHeadAccuracy(VideoAccuracy):
             indices: As for `VideoAccuracy`.
             decoded: As for `VideoAccuracy`.
         """
-        sizes = list(self.heads.values())
         counted = (indices >= 0) & decoded & logits.isfinite().all(dim=1)
-        per_head = zip(logits[counted].split(sizes, dim=1), labels[counted].unbind(dim=1))
+        parts = logits[counted].split(list(self.heads.values()), dim=1)
+        per_head = zip(parts, labels[counted].unbind(dim=1))
         rank = torch.stack([ranks(head, label) for head, label in per_head])  # [heads, B]
         self.head_correct1 += (rank < 1).sum(dim=1)
         self.head_correct5 += (rank < 5).sum(dim=1)
-        joint, action = joint_logits(logits, sizes), joint_labels(labels, sizes)
+        joint, action = joint_logits(logits, self.heads), joint_labels(labels, self.heads)
         super().update(joint, action, indices, decoded)
 
     def compute(self) -> dict[str, float]:
@@ -179,7 +179,7 @@ def ranks(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > target) | ((logits == target) & lower_index)).sum(dim=1)
 
 
-def joint_logits(logits: Tensor, heads: Sequence[int]) -> Tensor:
+def joint_logits(logits: Tensor, heads: Mapping[str, int]) -> Tensor:
     """Logits of all combinations of the heads' classes.
 
     Their softmax is the outer product of the heads' softmaxes. Sums of logits keep apart what
@@ -187,21 +187,21 @@ def joint_logits(logits: Tensor, heads: Sequence[int]) -> Tensor:
 
     Args:
         logits: Float ``[B, K]``, the heads' side by side.
-        heads: Classes of each head.
+        heads: Name and number of classes of each head.
 
     Returns:
         Float ``[B, product of heads]``, the last head's class running fastest: of nouns and verbs
         ``noun * verbs + verb``.
     """
     joint = torch.zeros_like(logits[:, :1])
-    for head in logits.split(list(heads), dim=1):
+    for head in logits.split(list(heads.values()), dim=1):
         joint = (joint[:, :, None] + head[:, None, :]).flatten(1)
     return joint
 
 
-def joint_labels(labels: Tensor, heads: Sequence[int]) -> Tensor:
+def joint_labels(labels: Tensor, heads: Mapping[str, int]) -> Tensor:
     """Place of each combination of classes in `joint_logits`: int64 ``[B, heads]`` -> ``[B]``."""
     joint = torch.zeros_like(labels[:, 0])
-    for label, size in zip(labels.unbind(dim=1), heads):
+    for label, size in zip(labels.unbind(dim=1), heads.values()):
         joint = joint * size + label
     return joint

@@ -1,7 +1,7 @@
 """The LightningModule: what a training step and an evaluation step are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,8 +48,8 @@ class VivitModule(LightningModule):
             the videos' frames per second.
         optim: Optimiser, schedule and label smoothing, as in ``configs/optim``.
         config: The whole resolved configuration of the run.
-        heads: Classes of each head, in the order of ``class_names``, where a video has several
-            classes (EPIC-Kitchens: nouns, verbs); empty: one head.
+        heads: Name and number of classes of each head, in the order of ``class_names``, where a
+            video has several classes (EPIC-Kitchens: nouns, verbs); empty: one head.
 
     Attributes:
         class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
@@ -63,14 +63,14 @@ class VivitModule(LightningModule):
         sampling: dict[str, Any],
         optim: dict[str, Any],
         config: dict[str, Any],
-        heads: Sequence[int] = (),
+        heads: dict[str, int],
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.model = ViViT(**model)
         self.class_names = class_names
         self.optim = optim
-        self.heads = list(heads)
+        self.heads = heads
         self.accuracy: VideoAccuracy | None = None
         self.is_compiled = False
         self.class_weights: Tensor | None
@@ -116,9 +116,8 @@ class VivitModule(LightningModule):
             loss = multi_head_cross_entropy(logits, labels, self.heads, smoothing)
         else:
             loss = cross_entropy(logits, labels, smoothing, self.class_weights)
-        heads = self.heads or [logits.shape[1]]
-        right = best_classes(labels, heads) if labels.is_floating_point() else labels
-        top1 = (best_classes(logits, heads) == right.view(len(logits), -1)).all(dim=1)
+        right = best_classes(labels, self.heads) if labels.is_floating_point() else labels
+        top1 = (best_classes(logits, self.heads) == right.view(len(logits), -1)).all(dim=1)
         top1 = top1.float().mean()
         logged = torch.stack([loss.detach(), top1])
         if self._logs_this_step():
@@ -299,7 +298,7 @@ def highest_lr(optimizer: Optimizer) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def best_classes(scores: Tensor, heads: Sequence[int]) -> Tensor:
-    """The best class within each head: float ``[B, K]`` -> int64 ``[B, heads]``."""
-    best = [head.argmax(dim=1) for head in scores.split(list(heads), dim=1)]
-    return torch.stack(best, dim=1)
+def best_classes(scores: Tensor, heads: Mapping[str, int]) -> Tensor:
+    """The best class within each head, or of all: float ``[B, K]`` -> int64 ``[B, heads or 1]``."""
+    parts = scores.split(list(heads.values()), dim=1) if heads else [scores]
+    return torch.stack([part.argmax(dim=1) for part in parts], dim=1)

@@ -1,6 +1,6 @@
 """What a video shows: its most probable classes, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def prediction_of(
     video: str | None,
     logits: Tensor,
     class_names: Sequence[str],
-    heads: Sequence[int],
+    heads: Mapping[str, int],
     top_k: int | None,
 ) -> Prediction:
     """The prediction that logits mean.
@@ -72,23 +72,22 @@ def prediction_of(
         video: Its path.
         logits: Float ``[K]``, of several heads side by side.
         class_names: K names; of several heads such as ``noun: tap``.
-        heads: Classes of each head; empty: one head.
+        heads: Name and number of classes of each head; empty: one head.
         top_k: How many classes to give; ``None``: all.
     """
     if not heads:
         return Prediction(video, best(logits, class_names, top_k))
     from vivit_train.metrics import joint_logits  # torchmetrics, which takes seconds to import
 
-    parts = logits.split(list(heads))
-    ends = np.cumsum(heads).tolist()
-    names = [class_names[end - size : end] for end, size in zip(ends, heads)]
+    sizes = list(heads.values())
+    ends = np.cumsum(sizes).tolist()
+    names = [class_names[end - size : end] for end, size in zip(ends, sizes)]
     actions = [
-        (", ".join(of[int(k)] for of, k in zip(names, np.unravel_index(index, heads))), probability)
+        (", ".join(of[int(k)] for of, k in zip(names, np.unravel_index(index, sizes))), probability)
         for index, probability in _top(joint_logits(logits[None], heads)[0], top_k)
     ]
-    of_heads = {
-        f"{of[0].partition(':')[0]}s": best(part, of, top_k) for of, part in zip(names, parts)
-    }
+    parts = zip(heads, logits.split(sizes), names)
+    of_heads = {f"{head}s": best(part, of, top_k) for head, part, of in parts}
     return Prediction(video, actions, of_heads)
 
 

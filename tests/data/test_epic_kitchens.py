@@ -284,7 +284,7 @@ def test_a_run(run: Path, root: Path) -> None:
     assert results["undecodable"] == ["P09/videos/P09_01.MP4#t=0,1"]
     assert (results["num_videos"], results["num_classes"]) == (3, 8)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content["hyper_parameters"]["heads"] == [6, 2]
+    assert content["hyper_parameters"]["heads"] == {"noun": 6, "verb": 2}
     assert content["hyper_parameters"]["class_names"] == NAMES
     assert content["state_dict"]["model.head.weight"].shape[0] == 8
     assert "val/noun_top5" in (run / "metrics.csv").read_text().splitlines()[0]

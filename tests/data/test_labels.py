@@ -56,7 +56,7 @@ class TestMirroredClasses:
         ],
     )
     def test_pairs(self, given):
-        assert mirrored_classes(given, self.NAMES) == [2, 1, 0, 4, 3]
+        assert mirrored_classes(given, self.NAMES, {}) == [2, 1, 0, 4, 3]
 
     @pytest.mark.parametrize(
         "text",
@@ -64,7 +64,7 @@ class TestMirroredClasses:
     )
     def test_file(self, tmp_path, text):
         (tmp_path / "pairs.yaml").write_text(text)
-        assert mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES) == [2, 1, 0, 3, 4]
+        assert mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES, {}) == [2, 1, 0, 3, 4]
 
     @pytest.mark.parametrize(
         ("given", "message"),
@@ -84,9 +84,9 @@ class TestMirroredClasses:
     )
     def test_errors(self, given, message):
         with pytest.raises(UserError, match=message):
-            mirrored_classes(given, self.NAMES, heads=(3, 2))
+            mirrored_classes(given, self.NAMES, {"turn": 3, "look": 2})
 
     def test_what_is_no_yaml(self, tmp_path):
         (tmp_path / "pairs.yaml").write_text("[[a, b]")
         with pytest.raises(UserError, match="cannot be read as YAML"):
-            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES)
+            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES, {})

@@ -16,9 +16,9 @@ from vivit_train.export.staging import staged
 
 def test_several_heads_stay_several(tmp_path: Path) -> None:
     classifier = build()
-    classifier.heads = [3, 2]
+    classifier.heads = {"noun": 3, "verb": 2}
     export(classifier, "safetensors", tmp_path / "two", demo_clips(classifier))
-    assert load(tmp_path / "two").heads == [3, 2]
+    assert load(tmp_path / "two").heads == {"noun": 3, "verb": 2}
     with pytest.raises(UserError, match="it has 2 heads, and Hugging Face's one"):
         export(classifier, "huggingface", tmp_path / "hf", demo_clips(classifier))
 

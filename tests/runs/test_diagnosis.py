@@ -137,7 +137,7 @@ def test_the_last_lines(
     plain["data"]["frame_stride"] = 2
     _, data = build.open_data(plain)
     found = case_of(finished_run, plain, data)
-    assert (found.heads, found.clips, found.course.steps) == ([8], 32, 16)
+    assert (found.head_sizes, found.clips, found.course.steps) == ([8], 32, 16)
     assert len(found.course.loss) == 16
     assert found.clip_share == 4 * 2 / 32
     assert found.differences == ["data.frame_stride=2, theirs was data.frame_stride=1"]

@@ -160,11 +160,11 @@ def test_several_heads(tmp_path: Path) -> None:
 
 
 def test_heads_are_taken_apart_as_they_were_joined() -> None:
-    sizes, rng = [7, 3, 5], np.random.default_rng(0)
-    within = np.stack([rng.integers(0, size, 40) for size in sizes], axis=1)
-    joint = joint_labels(torch.from_numpy(within), sizes).numpy()
-    assert (split_heads(joint, sizes) == within + np.array([0, 7, 10])).all()
-    assert (split_heads(np.array([-1]), sizes) == -1).all()
+    heads, rng = {"a": 7, "b": 3, "c": 5}, np.random.default_rng(0)
+    within = np.stack([rng.integers(0, size, 40) for size in heads.values()], axis=1)
+    joint = joint_labels(torch.from_numpy(within), heads).numpy()
+    assert (split_heads(joint, heads) == within + np.array([0, 7, 10])).all()
+    assert (split_heads(np.array([-1]), heads) == -1).all()
 
 
 def test_columns_of_a_class_never_asked_for() -> None:

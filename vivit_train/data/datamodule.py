@@ -398,8 +398,8 @@ class VideoDataModule(LightningDataModule, ABC):
         """int64 ``[K]``: what a flip makes of each class; None where it changes none."""
         if self.augment.flip_labels is None:
             return None
-        heads = list(self.heads.values())
-        return torch.tensor(mirrored_classes(self.augment.flip_labels, self.class_names, heads))
+        pairs = self.augment.flip_labels
+        return torch.tensor(mirrored_classes(pairs, self.class_names, self.heads))
 
     def _mixes(self) -> bool:
         """Whether training mixes videos: a small set learns slower for it."""

@@ -40,7 +40,7 @@ def check_heads(places: Sequence[int], heads: Mapping[str, int], data_name: str)
 def mirrored_classes(
     flip_labels: str | dict[str, str] | Sequence[Sequence[str]],
     class_names: Sequence[str],
-    heads: Sequence[int] = (),
+    heads: Mapping[str, int],
 ) -> list[int]:
     """The class that each class turns into when its clip is flipped.
 
@@ -48,7 +48,7 @@ def mirrored_classes(
         flip_labels: Pairs of class names, a mapping, or the path of a YAML file with either. A
             pair holds in both directions. Names are matched as everywhere.
         class_names: All classes, in the order of their indices.
-        heads: Classes of each head, side by side in ``class_names``; empty: one head.
+        heads: Name -> number of classes, side by side in ``class_names``; empty: one head.
 
     Returns:
         For each index that of its mirror image; its own for classes in no pair.
@@ -66,7 +66,8 @@ def mirrored_classes(
             f"augment.flip_labels names {shorten(unknown)}, which the data set does not have; its "
             f"classes are {shorten(class_names)}"
         )
-    head_of = np.repeat(np.arange(len(heads)), heads) if heads else np.zeros(len(class_names), int)
+    sizes = list(heads.values()) or [len(class_names)]
+    head_of = np.repeat(np.arange(len(sizes)), sizes)
     mirror: dict[int, int] = {}
     for a, b in ((index[a], index[b]) for a, b in pairs):
         if head_of[a] != head_of[b]:

@@ -73,7 +73,7 @@ class Case:
     Attributes:
         config: Resolved.
         course: How the training went.
-        heads: Classes of each head; of one head K alone.
+        head_sizes: Classes of each head; of one head K alone.
         clips: Training clips.
         clip_share: Of a training video, that a clip covers; ``None``: unknown, or the whole.
         differences: In what the clips differ from those of the pretrained weights, in words.
@@ -82,7 +82,7 @@ class Case:
 
     config: Mapping[str, Any]
     course: Course
-    heads: Sequence[int]
+    head_sizes: Sequence[int]
     clips: int
     clip_share: float | None = None
     differences: Sequence[str] = ()
@@ -91,7 +91,7 @@ class Case:
     @property
     def guess(self) -> float:
         """The loss of guessing, ln K; of several heads the mean."""
-        return sum(map(math.log, self.heads)) / len(self.heads)
+        return sum(map(math.log, self.head_sizes)) / len(self.head_sizes)
 
     @property
     def learned(self) -> bool:
@@ -99,7 +99,7 @@ class Case:
         if not len(self.course.loss):
             return False
         last = len(self.course.loss) - len(self.course.loss) // 4 - 1
-        chance = 1 / math.prod(self.heads)
+        chance = 1 / math.prod(self.head_sizes)
         top1 = (np.nanmean(self.course.top1[last:]) - chance) / (1 - chance)
         return bool(top1 > LEARNED or self.course.quarters()[-1] < LEARNED * self.guess)
 
@@ -150,7 +150,7 @@ def rate_too_high(case: Case) -> Iterator[Cause]:
 
 def too_few_clips(case: Case) -> Iterator[Cause]:
     """Overfitting: the training clips are learned, and others are not recognised."""
-    per_class = case.clips / math.prod(case.heads)
+    per_class = case.clips / math.prod(case.head_sizes)
     if case.learned:
         yield (
             0.95 if per_class < FEW_CLIPS else 0.6,
@@ -271,11 +271,10 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
         config: Resolved, with numbers for what was ``auto``.
         data: That it was trained on.
     """
-    heads = list(data.heads.values()) or [len(data.class_names)]
     return Case(
         config=config,
         course=Course.of(metrics(run_dir / "metrics.csv")),
-        heads=heads,
+        head_sizes=list(data.heads.values()) or [len(data.class_names)],
         clips=len(data.records["train"]),
         clip_share=_clip_share(data),
         differences=_differences(config),

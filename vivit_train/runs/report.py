@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
         seen = accuracy.seen.cpu().numpy() > 0
     labels = data.records["test"].labels.reshape(len(seen), -1)  # [N, heads]
-    guesses = split_heads(predicted, list(data.heads.values()))  # [N, heads]
+    guesses = split_heads(predicted, data.heads)  # [N, heads]
     rows = class_table(labels[seen], guesses[seen], data.class_names)
     if told := no_better_than_guessing(labels[seen], guesses[seen]):
         used = {row["class"] for row in rows if row["predicted"]}
@@ -122,20 +122,21 @@ def wilson_interval(correct: int, number: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def split_heads(joint: np.ndarray, heads: Sequence[int]) -> np.ndarray:
+def split_heads(joint: np.ndarray, heads: Mapping[str, int]) -> np.ndarray:
     """Classes of each head, of `vivit_train.metrics.joint_labels`, as indices into all classes.
 
     Args:
         joint: int64 ``[N]``; -1 where there is none.
-        heads: Classes of each head; empty: one head.
+        heads: Name and number of classes of each head; empty: one head.
 
     Returns:
         int64 ``[N, heads]``; -1 where there is none.
     """
     if not heads:
         return joint[:, None]
-    within = np.stack(np.unravel_index(np.maximum(joint, 0), heads), axis=1)  # [N, heads]
-    starts = np.cumsum([0, *heads])[:-1]
+    sizes = list(heads.values())
+    within = np.stack(np.unravel_index(np.maximum(joint, 0), sizes), axis=1)  # [N, heads]
+    starts = np.cumsum([0, *sizes])[:-1]
     return np.where(joint[:, None] < 0, -1, within + starts)
 
 

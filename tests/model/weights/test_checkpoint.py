@@ -97,6 +97,35 @@ def test_defaults_count_as_told(content: dict[str, Any], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("told", "heads"),
+    [
+        ({"noun": 1, "verb": 1}, {"noun": 1, "verb": 1}),
+        ([1, 1], {"noun": 1, "verb": 1}),  # as older versions wrote it
+        ([], {}),
+        ((), {}),
+        (None, {}),
+    ],
+)
+def test_heads(told: Any, heads: dict[str, int], content: dict[str, Any], tmp_path: Path) -> None:
+    content["hyper_parameters"]["class_names"] = ["noun: tap", "verb: open"]
+    if told is not None:
+        content["hyper_parameters"]["heads"] = told
+    assert list(read_weights(save(content, tmp_path)).heads.items()) == list(heads.items())
+
+
+@pytest.mark.parametrize("told", [[2, 1], [1], {"noun": 2, "verb": 1}, [1, 1], [1, 1, 1]])
+def test_heads_of_other_classes(told: Any, content: dict[str, Any], tmp_path: Path) -> None:
+    content["hyper_parameters"] |= {"heads": told, "class_names": ["noun: tap", "noun: cup"]}
+    refused(save(content, tmp_path), "last.ckpt is inconsistent", f"heads={told} for 2 classes")
+
+
+@pytest.mark.parametrize("told", [3, None, [0, 2], ["a"], {"noun": 2.0}, {1: 2}, [2**13, 2**13]])
+def test_what_are_no_heads(told: Any, content: dict[str, Any], tmp_path: Path) -> None:
+    content["hyper_parameters"]["heads"] = told
+    refused(save(content, tmp_path), f"heads={told} are not the numbers of classes of heads")
+
+
+@pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (["state_dict"], None, "it has no state_dict"),

@@ -1,6 +1,8 @@
 """Our own files: Lightning checkpoints (``.ckpt``) and the folders that ``vivit export`` writes."""
 
 import inspect
+import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ PREFIX = "model."
 # What an exported folder says of its model, beside the weights or the graph.
 DESCRIPTION = "vivit_train.json"
 FORMAT_VERSION = 1
+# The most combinations of the heads' classes: beyond them even one video's do not fit into memory.
+MOST_ACTIONS = 2**24
 # Where other formats keep what they have no key for.
 KEY = "vivit_train"
 
@@ -141,10 +145,8 @@ def _weights(
         )
     if not is_of(config := hyper_parameters.get("config"), dict[str, Any] | None):
         raise UserError(f"{path}: its config is a {type(config).__name__}, not a run's")
-    sampling, heads = hyper_parameters.get("sampling", {}), hyper_parameters.get("heads", [])
-    check_sampling(origin, sampling, heads)
-    if heads and sum(heads) != len(class_names):
-        raise UserError(f"{path} is inconsistent: heads={heads} for {len(class_names)} classes")
+    sampling = hyper_parameters.get("sampling", {})
+    check_sampling(origin, sampling)
     check_tensors(origin, state)
     defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
     return Weights(
@@ -156,9 +158,25 @@ def _weights(
         processor=hyper_parameters["processor"],
         unused=unused,
         sampling=sampling,
-        heads=list(heads),
+        heads=_heads(path, hyper_parameters.get("heads", {}), class_names),
         config=config,
     )
+
+
+def _heads(path: Path, told: Any, class_names: list[str]) -> dict[str, int]:
+    """Name and number of classes of each head; older versions wrote a list of the numbers."""
+    sizes = list(told.values()) if is_of(told, dict[str, int]) else told
+    if not is_of(sizes, list[int]) or min(sizes, default=1) < 1 or math.prod(sizes) > MOST_ACTIONS:
+        raise UserError(f"{path}: heads={told!r:.80} are not the numbers of classes of heads")
+    heads = told
+    if not isinstance(told, dict):
+        # A class of several heads has its head's name before its own: "noun: tap".
+        starts = accumulate(sizes, initial=0)
+        firsts = ["".join(class_names[start : start + 1]) for start in starts]
+        heads = {first.partition(":")[0]: size for first, size in zip(firsts, sizes)}
+    if heads and (sum(heads.values()) != len(class_names) or len(heads) != len(sizes)):
+        raise UserError(f"{path} is inconsistent: heads={told} for {len(class_names)} classes")
+    return heads
 
 
 def _part(parent: dict[str, Any], key: str, kind: Any) -> Any:

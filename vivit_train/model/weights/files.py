@@ -40,7 +40,8 @@ class Weights:
         sampling: How clips were taken from videos, as far as the file tells: ``clip_frames``, one
             of ``frame_stride``, ``frame_rate`` and ``clip_seconds``, or ``sampling`` is ``whole``;
             ``eval_views`` (temporal, spatial); ``video_rate``, the videos' frames per second.
-        heads: Classes of each head where a video has several; empty for one head.
+        heads: Name and number of classes of each head, in the order of the logits, where a video
+            has several classes; empty for one head.
         config: The configuration of the run that trained it; ``None`` where the file has none.
     """
 
@@ -54,7 +55,7 @@ class Weights:
     is_image: bool = False
     pixel_range: tuple[tuple[float, float], ...] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
-    heads: list[int] = field(default_factory=list)
+    heads: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] | None = None
 
 
@@ -209,7 +210,7 @@ def _least_values(model: dict[str, Any]) -> int:
 
 
 # The largest values that a file may give: beyond them even one clip does not fit into memory.
-MOST_VIEWS, MOST_ACTIONS = 2**10, 2**24
+MOST_VIEWS = 2**10
 SAMPLING_NUMBERS: tuple[tuple[str, type, int], ...] = (
     ("clip_frames", int, 2**12),
     ("frame_stride", int, 10_000),
@@ -219,13 +220,12 @@ SAMPLING_NUMBERS: tuple[tuple[str, type, int], ...] = (
 )
 
 
-def check_sampling(origin: str, sampling: Any, heads: Any = ()) -> None:
-    """Refuses a file's words on clips and heads that no video could be read by.
+def check_sampling(origin: str, sampling: Any) -> None:
+    """Refuses a file's words on clips that no video could be read by.
 
     Args:
         origin: The file, for messages.
         sampling: See `Weights`.
-        heads: See `Weights`.
 
     Raises:
         UserError: Naming the value and what was expected.
@@ -255,8 +255,6 @@ def check_sampling(origin: str, sampling: Any, heads: Any = ()) -> None:
             f"{origin}: sampling.eval_views={views!r:.80} is not [temporal, spatial], 1 to "
             f"{MOST_VIEWS} and 1 or 3"
         )
-    if not is_of(heads, list[int]) or min(heads, default=1) < 1 or math.prod(heads) > MOST_ACTIONS:
-        raise UserError(f"{origin}: heads={heads!r:.80} are not the numbers of classes of heads")
 
 
 def pixel_range(
