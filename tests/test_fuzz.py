@@ -61,8 +61,14 @@ def test_the_sandbox_sees_each_fault(
 
 
 @pytest.mark.parametrize(
-    ("word", "strangers"), [("run_dir=~", "b"), ("run_dir=~/x", "home/a"), ("seed=1", "home/a")]
+    ("words", "strangers"),
+    [
+        (["run_dir=~"], "work/x"),
+        (["run_dir=~/b"], "home/a, work/x"),
+        (["compare", "--json", "x"], "home/a"),
+        (["compare", "--sort", "x"], "home/a, work/x"),
+    ],
 )
-def test_a_folder_that_was_asked_for_is_not_outside(word: str, strangers: str) -> None:
-    after = {"home/a": (1, 1), **({"b": (1, 1)} if strangers == "b" else {})}
-    assert outside({}, after, Case("train.py", [word])) == [f"wrote outside: {strangers}"]
+def test_a_file_that_was_asked_for_is_not_outside(words: list[str], strangers: str) -> None:
+    after = {"home/a": (1, 1), "work/x": (1, 1)}
+    assert outside({}, after, Case("train.py", words)) == [f"wrote outside: {strangers}"]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
@@ -205,9 +206,9 @@ def outside(
                 "home" + value[1:] if value.split("/")[0] == "~" else os.path.join("work", value)
             )
             asked.append(os.path.normpath(place))
-    if "--output" in case.words[:-1]:
-        value = case.words[list(case.words).index("--output") + 1]
-        asked.append(os.path.normpath(os.path.join("work", value)))
+    for option, value in pairwise(case.words):
+        if option in ("--output", "--csv", "--json", "--png"):
+            asked.append(os.path.normpath(os.path.join("work", value)))
     changed = [n for n in {**before, **after} if before.get(n) != after.get(n)]
     strangers = [
         name
