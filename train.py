@@ -15,11 +15,10 @@ from vivit_train.config import (
     replaced,
     to_plain,
 )
-from vivit_train.io.terminal import said_if_long, say
+from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.launch.processes import (
     devices_of_launcher,
     errors_in_one_line,
-    is_rank_zero,
     launched_from,
     leave_cores_to_workers,
 )

@@ -33,9 +33,9 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
 from vivit_train.errors import UserError
-from vivit_train.io.terminal import said_if_long, say
+from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.launch.devices import resolve_devices, resolve_precision
-from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS, is_rank_zero
+from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.launch.sharding import Sharded, resolve_strategy
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights

@@ -131,3 +131,12 @@ def test_what_takes_long_is_said_while_it_is_done(capsys: pytest.CaptureFixture)
     with said_if_long("reading", seconds=0.01):
         time.sleep(0.5)
         assert capsys.readouterr().err == "reading\n"
+
+
+def test_what_takes_long_is_said_by_one_process(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with said_if_long("reading", seconds=0.01):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""

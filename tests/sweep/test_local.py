@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.sweep_program import Run, signal_once_begun, sweeping
 from vivit_train.errors import UserError
-from vivit_train.launch.processes import devices_of_launcher, is_rank_zero
+from vivit_train.io.terminal import is_rank_zero
+from vivit_train.launch.processes import devices_of_launcher
 from vivit_train.runs.trial import Trial, trials_of
 from vivit_train.sweep.local import LocalLauncher, error_line
 from vivit_train.sweep.slurm import SlurmLauncher

@@ -39,12 +39,12 @@ class Start(Callback):
         self._steps_done = 0
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         who = f"{workers} processes start and decode" if workers else "it is decoded"
-        self._wait(trainer, f"waiting for the first batch: {who}")
+        self._wait(f"waiting for the first batch: {who}")
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """The first batch is there."""
         if self._steps_done == 0:
-            self._wait(trainer, "the first step is under way; it takes longer than those after it")
+            self._wait("the first step is under way; it takes longer than those after it")
 
     def on_train_batch_end(self, *_: Any) -> None:
         """From here on `Progress` shows how it goes."""
@@ -70,10 +70,9 @@ class Start(Callback):
         """Nothing is waited for any more."""
         self._waiting.close()
 
-    def _wait(self, trainer: Trainer, line: str) -> None:
+    def _wait(self, line: str) -> None:
         self._waiting.close()
-        if trainer.is_global_zero:
-            self._waiting.enter_context(said_if_long(line))
+        self._waiting.enter_context(said_if_long(line))
 
     def _lines(self, trainer: Trainer, module: LightningModule) -> list[str]:
         sizes = [p.numel() for p in module.parameters()]

@@ -20,8 +20,8 @@ from typing import Any
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
-from vivit_train.io.terminal import say
-from vivit_train.launch.processes import is_rank_zero, launched_from
+from vivit_train.io.terminal import is_rank_zero, say
+from vivit_train.launch.processes import launched_from
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.runs.folders import owned
 

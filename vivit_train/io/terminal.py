@@ -7,6 +7,7 @@ through `csv_cell`. JSON, which is for programs, keeps names exactly: `json_text
 """
 
 import json
+import os
 import sys
 import threading
 import unicodedata
@@ -38,6 +39,12 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def is_rank_zero() -> bool:
+    """Whether this process is the first of its run; known before anything heavy is imported."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "GROUP_RANK", "NODE_RANK")
+    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
+
+
 def say(line: object, file: TextIO | None = None) -> None:
     """Prints one line, `printable` and at once.
 
@@ -54,10 +61,14 @@ def say(line: object, file: TextIO | None = None) -> None:
 
 @contextmanager
 def said_if_long(line: str, seconds: float = 5.0) -> Iterator[None]:
-    """Says on standard error what is being done within, if that takes longer than some seconds."""
+    """Says on standard error what is being done within, if that takes longer than some seconds.
+
+    Of the processes of a run only the first says it.
+    """
     timer = threading.Timer(seconds, say, (line, sys.stderr))
     timer.daemon = True
-    timer.start()
+    if is_rank_zero():
+        timer.start()
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
-from vivit_train.io.terminal import printable, say
+from vivit_train.io.terminal import is_rank_zero, printable, say
 from vivit_train.launch.stop_watch import StopWatch
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
@@ -58,12 +58,6 @@ def leave_cores_to_workers() -> None:
     a worker could decode: whole epochs take 10 % longer where both share the cores of a CPU.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
-def is_rank_zero() -> bool:
-    """Whether this process is the first of its run; known before anything heavy is imported."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "GROUP_RANK", "NODE_RANK")
-    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
 
 
 def devices_of_launcher(trainer: Mapping[str, Any]) -> Any:

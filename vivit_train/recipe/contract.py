@@ -14,8 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.classifier import processor_of, sampling_of, with_crop
 from vivit_train.config.keys import in_words
 from vivit_train.data.rates import compare_rates, is_other_rate, other_rates
-from vivit_train.io.terminal import say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, say
 from vivit_train.model.weights import Weights, read_weights
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.sampling import SPACINGS, Sampling

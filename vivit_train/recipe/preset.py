@@ -9,8 +9,7 @@ from vivit_train.class_names import mirrored_pair
 from vivit_train.config import check_schedule
 from vivit_train.config.keys import AUTO
 from vivit_train.errors import UserError
-from vivit_train.io.terminal import say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, say
 
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule

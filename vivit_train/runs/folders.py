@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
-from vivit_train.io.terminal import say
-from vivit_train.launch.processes import PROCESS_LOST, is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, say
+from vivit_train.launch.processes import PROCESS_LOST
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease

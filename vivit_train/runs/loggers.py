@@ -12,8 +12,7 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from vivit_train.errors import UserError
-from vivit_train.io.terminal import said_if_long, say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.runs.run_dir import MetricsCsv
 
 WANDB_SECONDS = 60.0  # for its server, at the start and at the end of a run

@@ -14,8 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.files import write_whole
-from vivit_train.io.terminal import csv_cell, say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import csv_cell, is_rank_zero, say
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.runs.run_dir import write_results
 

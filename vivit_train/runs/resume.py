@@ -23,8 +23,7 @@ from vivit_train.config.words import Call
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import damage
-from vivit_train.io.terminal import said_if_long, say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.recipe.preset import keep_begun
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
