@@ -1,4 +1,4 @@
-"""Draws architecture.svg from the table of docs/architecture.md: python docs/images/architecture.py."""
+"""Draws architecture.svg from the table of docs/architecture.md; run it as a program."""
 
 import re
 from html import escape
