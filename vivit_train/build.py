@@ -28,6 +28,7 @@ from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.callbacks.utilisation import Utilisation
 from vivit_train.config.changes import check_changes, differences, values
+from vivit_train.config.keys import AUTO
 from vivit_train.data.class_sampling import balancing_weights
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Batch
@@ -41,6 +42,7 @@ from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
+from vivit_train.preflight.span import fit_sampling
 from vivit_train.recipe.contract import KEYS, adopt
 from vivit_train.recipe.preset import fit_to_set, keep_begun, left_open, without_auto
 from vivit_train.runs.checkpoint import AtomicCheckpointIO, training_state
@@ -69,6 +71,9 @@ def open_data(
         config = copy.deepcopy(config)
         saved = read_checkpoint(Path(config["ckpt_path"]), verify=False)
         keep_begun(config, saved.config or {})
+    measures = config["data"]["sampling"] == AUTO
+    if measures:  # until then it is left open
+        config = config | {"data": config["data"] | {"sampling": None}}
     data = build_data(config)
     data.setup(stage)
     if config["ckpt_path"] is None:  # a run that is resumed keeps its own values
@@ -76,6 +81,8 @@ def open_data(
         clips = {key: config["data"][key] for key in KEYS}
         data.sampling = dataclasses.replace(data.sampling, **clips)
         data.processor = Processor(**config["processor"])
+        if measures:
+            config = fit_sampling(config, data)
     config = fit_to_set(config, data)
     data.batch_size = config["data"]["batch_size"]
     data.augment = Augment(data.processor, **config["augment"])

@@ -27,6 +27,8 @@ ROLES = ("train", "val")
 class SameVideos(Callback):
     """Compares the splits of all processes, and keeps their digests in the checkpoints.
 
+    All take their clips as the first does.
+
     Processes whose splits differ would train on other videos than meant, or wait for each other
     for ever where one has fewer batches.
 
@@ -41,12 +43,13 @@ class SameVideos(Callback):
         self._splits: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares every process with the first.
+        """Gives every process the sampling of the first, and compares their splits with its own.
 
         Raises:
             UserError: Naming the processes and what differs.
         """
         data: VideoDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data.sampling = trainer.strategy.broadcast(data.sampling)  # measured by the first alone
         self._splits = digests(data)
         if trainer.world_size > 1:
             _check_processes(data, self._splits, trainer.global_rank, trainer.world_size)

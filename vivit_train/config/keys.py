@@ -90,7 +90,7 @@ KEYS: Mapping[str, Kind] = {
     "data.frame_stride": whole(1, 10_000) | null,
     "data.frame_rate": number(above=0, most=1000) | null,
     "data.clip_seconds": number(above=0, most=86_400) | null,
-    "data.sampling": choice("window", "whole") | null,
+    "data.sampling": choice("window", "whole") | null | auto,
     "data.batch_size": whole(1, 1_000_000) | auto,
     "data.num_workers": whole(0, 1024) | null,
     "data.eval_views": views,

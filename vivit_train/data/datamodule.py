@@ -91,6 +91,7 @@ class VideoDataModule(LightningDataModule, ABC):
         keeps_all: Whether training splits keep rows whose video is not on disk, as those of
             evaluation do (`vivit check` wants them).
         verdicts: What an earlier `vivit check` found.
+        sampling_reason: Why clips are taken so, where that was measured (`data.sampling=auto`).
         known_val: Videos that an earlier start of the run held out for validation, by name. A data
             set that holds out a part itself holds out these again.
         given_up: Training videos that hung or killed the decoder each time, by name, with the
@@ -155,6 +156,7 @@ class VideoDataModule(LightningDataModule, ABC):
         spacing = (frame_stride, frame_rate, clip_seconds)
         how = sampling or "window"
         self.sampling = Sampling(clip_frames, *spacing, how, frame_order, decoder)
+        self.sampling_reason = ""
         self.class_sampling = class_sampling
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout

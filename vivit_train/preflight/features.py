@@ -16,6 +16,7 @@ from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import build_loader
 from vivit_train.model.vivit import ViViT, pool
 from vivit_train.model.weights import FromImage, load_weights, read_weights
+from vivit_train.video.sampling import Sampling
 
 BATCH_SIZE = 8
 # Frames, height and width of the small grey clips by which copies are found.
@@ -30,7 +31,8 @@ class Features:
         rows: int64 ``[N]``, of the split's records.
         labels: int64 ``[N]``.
         values: float32 ``[N, D]``: see `see`.
-        mirrored: float32 ``[N, D]``: the same of the clips flipped from left to right.
+        mirrored: float32 ``[N, D]``: the same of the clips flipped from left to right; ``[N, 0]``
+            where that was not asked for.
         pictures: float32 ``[N, 1024]``: the clips, small and grey.
         wanted: Videos that were to be looked at; N is less where the time was up or a video could
             not be decoded.
@@ -93,16 +95,24 @@ def see(model: ViViT, clips: Tensor) -> Tensor:
 
 
 def features_of(
-    model: ViViT, data: VideoDataModule, role: str, seconds: float, most: int = 256
+    model: ViViT,
+    data: VideoDataModule,
+    role: str,
+    seconds: float,
+    most: int = 256,
+    sampling: Sampling | None = None,
+    mirror: bool = True,
 ) -> Features | None:
     """Looks at videos of a split, about as many of each class, until the time is up.
 
     Args:
         model: As `pretrained_model` gives it.
-        data: Set up for ``fit``; its own sampling and processor are used.
+        data: Set up for ``fit``; its processor is used.
         role: ``train`` or ``val``.
         seconds: After which no further batch is begun.
         most: Videos to look at.
+        sampling: How clips are taken; ``None``: the data's own.
+        mirror: Whether to look at flipped clips too, which takes twice as long.
 
     Returns:
         ``None`` where videos have several classes each, or none could be decoded.
@@ -111,12 +121,12 @@ def features_of(
     if records.labels.ndim > 1:
         return None
     rows = spread(records.labels, most, data.seed)
-    dataset = EvalDataset(records, data.sampling, 1, data.seed, data.processor)
+    dataset = EvalDataset(records, sampling or data.sampling, 1, data.seed, data.processor)
     guarded = GuardedDataset(dataset, data.decode_timeout, data.verdicts.refused(records))
     seen, start = [], time.monotonic()
     for batch in build_loader(guarded, rows, BATCH_SIZE, data.num_workers):
         if batch.decoded.any():
-            seen.append(_look(model, data, batch))
+            seen.append(_look(model, data, batch, mirror))
         if time.monotonic() - start > seconds:
             break
     if not seen:
@@ -125,13 +135,14 @@ def features_of(
     return Features(found, labels, values, mirrored, pictures, len(rows))
 
 
-def _look(model: ViViT, data: VideoDataModule, batch: Batch) -> tuple[Tensor, ...]:
+def _look(model: ViViT, data: VideoDataModule, batch: Batch, mirror: bool) -> tuple[Tensor, ...]:
     """All but the last attribute of `Features`, of one batch."""
     device, good = model.head.weight.device, batch.decoded
     frames = [views for views, ok in zip(batch.frames, good) if ok]  # uint8 [1, T, H, W, 3] each
     clips = torch.cat([data.processor(views.to(device), 1) for views in frames])
     grey = F.adaptive_avg_pool3d(clips.float().mean(dim=1), PICTURE).flatten(1).cpu()
-    values, mirrored = see(model, clips), see(model, clips.flip(-1))
+    values = see(model, clips)
+    mirrored = see(model, clips.flip(-1)) if mirror else values[:, :0]
     return batch.indices[good], batch.labels[good], values, mirrored, grey
 
 

@@ -78,8 +78,9 @@ def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:
         number, right = _right(probe.left_out, labels, a, b)
         _, flipped_right = _right(mirrored, labels, a, b)
         wrong = number - flipped_right
-        if max(_tail(number, right), _tail(number, wrong)) < level:
-            found.append((_tail(number, wrong), wrong, number, (class_names[a], class_names[b])))
+        chances = [binomial_tail(number, count) for count in (right, wrong)]
+        if max(chances) < level:
+            found.append((chances[1], wrong, number, (class_names[a], class_names[b])))
     found.sort()
     if not found:
         return Flip(True, [], f"flipped clips of {count} keep their class")
@@ -96,6 +97,6 @@ def _right(scores: Tensor, labels: Tensor, a: int, b: int) -> tuple[int, int]:
     return int(((labels == a) | (labels == b)).sum()), int(own.sum())
 
 
-def _tail(number: int, least: int) -> float:
+def binomial_tail(number: int, least: int) -> float:
     """The probability of ``least`` or more heads in ``number`` throws of a fair coin."""
     return sum(math.comb(number, k) for k in range(least, number + 1)) / 2**number

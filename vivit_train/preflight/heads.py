@@ -148,9 +148,12 @@ def of_the_length(heads: Sequence[Head], data: VideoDataModule) -> Finding:
     covered = data.sampling.seconds(data.video_rate)
     usual = median(head.seconds for head in heads)
     if covered is None or not usual:
-        return Finding("ok", "length", "a clip covers the whole video, as far as is known")
-    text = f"a clip covers {covered:.2g} s of videos that last about {usual:.2g} s"
-    if covered >= SMALL_PART * usual:
+        text = "a clip covers the whole video, as far as is known"
+    else:
+        text = f"a clip covers {covered:.2g} s of videos that last about {usual:.2g} s"
+    if data.sampling_reason:
+        return Finding("ok", "length", f"{text}; {data.sampling_reason}")
+    if covered is None or not usual or covered >= SMALL_PART * usual:
         return Finding("ok", "length", text)
     cure = f"data.frame_stride=null data.clip_seconds={usual:.2g} covers them"
     return Finding("warn", "length", f"{text}: too little where a class shows over time; {cure}")

@@ -54,7 +54,7 @@ def adopt(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
 
 def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) -> tuple[Any, ...]:
     """How clips are taken, and what of it is the weights' own in words if anything is."""
-    mine, is_open = data.sampling, not any(chosen[name] for name in KEYS)
+    mine, is_spaced = data.sampling, any(chosen[name] for name in SPACINGS)
     frames = weights.sampling.get("clip_frames") or weights.model.get("num_frames")
     if frames not in (None, mine.clip_frames) and not weights.is_image:
         rank_zero_warn(
@@ -65,7 +65,9 @@ def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) ->
     theirs = sampling_of(weights.sampling, mine.clip_frames)
     if theirs is None:
         nothing = "nothing on how far apart a clip's frames were, so as in the published ViViTs"
+        is_open = not is_spaced and mine.sampling == "window"
         return (mine, f"{nothing} {_word(mine)}") if is_open else (mine,)
+    is_open = not is_spaced and chosen["sampling"] in (None, theirs.sampling)
     if not is_open and not is_rank_zero():  # what follows is a warning at most
         return (mine,)
     rate, their_rate = data.video_rate, weights.sampling.get("video_rate")

@@ -96,8 +96,14 @@ def fit(config: Config, training_set: TrainingSet) -> tuple[dict[str, Any], dict
 
 
 def without_auto(config: Config) -> dict[str, Any]:
-    """The configuration as a large set would have it, for what needs no training set."""
-    return fit(config, TrainingSet(LARGE, []))[0]
+    """The configuration as a large set would have it, for what needs no training set.
+
+    How clips are taken is left open (null) where a run would measure it.
+    """
+    fitted = fit(config, TrainingSet(LARGE, []))[0]
+    if fitted["data"].get("sampling") == AUTO:
+        fitted["data"]["sampling"] = None
+    return fitted
 
 
 def keys_to_fit(config: Config) -> list[str]:
@@ -109,14 +115,17 @@ def keys_to_fit(config: Config) -> list[str]:
 def left_open(config: Config) -> list[str]:
     """The keys to which a new run gives values: `keys_to_fit`, and what pretrained weights tell.
 
-    These are the processor's settings that are null, and how clips are taken where nothing says it.
+    These are the processor's settings that are null, and how clips are taken where nothing says it
+    or it is measured.
     """
-    spacings = ("frame_stride", "frame_rate", "clip_seconds")
-    is_open = not any(config["data"].get(name) for name in (*spacings, "sampling"))
+    spacings, data = ("frame_stride", "frame_rate", "clip_seconds"), config["data"]
+    measured = data.get("sampling") == AUTO
+    is_spaced = data.get("sampling") == "whole" or any(data.get(name) for name in spacings)
+    is_open = measured or not is_spaced
     clips = [name for name in spacings if is_open] + ["sampling"]
     return [
         *keys_to_fit(config),
-        *(f"data.{name}" for name in clips if config["data"].get(name) is None),
+        *(f"data.{name}" for name in clips if measured or data.get(name) is None),
         *(f"processor.{name}" for name, value in config["processor"].items() if value is None),
     ]
 
