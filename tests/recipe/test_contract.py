@@ -124,6 +124,18 @@ def test_how_clips_are_taken(
     assert data.sampling.contract().items() >= expected.items()
 
 
+def test_windows_alone_are_the_weights_own(
+    opened: Opened, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data.sampling=window` says nothing on how far apart frames are."""
+    config, _ = opened(weights({"clip_seconds": 2.5}), "data.sampling=window")
+    assert clips(config) == {"clip_seconds": 2.5, "sampling": "window"}
+    assert "from the pretrained weights: data.clip_seconds=2.5" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="As they were trained: data.sampling=whole"):
+        config, _ = opened(weights({"sampling": "whole"}), "data.sampling=window")
+    assert clips(config) == {"frame_stride": 2, "sampling": "window"}
+
+
 def test_another_rate_is_said_with_both(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     opened(weights({"clip_frames": 16, "frame_stride": 2, "video_rate": 60.0}))
     assert (

@@ -149,6 +149,11 @@ def test_the_last_lines(
     ):
         data.sampling = sampling
         assert case_of(finished_run, plain, data).clip_share == share
+    whole = plain | {"data": plain["data"] | {"frame_stride": None, "sampling": "whole"}}
+    told = "data.sampling=whole, theirs was data.sampling=window"
+    assert case_of(finished_run, whole, data).differences == [told]
+    data.sampling_reason = "measured"
+    assert case_of(finished_run, whole, data).differences == []
     capsys.readouterr()
     say_last(finished_run, "no better than guessing", plain, data)
     first, *others = capsys.readouterr().out.splitlines()

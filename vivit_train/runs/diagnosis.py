@@ -277,19 +277,23 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
         head_sizes=list(data.heads.values()) or [len(data.class_names)],
         clips=len(data.records["train"]),
         clip_share=_clip_share(data),
-        differences=_differences(config),
+        differences=_differences(config, data),
         mirrored=mirrored_pair(data.class_names),
     )
 
 
-def _differences(config: Mapping[str, Any]) -> list[str]:
-    """In what the time of the clips differs from the pretrained weights', where both tell."""
+def _differences(config: Mapping[str, Any], data: VideoDataModule) -> list[str]:
+    """In what the time of the clips differs from the pretrained weights', where both tell.
+
+    What was measured to be better is no slip.
+    """
     source = config["model"]["pretrained"]
     try:
         theirs = {} if source is None else read_weights(source, with_tensors=False).sampling
     except (UserError, OSError):  # the run may have been resumed long after it had started
         return []
-    names = ("clip_frames", "frame_stride", "frame_rate", "clip_seconds", "sampling")
+    names = ["clip_frames", "frame_stride", "frame_rate", "clip_seconds"]
+    names += [] if data.sampling_reason else ["sampling"]
     ours = config["data"]
     return [
         f"data.{name}={ours[name]}, theirs was data.{name}={theirs[name]}"
