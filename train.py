@@ -57,6 +57,7 @@ def train(config: DictConfig) -> Path:
         from vivit_train import build
         from vivit_train.io.quiet import hush_lightning
         from vivit_train.preflight.advice import say_advice
+        from vivit_train.preflight.span import fit_sampling
         from vivit_train.runs.checkpoint import restoring
         from vivit_train.runs.diagnosis import say_last
         from vivit_train.runs.report import write_scores
@@ -66,6 +67,7 @@ def train(config: DictConfig) -> Path:
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
     plain, data = build.open_data(plain)
+    plain = fit_sampling(plain, data)
     if plain["ckpt_path"] is not None and is_rank_zero():
         build.check_resumable(plain, data)
     module = build.build_module(plain, data)

@@ -42,7 +42,6 @@ from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
-from vivit_train.preflight.span import fit_sampling
 from vivit_train.recipe.contract import KEYS, adopt
 from vivit_train.recipe.preset import fit_to_set, keep_begun, left_open, without_auto
 from vivit_train.runs.checkpoint import AtomicCheckpointIO, training_state
@@ -61,7 +60,8 @@ def open_data(
     """The data of a run, set up, and the configuration with what follows from them.
 
     Args:
-        config: The resolved configuration; what it leaves open and its ``auto`` become values.
+        config: The resolved configuration; what it leaves open and its ``auto`` become values,
+            but for ``data.sampling=auto`` of a new run: see `fit_sampling`.
         stage: What to set up, see `VideoDataModule.setup`.
 
     Raises:
@@ -71,8 +71,8 @@ def open_data(
         config = copy.deepcopy(config)
         saved = read_checkpoint(Path(config["ckpt_path"]), verify=False)
         keep_begun(config, saved.config or {})
-    measures = config["data"]["sampling"] == AUTO
-    if measures:  # until then it is left open
+    measured = config["data"]["sampling"] == AUTO
+    if measured:  # later, by `fit_sampling`, which needs the data: until then it is left open
         config = config | {"data": config["data"] | {"sampling": None}}
     data = build_data(config)
     data.setup(stage)
@@ -81,8 +81,8 @@ def open_data(
         clips = {key: config["data"][key] for key in KEYS}
         data.sampling = dataclasses.replace(data.sampling, **clips)
         data.processor = Processor(**config["processor"])
-        if measures:
-            config = fit_sampling(config, data)
+        if measured:
+            config["data"]["sampling"] = AUTO
     config = fit_to_set(config, data)
     data.batch_size = config["data"]["batch_size"]
     data.augment = Augment(data.processor, **config["augment"])

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ from vivit_train import build
 from vivit_train.build import open_data
 from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.config import compose_config, to_plain
+from vivit_train.model.vivit import ViViT
 from vivit_train.preflight import span
 from vivit_train.preflight.features import Features
 from vivit_train.preflight.heads import of_the_length, read_heads
 from vivit_train.preflight.span import judge_span
 from vivit_train.recipe.preset import keep_begun, without_auto
+from vivit_train.transforms.processor import Processor
 from vivit_train.video.sampling import Sampling
 from vivit_train.video.write import write_video
 
@@ -124,13 +127,42 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return set_of(tmp_path_factory.mktemp("events"), 24)
 
 
+@pytest.fixture(scope="module")
+def pretrained(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a model of random weights, for clips of 4 frames of a stride of 1."""
+    config = to_plain(compose_config(list(small)))["model"]
+    known = inspect.signature(ViViT).parameters
+    model = ViViT(**{k: v for k, v in config.items() if k in known}, num_classes=2)
+    content = {
+        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
+        "hyper_parameters": {
+            "model": model.config,
+            "class_names": ["a", "b"],
+            "processor": Processor(crop_size=16).settings(),
+            "sampling": {"clip_frames": 4, "frame_stride": 1},
+        },
+    }
+    path = tmp_path_factory.mktemp("pretrained") / "best.ckpt"
+    torch.save(content, path)
+    return path
+
+
 @pytest.fixture
-def opened(small: tuple[str, ...], root: Path, finished_run: Path) -> Opened:
-    """opened(*words) opens the documented fine-tuning of the set from a run of ours."""
-    own = ("data.train", "data.val", "data.root", "data.batch", "augment", "optim", "callbacks")
+def opened(small: tuple[str, ...], root: Path, pretrained: Path) -> Opened:
+    """opened(*words) opens the documented fine-tuning of the set from these weights."""
+    own = (
+        "data.train",
+        "data.val",
+        "data.root",
+        "data.batch",
+        "data.num_w",
+        "augment",
+        "optim",
+        "callbacks",
+    )
     words = [word for word in small if not word.startswith((*own, "trainer.max_epochs"))]
-    documented = ["experiment=finetune", "data=folder", f"data.root={root}"]
-    documented.append(f"model.pretrained={finished_run}/checkpoints/best.ckpt")
+    documented = ["experiment=finetune", "data=folder", f"data.root={root}", "data.num_workers=0"]
+    documented.append(f"model.pretrained={pretrained}")
 
     def open_(*more: str) -> tuple[dict[str, Any], Any]:
         return open_data(to_plain(compose_config([*documented, *words, *more])), "fit")
@@ -213,10 +245,9 @@ def test_what_is_set_is_not_measured(word: str, expected: Any, opened: Opened) -
 
 @pytest.mark.usefixtures("unmeasured")
 def test_weights_of_whole_videos_keep_that(
-    opened: Opened, finished_run: Path, tmp_path: Path
+    opened: Opened, pretrained: Path, tmp_path: Path
 ) -> None:
-    path = finished_run / "checkpoints" / "best.ckpt"
-    content = torch.load(path, weights_only=True)
+    content = torch.load(pretrained, weights_only=True)
     contract = {"clip_frames": 4, "frame_stride": None, "sampling": "whole"}
     content["hyper_parameters"]["sampling"] |= contract
     torch.save(content, tmp_path / "whole.ckpt")

@@ -58,9 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train import build
     from vivit_train.data.rates import clip_in_words
     from vivit_train.io.quiet import hush_lightning
+    from vivit_train.preflight.span import fit_sampling
 
     hush_lightning()
     plain, data = build.open_data(plain, "fit")
+    plain = fit_sampling(plain, data)
     batch = build.first_batch(data, plain["trainer"])
     rows = range(min(arguments.clips, len(batch.seeds)))
     labels = [describe_labels(batch.labels[row], data) for row in rows]

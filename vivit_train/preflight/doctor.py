@@ -27,6 +27,7 @@ from vivit_train.preflight.advice import advice
 from vivit_train.preflight.finding import Finding
 from vivit_train.preflight.heads import of_the_length, of_the_sources, read_heads
 from vivit_train.preflight.schedule import of_the_steps
+from vivit_train.preflight.span import fit_sampling
 from vivit_train.preflight.videos import look_at_videos
 
 # A clip or a few must be learnable by heart, whatever the model.
@@ -51,6 +52,7 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", UserWarning)
             config, data = open_data(config, "fit")
+            config = fit_sampling(config, data)
         yield _counts(data)
         yield from (Finding("warn", "data", str(warning.message)) for warning in told)
         start = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vivit_train.config.keys import AUTO
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.terminal import said_if_long, say
 from vivit_train.launch.processes import is_rank_zero
@@ -44,21 +45,22 @@ def fit_sampling(config: dict[str, Any], data: VideoDataModule) -> dict[str, Any
     trained on whole videos keep that: they know no window to compare it with.
 
     Args:
-        config: Resolved, with nothing left open (see `adopt`).
+        config: As `open_data` gives it; without ``data.sampling=auto`` nothing is measured.
         data: Set up for ``fit``; its ``sampling`` and ``sampling_reason`` become the choice.
 
     Raises:
         UserError: If the weights do not fit the model.
     """
-    is_window = data.sampling.sampling == "window"
-    if config["model"]["pretrained"] is None or not is_window or not is_rank_zero():
+    if config["data"]["sampling"] != AUTO:
         return config
-    span = measure_span(config, data)
-    say(f"data.sampling={span.sampling}: {span.text}", file=sys.stderr)
-    if span.judged:
-        data.sampling_reason = span.text
-    if span.sampling == "whole":
-        data.sampling = replace(data.sampling, sampling="whole", **dict.fromkeys(SPACINGS))
+    has_windows = config["model"]["pretrained"] is not None and data.sampling.sampling == "window"
+    if has_windows and is_rank_zero():
+        span = measure_span(config, data)
+        say(f"data.sampling={span.sampling}: {span.text}", file=sys.stderr)
+        if span.judged:
+            data.sampling_reason = span.text
+        if span.sampling == "whole":
+            data.sampling = replace(data.sampling, sampling="whole", **dict.fromkeys(SPACINGS))
     return config | {"data": config["data"] | {key: getattr(data.sampling, key) for key in KEYS}}
 
 
