@@ -150,22 +150,15 @@ def pretrained(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def opened(small: tuple[str, ...], root: Path, pretrained: Path) -> Opened:
     """opened(*words) opens the documented fine-tuning of the set from these weights."""
-    own = (
-        "data.train",
-        "data.val",
-        "data.root",
-        "data.batch",
-        "data.num_w",
-        "augment",
-        "optim",
-        "callbacks",
-    )
-    words = [word for word in small if not word.startswith((*own, "trainer.max_epochs"))]
+    own = ("data.train", "data.val", "data.root", "data.batch", "data.num_w", "augment", "optim")
+    own += ("callbacks", "trainer.max_epochs")
+    words = [word for word in small if not word.startswith(own)]
     documented = ["experiment=finetune", "data=folder", f"data.root={root}", "data.num_workers=0"]
     documented.append(f"model.pretrained={pretrained}")
 
     def open_(*more: str) -> tuple[dict[str, Any], Any]:
-        return open_data(to_plain(compose_config([*documented, *words, *more])), "fit")
+        config, data = open_data(to_plain(compose_config([*documented, *words, *more])), "fit")
+        return span.fit_sampling(config, data), data
 
     return open_
 
