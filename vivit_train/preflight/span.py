@@ -81,7 +81,7 @@ def measure_span(config: dict[str, Any], data: VideoDataModule) -> Span:
         UserError: If the weights do not fit the model.
     """
     covered = data.sampling.seconds(data.video_rate)
-    lengths = [head.seconds for head in read_heads(data)]
+    lengths = [head.seconds for head in read_heads(data, timeout=60.0)]
     if covered and lengths and 0 < median(lengths) <= covered:
         text = f"a clip covers {covered:.2g} s, and most videos last no longer"
         return Span("window", False, text)
