@@ -130,7 +130,9 @@ def test_windows_alone_are_the_weights_own(
     """`data.sampling=window` says nothing on how far apart frames are."""
     config, _ = opened(weights({"clip_seconds": 2.5}), "data.sampling=window")
     assert clips(config) == {"clip_seconds": 2.5, "sampling": "window"}
-    assert "from the pretrained weights: data.clip_seconds=2.5" in capsys.readouterr().err
+    assert (
+        "from the pretrained weights: 16 frames, data.clip_seconds=2.5" in capsys.readouterr().err
+    )
     with pytest.warns(UserWarning, match="As they were trained: data.sampling=whole"):
         config, _ = opened(weights({"sampling": "whole"}), "data.sampling=window")
     assert clips(config) == {"frame_stride": 2, "sampling": "window"}
