@@ -206,3 +206,10 @@ class TestTensorBoard:
             monkeypatch.setattr(tensorboard, name, False)
         with pytest.raises(UserError, match=r"needs TensorBoard: pip install 'vivit-train\[ten"):
             build_loggers(OFF | {"tensorboard": {"flush_secs": 1}}, tmp_path, "x")
+
+    @pytest.mark.parametrize("settings", [{"_target_": "os.system"}, {"max_queue": "many"}])
+    def test_a_setting_that_it_does_not_know(self, settings: dict, tmp_path: Path) -> None:
+        """A saved configuration may have any: TensorBoard itself refuses them at the first row."""
+        expected = rf"logger\.tensorboard=.*{next(iter(settings))}.*: TensorBoard refuses it, "
+        with pytest.raises(UserError, match=expected):
+            build_loggers(OFF | {"tensorboard": settings}, tmp_path, "x")

@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from vivit_train.config.keys import in_words
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.runs.run_dir import MetricsCsv
@@ -27,14 +28,20 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
         name: The run's name.
 
     Raises:
-        UserError: If TensorBoard is asked for and not installed.
+        UserError: If TensorBoard is asked for and not installed, or refuses its settings.
     """
     loggers: list[Logger] = [MetricsCsv(run_dir / "metrics.csv")]
     if logger["wandb"] is not None:
         loggers.append(_wandb(logger["wandb"], run_dir, name))
     if logger["tensorboard"] is not None:
+        settings = logger["tensorboard"]
         try:
-            loggers.append(TensorBoardLogger(run_dir, "tensorboard", "", **logger["tensorboard"]))
+            loggers.append(TensorBoardLogger(run_dir, "tensorboard", "", **settings))
+            _ = loggers[-1].experiment  # type: ignore[attr-defined]  # refuses settings only here
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"logger.tensorboard={in_words(settings)}: TensorBoard refuses it, {error}"
+            ) from None
         except ModuleNotFoundError:
             raise UserError(
                 "logger=tensorboard needs TensorBoard: pip install 'vivit-train[tensorboard]'"
