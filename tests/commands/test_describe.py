@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from vivit_train.__main__ import main
-from vivit_train.commands.describe import in_units
+from vivit_train.commands.describe import clip_in_words, in_units
 from vivit_train.launch import devices
+from vivit_train.video.sampling import Sampling
 
 # 32 x 32 pixels in 8 frames, so that a test takes no time; not the demo, which sets other groups.
 TINY = (
@@ -41,11 +42,26 @@ def describe_json(describe: Callable[..., str]) -> Callable[..., dict[str, Any]]
     return lambda *words: json.loads(describe(*words, "--json"))
 
 
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        (
+            {"frame_stride": 2},
+            "2 frames of the video apart: 0.533 s if the videos have 30 frames/s",
+        ),
+        ({"frame_rate": 4}, "4 per second: 2 s"),
+        ({"sampling": "whole"}, "spread over the whole video"),
+    ],
+)
+def test_seconds_are_told_with_what_they_hang_on(spacing: dict[str, Any], words: str) -> None:
+    assert clip_in_words(Sampling(8, **spacing)) == f"8 frames, {words}"
+
+
 def test_text(describe: Callable[..., str]) -> None:
     text = describe("model=vivit_b", "model.attention=factorised_encoder", "data=kinetics400")
     lines = [re.split(r"\s{2,}|\s(?=\d+\.\d [KMG]$)", line.strip()) for line in text.splitlines()]
     assert "factorised_encoder, 400 classes (--num-classes), clips of 32x224x224" in text
-    assert "a clip is 32 frames, 2 frames of the video apart: 2.13 s at 30 frames/s" in text
+    assert "a clip is 32 frames, 2 frames of the video apart: 2.13 s if the videos have 30 " in text
     assert ["tubelet embedding", "[32,224,224] 3", "[16,14,14] 768", "1.2 M", "3.7 G"] in lines
     assert "blocks x 12" in text
     assert "blocks x 4" in text

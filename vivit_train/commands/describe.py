@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
     from vivit_train.describe import Description
     from vivit_train.describe.counts import Part
+    from vivit_train.video.sampling import Sampling
 
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
-# Frames per second of videos that nobody reads: many have it.
+# Frames per second that seconds are told for, as no video is read: many have it.
 USUAL_RATE = 30.0
 
 # Keys that this command uses; see `is_used`.
@@ -55,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
-    from vivit_train.data.rates import clip_in_words
     from vivit_train.video.sampling import SPACINGS, Sampling
 
     data = config["data"]
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         # No markup: shapes have brackets.
         console = Console(markup=False, highlight=False, soft_wrap=True)
-        print_model(description, clip_in_words(sampling, USUAL_RATE), console)
+        print_model(description, clip_in_words(sampling), console)
         print_memory(description, console)
     return 0
 
@@ -99,6 +99,15 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
         SHORT_PRECISIONS.get(precision, precision),
         config["optim"]["name"],
     )
+
+
+def clip_in_words(sampling: "Sampling") -> str:
+    """How clips are taken; in seconds too, where need be on a condition that is said."""
+    seconds = sampling.seconds(USUAL_RATE)
+    if seconds is None:
+        return str(sampling)
+    condition = f" if the videos have {USUAL_RATE:g} frames/s" if sampling.frame_stride else ""
+    return f"{sampling}: {seconds:.3g} s{condition}"
 
 
 def print_model(description: "Description", clip: str, console: "Console") -> None:
