@@ -142,18 +142,18 @@ def test_the_last_lines(
     assert found.clip_share == 4 * 2 / 32
     assert found.differences == ["data.frame_stride=2, theirs was data.frame_stride=1"]
     assert found.mirrored is not None
-    for sampling, share in (
-        (Sampling(4, frame_rate=12.5), 4 * 2 / 32),  # of 25 frames a second
-        (Sampling(4, clip_seconds=0.64), 0.5),
-        (Sampling(4, sampling="whole"), None),
+    theirs = "theirs was data.frame_stride=1"
+    for sampling, share, differences in (
+        (Sampling(4, frame_rate=25), 4 / 32, []),  # as theirs: the videos have 25 frames a second
+        (Sampling(4, frame_rate=12.5), 4 * 2 / 32, [f"data.frame_rate=12.5, {theirs}"]),
+        (Sampling(4, clip_seconds=0.64), 0.5, [f"data.clip_seconds=0.64, {theirs}"]),
+        (Sampling(4, sampling="whole"), None, [f"data.sampling=whole, {theirs}"]),
     ):
         data.sampling = sampling
-        assert case_of(finished_run, plain, data).clip_share == share
-    whole = plain | {"data": plain["data"] | {"frame_stride": None, "sampling": "whole"}}
-    told = "data.sampling=whole, theirs was data.sampling=window"
-    assert case_of(finished_run, whole, data).differences == [told]
+        found = case_of(finished_run, plain, data)
+        assert (found.clip_share, found.differences) == (share, differences)
     data.sampling_reason = "measured"
-    assert case_of(finished_run, whole, data).differences == []
+    assert case_of(finished_run, plain, data).differences == []
     capsys.readouterr()
     say_last(finished_run, "no better than guessing", plain, data)
     first, *others = capsys.readouterr().out.splitlines()

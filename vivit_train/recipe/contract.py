@@ -66,23 +66,23 @@ def _clips(chosen: dict[str, Any], data: "VideoDataModule", weights: Weights) ->
     if theirs is None:
         nothing = "nothing on how far apart a clip's frames were, so as in the published ViViTs"
         is_open = not is_spaced and mine.sampling == "window"
-        return (mine, f"{nothing} {_word(mine)}") if is_open else (mine,)
+        return (mine, f"{nothing} {word(mine)}") if is_open else (mine,)
     is_open = not is_spaced and chosen["sampling"] in (None, theirs.sampling)
     if not is_open and not is_rank_zero():  # what follows is a warning at most
         return (mine,)
     rate, their_rate = data.video_rate, weights.sampling.get("video_rate")
     rates = sorted(data.train_rates.values())
     wanted = same_moments(theirs, their_rate, rates)
-    told = _word(wanted)
+    told = word(wanted)
     if wanted != theirs:
         have = " to ".join(dict.fromkeys(f"{rate:.4g}" for rate in (rates[0], rates[-1])))
-        told += f" (theirs: {_word(theirs)} at {their_rate:.4g} frames/s; these have {have})"
+        told += f" (theirs: {word(theirs)} at {their_rate:.4g} frames/s; these have {have})"
     if is_open:
         return wanted, f"{frames} frames, {told}" if frames == mine.clip_frames else told
     if differ(mine, wanted, rate):
         rank_zero_warn(
-            f"{_word(mine)}, but for the moments that the pretrained weights were trained on it is "
-            f"{told}: motion looks faster or slower to them. As they were trained: {_word(wanted)}"
+            f"{word(mine)}, but for the moments that the pretrained weights were trained on it is "
+            f"{told}: motion looks faster or slower to them. As they were trained: {word(wanted)}"
         )
     return (mine,)
 
@@ -129,7 +129,7 @@ def _spacing(sampling: Sampling) -> dict[str, Any]:
     return {name: value for name in SPACINGS if (value := getattr(sampling, name))}
 
 
-def _word(sampling: Sampling) -> str:
+def word(sampling: Sampling) -> str:
     """``data.frame_stride=2``."""
     return " ".join(f"data.{name}={in_words(value)}" for name, value in _spacing(sampling).items())
 

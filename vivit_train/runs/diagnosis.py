@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from vivit_train.class_names import mirrored_pair
+from vivit_train.classifier import sampling_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.model.weights import read_weights
+from vivit_train.recipe.contract import differ, same_moments, word
 from vivit_train.recipe.preset import LEAST_STEPS, LR_RANGES
 from vivit_train.runs.comparison import metrics
 from vivit_train.video.decode import DecodeError, VideoReader
@@ -283,23 +285,25 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
 
 
 def _differences(config: Mapping[str, Any], data: VideoDataModule) -> list[str]:
-    """In what the time of the clips differs from the pretrained weights', where both tell.
+    """In what the time of the clips differs from the pretrained weights', where these tell.
 
     What was measured to be better is no slip.
     """
-    source = config["model"]["pretrained"]
+    source, mine = config["model"]["pretrained"], data.sampling
     try:
-        theirs = {} if source is None else read_weights(source, with_tensors=False).sampling
+        told = {} if source is None else read_weights(source, with_tensors=False).sampling
     except (UserError, OSError):  # the run may have been resumed long after it had started
         return []
-    names = ["clip_frames", "frame_stride", "frame_rate", "clip_seconds"]
-    names += [] if data.sampling_reason else ["sampling"]
-    ours = config["data"]
-    return [
-        f"data.{name}={ours[name]}, theirs was data.{name}={theirs[name]}"
-        for name in names
-        if None not in (ours.get(name), theirs.get(name)) and ours[name] != theirs[name]
-    ]
+    found = []
+    frames = told.get("clip_frames", mine.clip_frames)
+    if frames != mine.clip_frames:
+        found.append(f"data.clip_frames={mine.clip_frames}, theirs was data.clip_frames={frames}")
+    theirs = sampling_of(told, mine.clip_frames)
+    if theirs is not None and not data.sampling_reason:
+        theirs = same_moments(theirs, told.get("video_rate"), data.train_rates.values())
+        if differ(mine, theirs, data.video_rate):
+            found.append(f"{word(mine)}, theirs was {word(theirs)}")
+    return found
 
 
 def _clip_share(data: VideoDataModule, most: int = 16, seconds: float = 10.0) -> float | None:
