@@ -10,7 +10,14 @@ import webdataset
 
 from tests.data.tar_shards import samples, write_tar
 from vivit_train.data import shard_index
-from vivit_train.data.shard_index import FILE_NAME, Shard, ShardFault, index_shard, index_shards
+from vivit_train.data.shard_index import (
+    FILE_NAME,
+    Fields,
+    Shard,
+    ShardFault,
+    index_shard,
+    index_shards,
+)
 from vivit_train.data.shards import connect, find_shards
 from vivit_train.errors import UserError
 
@@ -19,12 +26,12 @@ VIDEO = b"video " * 300
 
 def look(path: Path, label_key: str | None = None) -> Shard:
     found = find_shards(str(path.parent), [path.name])
-    return index_shard(str(path.parent), path.name, found[path.name], label_key)
+    return index_shard(str(path.parent), path.name, found[path.name], Fields(label_key))
 
 
 def index(root: Path, label_key: str | None = None, folder: Path | None = None) -> list[Shard]:
     found = find_shards(str(root), ["*.tar"])
-    return index_shards(str(root), found, label_key, folder or root)
+    return index_shards(str(root), found, Fields(label_key), folder or root)
 
 
 def contents(path: Path, shard: Shard) -> list[bytes]:
@@ -293,7 +300,7 @@ def test_a_store_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(files), "cat_file", cat_file)
     (shard,) = index_shards(
-        "memory://store", find_shards("memory://store", ["*.tar"]), None, tmp_path
+        "memory://store", find_shards("memory://store", ["*.tar"]), Fields(), tmp_path
     )
     assert shard.starts == look(path).starts
     assert shard.labels == ["a", "b"] * 5

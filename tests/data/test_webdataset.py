@@ -258,6 +258,40 @@ def test_a_label_key(tmp_path: Path, clips: list[bytes]) -> None:
         data.setup()
 
 
+def test_a_field_says_what_stays_together(tmp_path: Path, clips: list[bytes]) -> None:
+    """Three clips of each of four films; the json tells the film by a number."""
+    beside = [{"json": {"label": "ab"[i % 2], "film": i // 3}} for i in range(12)]
+    data = labelled(tmp_path, clips[0], *beside, group="film", val_fraction=0.25)
+    data.setup()
+    films = {
+        role: {int(Path(name).stem) // 3 for name, _ in listed(data, role)}
+        for role in ("train", "val")
+    }
+    assert [len(films[role]) for role in ("train", "val")] == [3, 1]
+    assert not films["train"] & films["val"]
+    again = build(tmp_path, group="film", val_fraction=0.25)
+    again.setup()  # from the index
+    assert listed(again, "val") == listed(data, "val")
+    by_name = build(tmp_path, group=r"(\d)\d?\.mp4")
+    with pytest.warns(UserWarning, match="indexed again"):
+        by_name.setup()
+
+
+@pytest.mark.parametrize(
+    ("film", "message"),
+    [
+        (None, r"data.group=film: the json of 1 of 2 videos has no such field: 0\.tar/1\.mp4. Nam"),
+        (["x"], r"the group of 1 \(json film\) is \['x'\], not one name or number"),
+    ],
+)
+def test_a_group_that_a_sample_has_not(
+    tmp_path: Path, clips: list[bytes], film: Any, message: str
+) -> None:
+    beside = [{"cls": "a", "json": {"film": "y"}}, {"cls": "a", "json": {"film": film}}]
+    with pytest.raises(UserError, match=message):
+        labelled(tmp_path, clips[0], *beside, group="film").setup()
+
+
 def test_samples_without_video_are_counted(tmp_path: Path, clips: list[bytes]) -> None:
     gone = [(f"x{i}.json", {"status": "failed_to_download", "label": "a"}) for i in range(3)]
     odd = [("y.txt", "a"), ("z.divx", b""), ("._0.mp4", b"")]

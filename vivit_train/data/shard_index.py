@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from vivit_train.class_names import shorten
 from vivit_train.data.records import is_video
@@ -34,6 +34,18 @@ class ShardFault(Exception):
     """A shard that is not as it should be."""
 
 
+class Fields(NamedTuple):
+    """Where a sample tells what is known of its video; of the index, too: others make another.
+
+    Attributes:
+        label: See `label_of`.
+        group: A field of the json, the source that the video was cut from; ``None``: not asked.
+    """
+
+    label: str | None = None
+    group: str | None = None
+
+
 @dataclass
 class Shard:
     """The videos of one shard, in its order: a line of the index.
@@ -49,6 +61,8 @@ class Shard:
         labels: Label of each, as text; ``None`` where there is none.
         sources: Where labels came from, such as ``cls`` or ``json label``.
         skipped: Why samples have no video -> how many.
+        group_key: The field of the json in which groups were looked for.
+        groups: Group of each, where there is such a field; ``None`` where a sample has none.
     """
 
     name: str
@@ -61,10 +75,20 @@ class Shard:
     labels: list[str | None] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    group_key: str | None = None
+    groups: list[str | None] = field(default_factory=list)
+
+    @property
+    def fields(self) -> Fields:
+        """Where labels and groups were looked for."""
+        return Fields(self.label_key, self.group_key)
 
     def is_consistent(self) -> bool:
         """Whether there is one of everything for each video, and all videos lie in the shard."""
-        counts = {len(column) for column in (self.members, self.starts, self.sizes, self.labels)}
+        columns: list[list[Any]] = [self.members, self.starts, self.sizes, self.labels]
+        if self.group_key is not None:
+            columns.append(self.groups)
+        counts = {len(column) for column in columns}
         return len(counts) == 1 and all(
             start >= 0 and 0 <= size <= self.size - start
             for start, size in zip(self.starts, self.sizes)
@@ -72,7 +96,7 @@ class Shard:
 
 
 def index_shards(
-    root: str, shards: Mapping[str, Stat], label_key: str | None, folder: Path
+    root: str, shards: Mapping[str, Stat], fields: Fields, folder: Path
 ) -> list[Shard]:
     """What some shards hold, from the index as far as it holds, else from the shards.
 
@@ -82,7 +106,7 @@ def index_shards(
     Args:
         root: Folder or URL that the shards' names are relative to.
         shards: Name -> what it is now.
-        label_key: Where labels are, see `label_of`.
+        fields: Where labels and groups are.
         folder: Where the index is written; one beside the shards is read as well.
 
     Returns:
@@ -94,11 +118,11 @@ def index_shards(
     """
     file = folder / FILE_NAME
     files = [file] if is_remote(root) else [Path(root) / FILE_NAME, file]
-    known, _ = _known(files, shards, label_key)
+    known, _ = _known(files, shards, fields)
     if len(known) < len(shards):
         try:
             with own_lock(Path(f"{file}.lock")):
-                known = _complete(root, files, shards, label_key)
+                known = _complete(root, files, shards, fields)
         except OSError as error:
             raise UserError(
                 f"the index cannot be written to {file} ({error.strerror or error}): choose "
@@ -108,10 +132,10 @@ def index_shards(
 
 
 def _complete(
-    root: str, files: Sequence[Path], shards: Mapping[str, Stat], label_key: str | None
+    root: str, files: Sequence[Path], shards: Mapping[str, Stat], fields: Fields
 ) -> dict[str, Shard]:
     """All shards by name: those of the index, and what is not in it from the shards."""
-    known, changed = _known(files, shards, label_key)
+    known, changed = _known(files, shards, fields)
     todo = {name: stat for name, stat in shards.items() if name not in known}
     if changed:
         warnings.warn(
@@ -120,12 +144,12 @@ def _complete(
             stacklevel=2,
         )
     if todo:
-        known |= {shard.name: shard for shard in _build(root, todo, label_key, files[-1])}
+        known |= {shard.name: shard for shard in _build(root, todo, fields, files[-1])}
     return known
 
 
 def _known(
-    files: Iterable[Path], shards: Mapping[str, Stat], label_key: str | None
+    files: Iterable[Path], shards: Mapping[str, Stat], fields: Fields
 ) -> tuple[dict[str, Shard], list[str]]:
     """The shards whose line holds, and the names of those with lines of which none does."""
     found: dict[str, Shard] = {}
@@ -133,7 +157,7 @@ def _known(
     for file in files:
         for shard in _lines(file):
             stat = shards.get(shard.name)
-            if stat == (shard.size, shard.version) and shard.label_key == label_key:
+            if stat == (shard.size, shard.version) and shard.fields == fields:
                 found[shard.name] = shard
             elif stat is not None:
                 changed[shard.name] = True
@@ -150,9 +174,7 @@ def _lines(file: Path) -> Iterator[Shard]:
                 yield shard
 
 
-def _build(
-    root: str, shards: Mapping[str, Stat], label_key: str | None, file: Path
-) -> Iterator[Shard]:
+def _build(root: str, shards: Mapping[str, Stat], fields: Fields, file: Path) -> Iterator[Shard]:
     """Indexes shards in several threads and adds each to the file."""
     start = told = time.monotonic()
     say(f"indexing {len(shards)} shards of {root} into {file}, once", file=sys.stderr)
@@ -160,7 +182,7 @@ def _build(
     faults, videos = [], 0
     try:
         tasks: dict[Future[Shard], str] = {
-            pool.submit(index_shard, root, name, stat, label_key): name
+            pool.submit(index_shard, root, name, stat, fields): name
             for name, stat in shards.items()
         }
         with open_own(file, begins=b'{"name": ') as lines:
@@ -189,7 +211,7 @@ def _build(
         )
 
 
-def index_shard(root: str, name: str, stat: Stat, label_key: str | None = None) -> Shard:
+def index_shard(root: str, name: str, stat: Stat, fields: Fields) -> Shard:
     """Reads one shard's headers and the small files beside its videos.
 
     Members with the same name up to the first dot of its last part make a sample, as in the
@@ -199,7 +221,7 @@ def index_shard(root: str, name: str, stat: Stat, label_key: str | None = None) 
         ShardFault: If the shard is cut off or damaged, or a sample has several videos or comes
             twice.
     """
-    shard = Shard(name, stat.size, stat.version, label_key)
+    shard = Shard(name, stat.size, stat.version, fields.label, group_key=fields.group)
     try:
         with open_shard(join(root, name), stat.size) as file:
             _read(file, shard)
@@ -288,15 +310,23 @@ def _add(shard: Shard, key: str, videos: list[tarfile.TarInfo], texts: Mapping[s
         _leave_out(shard, str(fields.get("status") or "no video"))
         return
     label, source = label_of(fields, plain, shard.label_key)
-    if isinstance(label, bool) or not isinstance(label, int | str | None):
-        raise ShardFault(f"the label of {key} ({source}) is {label!r}, not one name or number")
-    text = None if label is None else str(label).strip() or None
+    text = _name(label, f"the label of {key} ({source})")
     if text is not None and source not in shard.sources:
         shard.sources.append(source)
     shard.members.append(videos[0].name)
     shard.starts.append(videos[0].offset_data)
     shard.sizes.append(videos[0].size)
     shard.labels.append(text)
+    if shard.group_key is not None:
+        whose = f"the group of {key} (json {shard.group_key})"
+        shard.groups.append(_name(fields.get(shard.group_key), whose))
+
+
+def _name(value: Any, whose: str) -> str | None:
+    """A name, or a number as text; ``None`` where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise ShardFault(f"{whose} is {value!r}, not one name or number")
+    return None if value is None else str(value).strip() or None
 
 
 def label_of(

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vivit_train.data.class_files import (
 )
 from vivit_train.data.folder import Folder
 from vivit_train.data.records import Records
-from vivit_train.data.shard_index import Shard, index_shards
+from vivit_train.data.shard_index import Fields, Shard, index_shards
 from vivit_train.data.shards import ShardRecords, Stat, find_shards, is_remote, join, read_text
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
@@ -52,7 +52,7 @@ class WebDataset(Folder):
         index_dir: Folder for the index, and of a remote data set for the verdicts of `vivit
             check`; ``None``: beside the shards where that can be written, else a folder of the
             data set's own in ``~/.cache/vivit_train``.
-        **kwargs: As for `Folder`.
+        **kwargs: As for `Folder`; ``group`` without parentheses is a field of the json.
 
     Attributes:
         root: The folder of the shards; where these are remote, the one that stands for it.
@@ -94,10 +94,10 @@ class WebDataset(Folder):
         """See `Folder.has_split`."""
         return bool(find_shards(self.url, _patterns(split)))
 
-    def read_named(self, split: str) -> tuple[Records, list[str], None]:
+    def read_named(self, split: str) -> tuple[Records, list[str], Sequence[str] | None]:
         """See `Folder.read_named`."""
         found = self._find(split)
-        shards = index_shards(self.url, found, self.label_key, self.index_dir)
+        shards = self._indexed(found)
         self._report_skipped(split, shards)
         self._check_labels(shards)
         labels, names = self._number_labels(shards)
@@ -106,7 +106,36 @@ class WebDataset(Folder):
             for shard in shards
             for member in zip(shard.members, shard.starts, shard.sizes)
         ]
-        return ShardRecords(self.root, self.url, found, members, labels), names, None
+        records = ShardRecords(self.root, self.url, found, members, labels)
+        return records, names, self._groups(shards)
+
+    def _indexed(self, shards: Mapping[str, Stat]) -> list[Shard]:
+        """What they hold."""
+        fields = Fields(self.label_key, self._group_key)
+        return index_shards(self.url, shards, fields, self.index_dir)
+
+    @property
+    def _group_key(self) -> str | None:
+        """The field that ``group`` names, if it is no regular expression with a group."""
+        return None if self.group is None or "(" in self.group else self.group
+
+    def _groups(self, shards: Sequence[Shard]) -> list[str] | None:
+        """The json's field that ``group`` names, of every video."""
+        if self._group_key is None:
+            return None
+        groups = {
+            f"{shard.name}/{member}": group
+            for shard in shards
+            for member, group in zip(shard.members, shard.groups)
+        }
+        bare = [name for name, group in groups.items() if group is None]
+        if bare:
+            raise UserError(
+                f"data.group={self.group}: the json of {len(bare)} of {len(groups)} videos has no "
+                f"such field: {shorten(bare, 3)}. Name one that all have, or a regular expression "
+                r"with a group in parentheses, such as '(.*)_\d+\.mp4'"
+            )
+        return [group for group in groups.values() if group is not None]
 
     def _find(self, split: str) -> dict[str, Stat]:
         """A split's shards, or all there are where none is named after a split."""
@@ -210,7 +239,7 @@ class WebDataset(Folder):
         for split in dict.fromkeys(self.splits.values()):
             with suppress(UserError):
                 found = self._find(split)
-                for shard in index_shards(self.url, found, self.label_key, self.index_dir):
+                for shard in self._indexed(found):
                     labels += shard.labels
         return numbers_among(labels)
 
