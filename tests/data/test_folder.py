@@ -205,6 +205,23 @@ def test_a_test_folder_without_classes_is_not_used(
     assert f"{tmp_path}/test holds no class folders and is not used" in capsys.readouterr().err
 
 
+def test_a_folder_beside_the_splits_is_named(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    fill(tmp_path, clip, "train/a/1.mp4", "val/a/2.mp4", "extra/a/3.mp4", "extra/b/deep/4.webm")
+    fill(tmp_path, clip, "notes/read.me", "_old/a/5.mp4", ".cache/6.mp4", "test/a/7.mp4")
+    for data in (build(tmp_path), build(tmp_path)):  # once by each
+        data.setup()
+        data.setup("test")
+        told = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+        assert told == [
+            f"left out under {tmp_path}, as data.train_split, data.val_split and data.test_split "
+            "do not name them: extra (2 videos)"
+        ]
+    build(tmp_path, test_split="val").setup()
+    assert "do not name them: extra (2 videos), test (1 videos)" in capsys.readouterr().err
+
+
 FORMS = ("folders", "lists", "one list")
 
 

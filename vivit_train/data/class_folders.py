@@ -8,6 +8,7 @@ from pathlib import Path
 from vivit_train.class_names import shorten
 from vivit_train.data.records import VIDEO_SUFFIXES, Records, is_video
 from vivit_train.errors import UserError
+from vivit_train.io.terminal import said_if_long
 
 # Why something in such a folder is not taken for a video.
 _HIDDEN = "with a dot at the beginning"
@@ -128,6 +129,12 @@ def scan_videos(folder: Path) -> list[str]:
     if told:
         warnings.warn(f"left out under {folder}: {told}", stacklevel=2)
     return sorted(videos)
+
+
+def count_videos(folder: Path) -> int:
+    """How many videos are in a folder and all below it, by their names."""
+    with said_if_long(f"counting the videos in {folder}"):
+        return sum(is_video(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def _in_words(left_out: dict[str, list[str]]) -> str:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from vivit_train.class_names import shorten
-from vivit_train.data.class_folders import from_class_folders, scan_class_folders
+from vivit_train.data.class_folders import count_videos, from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.groups import hold_out, keys_of
 from vivit_train.data.list_records import check_first, number_labels, records_from_list
@@ -74,8 +74,10 @@ class Folder(VideoDataModule):
         Raises:
             UserError: Also if the data set's own splits share a group.
         """
-        if self._finds_test and self.root.is_dir() and self.finds_test():
-            self.splits["test"] = "test"
+        if not self.records and self.root.is_dir():  # the first time
+            if self._finds_test and self.finds_test():
+                self.splits["test"] = "test"
+            self._tell_of_unused()
         self._finds_test = False
         super().setup(stage)
         if self.group is not None:
@@ -103,6 +105,25 @@ class Folder(VideoDataModule):
             return True
         self.tell(f"{folder} holds no class folders and is not used")
         return False
+
+    def _tell_of_unused(self) -> None:
+        """Names folders of videos beside those of the splits: a part may have been forgotten."""
+        used = {PurePath(split).parts[:1] for split in self.splits.values()}
+        if self._finds_test:  # which tells of it
+            used.add(("test",))
+        if () in used or self._is_listed() or not (self.root / self.splits["train"]).is_dir():
+            return
+        others = [e.name for e in os.scandir(self.root) if e.is_dir() and e.name[0] not in "._"]
+        told = [
+            f"{name} ({count} videos)"
+            for name in sorted(others)
+            if (name,) not in used and (count := count_videos(self.root / name))
+        ]
+        if told:
+            self.tell(
+                f"left out under {self.root}, as data.train_split, data.val_split and "
+                f"data.test_split do not name them: {shorten(told, 5)}"
+            )
 
     def has_split(self, split: str) -> bool:
         """Whether the data set names a split: a list, rows of videos.csv or a folder."""
