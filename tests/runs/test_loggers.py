@@ -1,11 +1,14 @@
 import builtins
+import itertools
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vivit_train.errors import UserError
@@ -24,7 +27,7 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB__SERVICE_WAIT"):
         monkeypatch.setenv(name, "")  # so that what Lightning sets is undone
         monkeypatch.delenv(name)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a question was asked"))
@@ -87,6 +90,14 @@ class TestWhyOffline:
             assert why_wandb_is_offline() is None
 
 
+def late_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cold and busy machine: wandb's own process answers after two minutes."""
+    wandb.teardown()  # one that runs already
+    ticks = itertools.count()
+    module = pytest.importorskip("wandb.sdk.lib.service.service_port_file")
+    monkeypatch.setattr(module, "_MONOTONIC", lambda: 120 * (next(ticks) > 0) + time.monotonic())
+
+
 class TestWandb:
     def build(self, run_dir: Path) -> WandbLogger:
         _, logger = build_loggers(OFF | {"wandb": WANDB}, run_dir, "vivit_x")
@@ -104,6 +115,7 @@ class TestWandb:
     ) -> None:
         if has_key:
             monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        late_service(monkeypatch)
         run_dir = tmp_path / "2026-01-31"
         run_dir.mkdir()
         logger = self.build(run_dir)

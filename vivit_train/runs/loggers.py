@@ -17,6 +17,8 @@ from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.runs.run_dir import MetricsCsv
 
 WANDB_SECONDS = 60.0  # for its server, at the start and at the end of a run
+# For the process that its client starts, which on a cold and busy machine takes above its 30 s.
+WANDB_SERVICE_SECONDS = 600
 
 
 def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logger]:
@@ -92,6 +94,8 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
     limits: dict[str, Any] = {"init_timeout": WANDB_SECONDS}
     if "finish_timeout" in wandb.Settings.model_fields:  # of later versions
         limits["finish_timeout"] = WANDB_SECONDS
+    # The settings of a run come too late for it.
+    os.environ.setdefault("WANDB__SERVICE_WAIT", str(WANDB_SERVICE_SECONDS))
 
     def build(mode: str) -> Wandb:
         logger = Wandb(
