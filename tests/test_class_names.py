@@ -1,12 +1,26 @@
 import pytest
 
-from vivit_train.class_names import find_classes, look_alikes, mirrored_pair, shorten
+from vivit_train.class_names import (
+    check_heads,
+    find_classes,
+    look_alikes,
+    mirrored_pair,
+    shorten,
+)
 from vivit_train.errors import UserError
 
 
 def test_classes_are_matched_by_name_never_by_index() -> None:
     assert find_classes(["b", "a"], ["a", "b", "c"], "the model") == [1, 0]
     assert find_classes(["Blowing_leaves"], ["archery", "blowing leaves"], "the model") == [1]
+
+
+def test_heads_of_the_model_are_those_of_the_data_set() -> None:
+    heads = {"noun": 3, "verb": 2}
+    check_heads([2, 0, 1, 4, 3], heads, "kitchen")
+    message = "rows 0 to 2 of the model are not the 3 classes of the head noun of kitchen, "
+    with pytest.raises(UserError, match=message):
+        check_heads([0, 1, 3, 2, 4], heads, "kitchen")
 
 
 def test_names_that_differ_only_in_case_are_told_apart() -> None:

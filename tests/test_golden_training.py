@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.golden_files import GOLDEN, read, tensors, vivit_arguments
-from vivit_train.data.clips import Clips
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.model.weights.scenic import convert
 from vivit_train.module import VivitModule
 
@@ -38,7 +37,7 @@ def started(case: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def batches(case: str) -> list[tuple[Tensor, Tensor]]:
-    """The two recorded batches: clips ``[B, C, T, H, W]`` and soft labels ``[B, K]``."""
+    """The two recorded batches: clips ``[B, C, T, H, W]`` and shares ``[B, K]``."""
     _, arrays = read(case)
     made = []
     for i in range(2):
@@ -81,7 +80,7 @@ class Recorder(lightning.Callback):
         self.before_update(pl_module.model, optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         top1 = trainer.callback_metrics["train/top1"]
         self.steps[-1] |= {
@@ -128,8 +127,15 @@ class Recorded(lightning.LightningDataModule):
     def __init__(self, case: str) -> None:
         super().__init__()
         self.batches = [
-            Batch(Clips(), labels, torch.arange(4), torch.ones(4, dtype=torch.bool), [], [], clips)
-            for clips, labels in batches(case)
+            ClipBatch(
+                clips=clips,
+                labels=shares.argmax(dim=1),
+                shares=shares,
+                indices=torch.arange(4),
+                decoded=torch.ones(4, dtype=torch.bool),
+                seeds=[],
+            )
+            for clips, shares in batches(case)
         ]
 
     def train_dataloader(self) -> DataLoader:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from tests.model.test_vivit import CLIPS, MODELS, TINY
-from vivit_train.data.clips import Clips
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.errors import UserError
 from vivit_train.module import VivitModule
 
@@ -44,21 +43,23 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5], [0.0, 
 
 
 @pytest.mark.parametrize(
-    ("labels", "top1"),
+    ("shares", "top1"),
     [
-        (torch.tensor([0, 1, 1, 2]), 0.75),
+        (None, 0.75),
         (torch.eye(3)[[0, 1, 1, 2]], 0.75),
         # The larger share counts: the first two right, the others wrong.
         (torch.tensor([[0.6, 0.0, 0.4], [0.3, 0.7, 0], [0.4, 0.6, 0], [0.9, 0, 0.1]]), 0.5),
     ],
 )
-def test_a_training_step_with_hard_and_with_soft_labels(labels: torch.Tensor, top1: float) -> None:
+def test_a_training_step_with_and_without_mixing(shares: torch.Tensor | None, top1: float) -> None:
     module = Stub(LOGITS)
-    indices = torch.arange(4)
-    batch = Batch(Clips(), labels, indices, indices >= 0, [0] * 4, [], torch.zeros(4, 3, 2, 8, 8))
+    indices, labels = torch.arange(4), torch.tensor([0, 1, 1, 2])
+    batch = ClipBatch(
+        clips=torch.zeros(4, 3, 2, 8, 8), labels=labels, shares=shares,
+        indices=indices, decoded=indices >= 0, seeds=[0] * 4,
+    )  # fmt: skip
     loss = module.training_step(batch, 0)
-    shares = labels if labels.ndim == 2 else F.one_hot(labels, 3)
-    smoothed = shares * 0.9 + 0.1 / 3
+    smoothed = (F.one_hot(labels, 3) if shares is None else shares) * 0.9 + 0.1 / 3
     torch.testing.assert_close(loss, -(smoothed * LOGITS.log_softmax(dim=1)).sum(dim=1).mean())
     assert float(module.logged["train/top1"]) == top1
     assert float(module.logged["train/loss"]) == float(loss)

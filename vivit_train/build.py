@@ -4,13 +4,13 @@ import copy
 import dataclasses
 import os
 import shutil
-import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Fabric, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -29,10 +29,11 @@ from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.callbacks.utilisation import Utilisation
 from vivit_train.config.changes import check_changes, differences, values
 from vivit_train.config.keys import AUTO
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.class_sampling import balancing_weights
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch
 from vivit_train.data.target import data_class
+from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.launch.devices import resolve_devices, resolve_precision
@@ -49,6 +50,8 @@ from vivit_train.runs.loggers import build_loggers
 from vivit_train.runs.run_dir import ConfigFile, MetricsCsv
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
+
+T = TypeVar("T")
 
 # Keys of the group `model` that are not arguments of ViViT.
 NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
@@ -216,7 +219,8 @@ def build_trainer(
     strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])
     arguments["devices"] = resolve_devices(config["trainer"])
     progress = [Progress(callbacks["refresh_rate"])] if arguments["enable_progress_bar"] else []
-    trainer = make_trainer(
+    trainer = with_lightning(
+        Trainer,
         config["trainer"],
         **arguments,
         strategy=strategy,
@@ -249,8 +253,8 @@ def build_trainer(
     return trainer, checkpoints
 
 
-def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
-    """The first training batch as a model gets it, fetched by a trainer on one device.
+def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> ClipBatch:
+    """The first batch that training on one device gives to the model.
 
     Args:
         data: Set up for ``fit``.
@@ -259,40 +263,14 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> Batch:
     Raises:
         UserError: If the accelerator is not there, or the batch cannot be made.
     """
-
-    class Catcher(LightningModule):
-        """Takes a batch in the place of a model."""
-
-        automatic_optimization = False
-        batch: Batch
-
-        def training_step(self, batch: Batch, batch_idx: int) -> None:
-            self.batch = batch
-            self.trainer.should_stop = True
-
-        def configure_optimizers(self) -> None:
-            return None
-
-    trainer = make_trainer(
-        settings,
-        accelerator=settings["accelerator"],
-        devices=1,
-        precision=resolve_precision(settings["precision"], settings["accelerator"]),
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    module = Catcher()
-    with warnings.catch_warnings():
-        # That it neither validates nor optimises is the point.
-        for message in (".*no `validation_step`", ".*`LightningModule.configure_optimizers`"):
-            warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=data)
-    return module.batch
+    precision = resolve_precision(settings["precision"], settings["accelerator"])
+    device = with_lightning(
+        Fabric, settings, accelerator=settings["accelerator"], devices=1, precision=precision
+    ).device
+    decoded = next(iter(data.train_dataloader()))
+    seen = data.augmented(decoded.to(device), step=0)
+    dtype, _ = PRECISIONS.get(SHORT_PRECISIONS.get(precision, precision), (torch.float32, None))
+    return dataclasses.replace(seen, clips=seen.clips.to(dtype))
 
 
 def check_resumable(config: dict[str, Any], data: VideoDataModule) -> None:
@@ -351,12 +329,13 @@ def resume_metrics(trainer: Trainer, ckpt_path: str) -> None:
             logger.resume(*rows)
 
 
-def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
-    """Lightning's Trainer, which says itself what is wrong with its arguments.
+def with_lightning(make: Callable[..., T], settings: dict[str, Any], **arguments: Any) -> T:
+    """Lightning's Trainer or Fabric, which says itself what is wrong with its arguments.
 
     Args:
+        make: Which of them.
         settings: As the user gave them.
-        **arguments: What the Trainer gets.
+        **arguments: What it gets.
 
     Raises:
         UserError: If there is no GPU to accelerate with, or it refuses them, in its words.
@@ -367,7 +346,7 @@ def make_trainer(settings: dict[str, Any], **arguments: Any) -> Trainer:
             "on this machine; set trainer.accelerator=cpu (or auto)"
         )
     try:
-        return Trainer(**arguments)
+        return make(**arguments)
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         told = " ".join(f"trainer.{name}={settings[name]}" for name in names)

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vivit_train.errors import UserError
 
@@ -61,6 +61,29 @@ def find_classes(names: Sequence[str], targets: Sequence[str], whose: str) -> li
             "Classes are matched by name: rename the data set's classes, or train a new head"
         )
     return [pairs[i] for i in range(len(names))]
+
+
+def check_heads(places: Sequence[int], heads: Mapping[str, int], data_name: str) -> None:
+    """Each head's classes must be the same rows of the model, in any order.
+
+    Args:
+        places: For each class of the data set, head after head, its row in the model.
+        heads: Name -> number of classes.
+        data_name: The data set's, for the message.
+
+    Raises:
+        UserError: If a class is a row of another head.
+    """
+    start = 0
+    for name, size in heads.items():
+        end = start + size
+        if sorted(places[start:end]) != list(range(start, end)):
+            raise UserError(
+                f"rows {start} to {end - 1} of the model are not the {size} classes of the "
+                f"head {name} of {data_name}, whose heads are {', '.join(heads)} in this "
+                "order: train a new head"
+            )
+        start = end
 
 
 def look_alikes(names: Sequence[str]) -> list[str]:

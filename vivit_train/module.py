@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vivit_train.config import check_warmup
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch
 from vivit_train.data.sampler import limited
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
@@ -102,7 +102,7 @@ class VivitModule(LightningModule):
             part.eval()
         return self
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy with label smoothing and class weights, in float32.
 
         What is logged is the mean over all processes.
@@ -110,13 +110,13 @@ class VivitModule(LightningModule):
         ``train/top1`` counts the class with the larger share where mixup mixes two, and of
         several heads the videos that all of them get right.
         """
-        logits, labels = self.model(batch.clips), batch.labels
+        logits, targets = self.model(batch.clips), batch.targets
         smoothing = self.optim["label_smoothing"]
         if self.heads:
-            loss = multi_head_cross_entropy(logits, labels, self.heads, smoothing)
+            loss = multi_head_cross_entropy(logits, targets, self.heads, smoothing)
         else:
-            loss = cross_entropy(logits, labels, smoothing, self.class_weights)
-        right = best_classes(labels, self.heads) if labels.is_floating_point() else labels
+            loss = cross_entropy(logits, targets, smoothing, self.class_weights)
+        right = batch.labels if batch.shares is None else best_classes(batch.shares, self.heads)
         top1 = (best_classes(logits, self.heads) == right.view(len(logits), -1)).all(dim=1)
         top1 = top1.float().mean()
         logged = torch.stack([loss.detach(), top1])
@@ -223,11 +223,11 @@ class VivitModule(LightningModule):
         """Starts the scores afresh."""
         self._start_scores("test")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Scores a batch of videos."""
         self._score(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Scores a batch of videos."""
         self._score(batch)
 
@@ -258,10 +258,9 @@ class VivitModule(LightningModule):
         object.__setattr__(self, "accuracy", accuracy.to(self.device))
         self._chunk_size = 0
 
-    def _score(self, batch: Batch) -> None:
+    def _score(self, batch: ClipBatch) -> None:
         """Averages the logits of each video's views, one row per video."""
         # As many views at a time as training has clips: what fits there fits here.
-        assert batch.clips is not None
         assert self.accuracy is not None
         chunks = batch.clips.split(self.data.batch_size)
         logits = torch.cat([self._logits(clips) for clips in chunks])  # [B * views, K]

@@ -69,7 +69,6 @@ def luma_difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) -> None:
-    from tests.data.test_datamodule import attach
     from vivit_train.build import build_data
     from vivit_train.config import compose_config, to_plain
 
@@ -77,13 +76,12 @@ def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) 
     printed, folder = show(*words)
     data = build_data(to_plain(compose_config([*small, "data.num_workers=0", *words])))
     data.setup("fit")
-    attach(data, "fit")
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    batch = data.augmented(next(iter(data.train_dataloader())), step=0)
     expected = to_pixels(batch.clips, data.processor)
     picture = np.asarray(Image.open(folder / "batch.png"))[:, :64]
     assert np.array_equal(picture, np.concatenate(np.concatenate(expected.swapaxes(0, 1), 2), 0))
     panels = np.concatenate(
-        [panel(describe_labels(labels, data), height=16) for labels in batch.labels]
+        [panel(describe_labels(batch, row, data), height=16) for row in range(4)]
     )
     assert np.array_equal(np.asarray(Image.open(folder / "batch.png"))[:, 64:], panels)
     with VideoReader(folder / "batch.mp4") as video:
@@ -96,7 +94,7 @@ def test_it_is_the_batch_that_training_sees(show: Show, small: tuple[str, ...]) 
         assert line.startswith(data.records["train"].name(int(batch.indices[row])))
         for name in line.split("  ")[1].split(", "):
             name, _, share = name.partition(" ")
-            label = float(batch.labels[row][data.class_names.index(name)])
+            label = float(batch.shares[row][data.class_names.index(name)])
             assert label == pytest.approx(int(share.strip("%") or 100) / 100, abs=0.006)
 
 
@@ -121,15 +119,20 @@ def test_scaling_is_undone(arguments: dict[str, Any], dtype: torch.dtype) -> Non
 
 
 def test_labels_of_one_head_and_of_two() -> None:
+    def described(data: Any, labels: Any, shares: list[float] | None = None) -> list[str]:
+        mixed = None if shares is None else torch.tensor([shares])
+        batch: Any = SimpleNamespace(labels=torch.tensor([labels]), shares=mixed)
+        return describe_labels(batch, 0, data)
+
     one = SimpleNamespace(class_names=["a", "b", "c"], heads={})
-    assert describe_labels(torch.tensor(1), one) == ["b"]
-    assert describe_labels(torch.tensor([0.25, 0, 0.75]), one) == ["c 75%", "a 25%"]
-    assert describe_labels(torch.tensor([0.0, 0, 1]), one) == ["c"]
+    assert described(one, 1) == ["b"]
+    assert described(one, 2, [0.25, 0, 0.75]) == ["c 75%", "a 25%"]
+    assert described(one, 2, [0.0, 0, 1]) == ["c"]
     names = ["noun: tap", "noun: pan", "verb: take", "verb: put"]
     two = SimpleNamespace(class_names=names, heads={"noun": 2, "verb": 2})
-    assert describe_labels(torch.tensor([1, 0]), two) == ["noun: pan", "verb: take"]
-    shares = torch.tensor([0.4, 0.6, 0.0, 1.0])
-    assert describe_labels(shares, two) == ["noun: pan 60%", "noun: tap 40%", "verb: put"]
+    assert described(two, [1, 0]) == ["noun: pan", "verb: take"]
+    shares = [0.4, 0.6, 0.0, 1.0]
+    assert described(two, [1, 1], shares) == ["noun: pan 60%", "noun: tap 40%", "verb: put"]
 
 
 def test_grid_and_panel() -> None:

@@ -39,22 +39,18 @@ def test_clips_that_do_not_lie_in_order() -> None:
     assert same(Clips(turned), turned)
 
 
-def test_they_move_and_repeat_without_a_copy_of_each() -> None:
+def test_they_move_without_a_copy_of_each() -> None:
     packed = Clips(clips())
     calls = []
     moved = packed.moved(lambda block: calls.append(block) or block + 1)
     assert len(calls) == 1
     assert same(moved, [clip + 1 for clip in clips()])
-    twice = packed.repeated(2)
-    assert same(twice, [clip for clip in clips() for _ in range(2)])
-    assert twice[0].data_ptr() == twice[1].data_ptr() == packed[0].data_ptr()
 
 
 def test_none() -> None:
     for empty in (Clips(), Clips([])):
         assert empty == []
         assert empty.moved(lambda block: block + 1) == []
-        assert empty.repeated(2) == []
     nothing = Clips([torch.zeros(0, 3, dtype=torch.uint8)])
     assert nothing[0].shape == (0, 3)
 

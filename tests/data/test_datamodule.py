@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vivit_train.data.batch import DecodedBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sample, collate
 from vivit_train.data.records import Records
@@ -260,7 +261,7 @@ def test_a_limit_is_shared_between_ranks(root: Path) -> None:
         data.test_dataloader()
 
 
-def raw_batch(num_views: int | None = None):
+def raw_batch(num_views: int | None = None) -> DecodedBatch:
     """Clips of random pixels, with two sizes; training's if ``num_views`` is None."""
     generator = torch.Generator().manual_seed(0)
     lead = () if num_views is None else (num_views,)
@@ -273,59 +274,17 @@ def raw_batch(num_views: int | None = None):
     return collate(samples)
 
 
-def test_training_batches_are_augmented_by_their_seeds(root: Path) -> None:
-    data, batch = build(root), raw_batch()
-    attach(data, "fit")
-    done = data.on_after_batch_transfer(batch, 0)
-    assert done.clips.shape == (2, 3, 4, 16, 16)
-    assert done.clips.dtype == torch.float32
-    assert -1 <= done.clips.min() < -0.5
-    assert 0.5 < done.clips.max() <= 1
-    assert torch.equal(done.clips, AUGMENT(batch.frames, [100, 101]))
-    assert not torch.equal(done.clips[0], PROCESSOR(batch.frames[0][None])[0])
-    assert done.frames == []  # the decoded frames are free
-    assert torch.equal(done.labels, batch.labels)
-
-
-def test_mixup_by_seed_step_and_rank(root: Path) -> None:
-    """Clips and labels are mixed alike, with a share that a resumed run draws again."""
-    augment = Augment(PROCESSOR, mixup=1.0)
-
-    def mixed(seed: int = 0, **kwargs: Any):
-        data = build(root, augment=augment, seed=seed, class_names=["a", "b", "c"])
-        attach(data, "fit", **kwargs)
-        return data.on_after_batch_transfer(raw_batch(), 0)
-
-    first, plain = mixed(), AUGMENT(raw_batch().frames, [100, 101])
-    share = float(first.labels[0, 0])
-    assert 0 < share < 1
-    torch.testing.assert_close(first.labels[0], torch.tensor([share, 1 - share, 0]))
-    torch.testing.assert_close(first.labels[1], torch.tensor([1 - share, share, 0]))
-    torch.testing.assert_close(first.clips, share * plain + (1 - share) * plain.flip(0))
-    assert torch.equal(first.clips, mixed().clips)
-    others = [mixed(seed=1), mixed(done=1), mixed(rank=1, world_size=2)]
-    assert len({share, *(float(other.labels[0, 0]) for other in others)}) == 4
-    assert mixed(dtype=torch.bfloat16).clips.dtype == torch.bfloat16
-
-
-def test_mixup_leaves_evaluation_alone(root: Path) -> None:
-    data, batch = build(root, augment=Augment(PROCESSOR, mixup=1.0), batch_size=1), raw_batch(2)
-    attach(data, "test")
-    assert torch.equal(data.on_after_batch_transfer(batch, 0).labels, batch.labels)
-
-
-def test_a_small_set_is_not_mixed(root: Path) -> None:
-    def labels(least: int) -> torch.Tensor:
-        data = build(root, augment=Augment(PROCESSOR, mixup=1.0, mix_min_videos=least))
-        data.setup()
-        attach(data, "fit")
-        return data.on_after_batch_transfer(raw_batch(), 0).labels
-
-    data = build(root)
-    data.setup()
-    videos = len(data.records["train"])
-    assert labels(videos).is_floating_point()
-    assert labels(videos + 1).tolist() == raw_batch().labels.tolist()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trainer_gets_what_follows_from_seed_step_and_process(
+    root: Path, dtype: torch.dtype
+) -> None:
+    data = build(root, augment=Augment(PROCESSOR, mixup=1.0), seed=7)
+    data.setup("fit")
+    attach(data, "fit", done=5, rank=1, world_size=2, dtype=dtype)
+    seen = data.on_after_batch_transfer(raw_batch(), 0)
+    expected = raw_batch().augmented(data.augment, data.augment.rules(["a", "b"], {}, 4), (7, 5, 1))
+    assert torch.equal(seen.clips, expected.clips.to(dtype))
+    assert torch.equal(seen.shares, expected.shares)
 
 
 def test_mixup_needs_two_clips_in_a_batch(root: Path) -> None:
@@ -335,73 +294,15 @@ def test_mixup_needs_two_clips_in_a_batch(root: Path) -> None:
         data.train_dataloader()
 
 
-def test_cutmix_by_seed_step_and_rank(root: Path) -> None:
-    augment = Augment(PROCESSOR, cutmix=1.0)
-
-    def mixed(seed: int = 0, **kwargs: Any):
-        data = build(root, augment=augment, seed=seed, class_names=["a", "b", "c"])
-        attach(data, "fit", **kwargs)
-        return data.on_after_batch_transfer(raw_batch(), 0)
-
-    plain = AUGMENT(raw_batch().frames, [100, 101])
-    batches = [mixed(done=done) for done in range(8)]
-    assert torch.equal(batches[0].clips, mixed().clips)
-    assert len({float(batch.labels[0, 0]) for batch in batches}) > 4
-    for batch in batches:
-        taken = (batch.clips == plain.flip(0)) & (batch.clips != plain)
-        assert ((batch.clips == plain) | taken).all()
-        share = float(batch.labels[0, 1])  # of the pixels: a few are alike in both
-        assert taken[:, 0, 0].float().mean() == pytest.approx(share, abs=0.02)
-        assert batch.labels.sum(dim=1).tolist() == pytest.approx([1, 1])
-    others = [mixed(seed=seed).labels for seed in range(8)]
-    others += [mixed(rank=1, world_size=2, done=done).labels for done in range(8)]
-    assert len({float(labels[0, 0]) for labels in others}) > 6
-
-
-def test_mixup_and_cutmix_take_turns(root: Path) -> None:
-    """Each batch one of them, by even chance, drawing what it would draw alone."""
-
-    def labels(done: int, **alphas: float) -> torch.Tensor:
-        data = build(root, augment=Augment(PROCESSOR, **alphas), class_names=["a", "b"])
-        attach(data, "fit", done=done)
-        return data.on_after_batch_transfer(raw_batch(), 0).labels
-
-    is_mixup = []
-    for done in range(40):
-        both = labels(done, mixup=1.0, cutmix=1.0)
-        is_mixup.append(torch.equal(both, labels(done, mixup=1.0)))
-        assert is_mixup[-1] != torch.equal(both, labels(done, cutmix=1.0))
-    assert 10 < sum(is_mixup) < 30
-
-
 def test_repeats_make_several_clips_of_one_decode(root: Path) -> None:
     data = build(root, augment=Augment(PROCESSOR, repeats=2), batch_size=4)
     data.setup()
-    attach(data, "fit")
     loader = data.train_dataloader()
     assert len(loader) == 2
     decoded = next(iter(loader))
     assert len(decoded.frames) == 2  # videos
-    batch = data.on_after_batch_transfer(decoded, 0)
-    assert batch.clips.shape == (4, 3, 4, 16, 16)
     first, second = decoded.indices.tolist()
-    assert batch.indices.tolist() == [first, first, second, second]
-    assert batch.labels.tolist() == [first % 2, first % 2, second % 2, second % 2]
-    assert batch.decoded.tolist() == [True] * 4
-    # The first of each is the clip that it would be without; the others have their own draws.
-    assert batch.seeds[::2] == decoded.seeds
-    assert len(set(batch.seeds)) == 4
-    assert torch.equal(batch.clips[::2], AUGMENT(decoded.frames, decoded.seeds))
-    assert not torch.equal(batch.clips[0], batch.clips[1])
-    again = data.on_after_batch_transfer(decoded, 0)
-    assert torch.equal(batch.clips, again.clips)
-
-
-@pytest.mark.parametrize("stage", ["validate", "test"])
-def test_repeats_leave_evaluation_alone(root: Path, stage: str) -> None:
-    data = build(root, augment=Augment(PROCESSOR, repeats=3), batch_size=3)
-    attach(data, stage)
-    assert len(data.on_after_batch_transfer(raw_batch(2), 0).labels) == 2
+    assert data.augmented(decoded, step=0).indices.tolist() == [first, first, second, second]
 
 
 @pytest.mark.parametrize(
@@ -423,39 +324,6 @@ def test_batches_that_cannot_be_filled(
         data.train_dataloader()
 
 
-def test_flips_swap_labels(root: Path) -> None:
-    """Labels of flipped clips change, those of the others and of other classes do not."""
-    augment = Augment(PROCESSOR, flip_labels=[["a", "b"]])
-    data = build(root, augment=augment, class_names=["a", "b", "c"])
-    attach(data, "fit")
-    frames = torch.zeros(4, 24, 32, 3, dtype=torch.uint8)
-    frames[:, :, :16] = 255  # bright on the left
-    samples = [Sample(frames, label=i % 3, index=i, seed=i) for i in range(30)]
-    batch = collate(samples)
-    before = batch.labels.clone()
-    done = data.on_after_batch_transfer(batch, 0)
-    flipped = done.clips[..., -1].mean(dim=(1, 2, 3)) > done.clips[..., 0].mean(dim=(1, 2, 3))
-    assert 5 < flipped.sum() < 25
-    swapped = torch.tensor([1, 0, 2])[before]
-    assert torch.equal(done.labels, torch.where(flipped, swapped, before))
-    assert torch.equal(batch.labels, before)
-    assert torch.equal(done.clips, AUGMENT(batch.frames, batch.seeds))
-
-
-def test_flips_swap_labels_of_a_head_and_before_mixing(root: Path) -> None:
-    augment = Augment(PROCESSOR, horizontal_flip=1.0, flip_labels=[["b1", "b2"]])
-    names = ["a1", "a2", "b1", "b2"]
-    data = build(root, augment=augment, class_names=names)
-    data.heads = {"a": 2, "b": 2}
-    attach(data, "fit")
-    batch = raw_batch()
-    batch.labels = torch.tensor([[0, 2], [1, 3]])
-    assert data.on_after_batch_transfer(batch, 0).labels.tolist() == [[0, 1], [1, 0]]
-    augment.mixup = 1e-9  # a share of 0 or 1
-    mixed = data.on_after_batch_transfer(batch, 0).labels
-    assert sorted(mixed.tolist()) == [[0, 1, 1, 0], [1, 0, 0, 1]]
-
-
 def test_flip_labels_are_checked_before_the_first_batch(root: Path) -> None:
     data = build(root, augment=Augment(PROCESSOR, flip_labels=[["a", "left"]]))
     data.setup()
@@ -465,27 +333,16 @@ def test_flip_labels_are_checked_before_the_first_batch(root: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["validate", "sanity check", "test"])
-def test_evaluation_batches_are_processed(root: Path, stage: str) -> None:
-    """No augmentation; the spatial views of a clip side by side, then the next temporal view."""
-    data, batch = build(root), raw_batch(2)
-    attach(data, stage)
-    clips = data.on_after_batch_transfer(batch, 0).clips
-    spatial = 3 if stage == "test" else 1
-    assert clips.shape == (2 * 2 * spatial, 3, 4, 16, 16)
-    assert clips.abs().max() <= 1
-    by_video = clips.unflatten(0, (2, 2, spatial))
-    for video, temporal in np.ndindex(2, 2):
-        expected = PROCESSOR(batch.frames[video][temporal][None], spatial)
-        assert torch.equal(by_video[video, temporal], expected)
-    assert not torch.equal(by_video[0, 0], by_video[0, 1])
-
-
-@pytest.mark.parametrize("stage", ["fit", "test"])
-def test_a_bf16_model_gets_bf16(root: Path, stage: str) -> None:
-    data = build(root)
-    attach(data, stage, dtype=torch.bfloat16)
-    batch = raw_batch(None if stage == "fit" else 2)
-    assert data.on_after_batch_transfer(batch, 0).clips.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_evaluation_has_the_views_of_its_stage_and_no_augmentation(
+    root: Path, stage: str, dtype: torch.dtype
+) -> None:
+    data = build(root, augment=Augment(PROCESSOR, mixup=1.0, repeats=3), batch_size=3)
+    attach(data, stage, dtype=dtype)
+    seen = data.on_after_batch_transfer(raw_batch(2), 0)
+    expected = raw_batch(2).processed(PROCESSOR, 3 if stage == "test" else 1)
+    assert torch.equal(seen.clips, expected.clips.to(dtype))
+    assert len(seen.labels) == 2
 
 
 def test_no_worker_before_the_first_next(root: Path) -> None:
@@ -540,7 +397,7 @@ def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+@pytest.mark.parametrize("stage", ["fit", "val", "test"])
 def test_large_frames_are_shrunk_by_who_decodes_them(
     large_root: Path, stage: str, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,14 +410,11 @@ def test_large_frames_are_shrunk_by_who_decodes_them(
         sizes = {"batch_size": batch_size, "clip_frames": 2, "val_views": [2, 3]}
         data = build(large_root, splits, num_workers=num_workers, **sizes)
         data.setup()
-        attach(data, stage)
-        loaders = {
-            "fit": data.train_dataloader,
-            "validate": data.val_dataloader,
-            "test": data.test_dataloader,
-        }
-        batch = next(iter(loaders[stage]()))
-        return batch, data.on_after_batch_transfer(batch, 0)
+        if stage == "fit":
+            batch = next(iter(data.train_dataloader()))
+            return batch, data.augmented(batch, step=0)
+        batch = next(iter(getattr(data, f"{stage}_dataloader")()))
+        return batch, batch.processed(PROCESSOR, 3)
 
     moved, seen = batches(num_workers)
     assert moved.shrunk == [True, True]
@@ -580,7 +434,6 @@ def test_frames_of_which_several_clips_are_made_are_not_shrunk(large_root: Path)
     augment = Augment(PROCESSOR, repeats=2)
     data = build(large_root, splits, clip_frames=2, batch_size=4, augment=augment)
     data.setup()
-    attach(data, "fit")
     batch = next(iter(data.train_dataloader()))
     assert batch.shrunk == [False, False]
     assert min(min(frames.shape[1:3]) for frames in batch.frames) == 720

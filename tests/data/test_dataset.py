@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from vivit_train.data.batch import DecodedBatch
 from vivit_train.data.dataset import (
     MAX_REDRAWS,
-    Batch,
     EvalDataset,
     Sample,
     Sampling,
@@ -201,7 +201,6 @@ def test_collate_keeps_clips_of_any_size_and_all_that_is_known(root: Path) -> No
     assert batch.indices.tolist() == [0, 1, -1, 3]
     assert batch.decoded.tolist() == [True, False, True, True]
     assert [error.path for error in batch.broken] == [str(root / "bad.mp4")]
-    assert batch.clips is None
     seeds = collate([Sample(torch.zeros(1), 0, 0, seed) for seed in (5, 9)]).seeds
     assert seeds == [5, 9]
 
@@ -212,7 +211,7 @@ def test_a_batch_moves_all_its_tensors() -> None:
     tensors = [*moved.frames, moved.labels, moved.indices, moved.decoded]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.seeds == [3]
-    assert isinstance(moved, Batch)
+    assert isinstance(moved, DecodedBatch)
     assert batch.labels.device.type == "cpu"
 
 
@@ -242,8 +241,8 @@ def test_large_frames_are_resized_in_training(
     assert whole.frames[0].shape == (4, 90, 160, 3)
     assert max(batch.frames[0].shape[1:3]) < 90
     assert torch.equal(batch.frames[1], whole.frames[1])
-    expected = augment(whole.frames, whole.seeds)
-    assert torch.equal(augment(batch.frames, batch.seeds, batch.shrunk), expected)
+    expected = augment.clips(whole.frames, whole.seeds)
+    assert torch.equal(augment.clips(batch.frames, batch.seeds, batch.shrunk), expected)
 
 
 def test_large_frames_are_resized_in_evaluation(large: Records) -> None:

@@ -123,7 +123,6 @@ def test_only_the_segment_is_shown(root: Path) -> None:
     data = build(root, num_workers=1)
     with pytest.warns(UserWarning, match=MISSING):
         data.setup()
-    attach(data, training=True)
     bounds = [(2, 19), (15, 29), (20, 39), (30, 38)]  # frames 0.14 s <= i / 10 < 2.0 s, ...
     indices = []
     for batch in data.train_dataloader():
@@ -144,7 +143,7 @@ def test_evaluation_spreads_its_views_over_the_segment(root: Path) -> None:
     (batch,) = data.test_dataloader()
     assert shown(batch.frames[0]) == [10, 11, 12, 13, 16, 17, 18, 19]
     assert batch.decoded.tolist() == [True, True, False]
-    assert batch.labels.tolist() == [[4, 7], [0, 6], [1, 6]]
+    assert batch.labels.tolist() == [[4, 1], [0, 0], [1, 0]]  # within each head
 
 
 def test_missing_training_videos_are_left_out(tmp_path: Path) -> None:
@@ -156,37 +155,29 @@ def test_missing_training_videos_are_left_out(tmp_path: Path) -> None:
     assert names == NAMES
 
 
-def attach(data: EpicKitchens, training: bool) -> None:
-    from tests.data.test_datamodule import attach
-
-    attach(data, "fit" if training else "test")
-
-
 def test_labels_count_within_each_head(root: Path) -> None:
     data = build(root)
     with pytest.warns(UserWarning, match=MISSING):
         data.setup()
-    for training, loader in ((True, data.train_dataloader()), (False, data.test_dataloader())):
-        attach(data, training)
-        batch = next(iter(loader))
-        labels = data.on_after_batch_transfer(batch, 0).labels
-        assert labels.dtype == torch.int64
-        assert labels.tolist() == [[noun, verb - 6] for noun, verb in batch.labels.tolist()]
+    batch = next(iter(data.train_dataloader()))
+    assert batch.labels.dtype == torch.int64
+    of_all = [data.records["train"].labels[row].tolist() for row in batch.indices]
+    assert batch.labels.tolist() == [[noun, verb - 6] for noun, verb in of_all]
+    assert torch.equal(data.augmented(batch, step=0).labels, batch.labels)
 
 
 def test_mixup_mixes_both_heads(root: Path) -> None:
     data = build(root, augment=Augment(PROCESSOR, mixup=1.0))
     with pytest.warns(UserWarning, match=MISSING):
         data.setup()
-    attach(data, training=True)
     batch = next(iter(data.train_dataloader()))
-    labels = data.on_after_batch_transfer(batch, 0).labels
-    one_hot = F.one_hot(batch.labels, 8).sum(dim=1).float()
-    torch.testing.assert_close(labels.split([6, 2], dim=1)[0].sum(dim=1), torch.ones(2))
-    torch.testing.assert_close(labels.split([6, 2], dim=1)[1].sum(dim=1), torch.ones(2))
+    shares = data.augmented(batch, step=0).shares
+    one_hot = F.one_hot(batch.labels + torch.tensor([0, 6]), 8).sum(dim=1).float()
+    torch.testing.assert_close(shares.split([6, 2], dim=1)[0].sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(shares.split([6, 2], dim=1)[1].sum(dim=1), torch.ones(2))
     place = tuple((one_hot != one_hot.flip(0)).nonzero()[0].tolist())
-    share = float(labels[place] if one_hot[place] else 1 - labels[place])
-    torch.testing.assert_close(labels, share * one_hot + (1 - share) * one_hot.flip(0))
+    share = float(shares[place] if one_hot[place] else 1 - shares[place])
+    torch.testing.assert_close(shares, share * one_hot + (1 - share) * one_hot.flip(0))
 
 
 def test_a_model_with_its_nouns_in_another_order(root: Path) -> None:

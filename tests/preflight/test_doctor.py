@@ -114,7 +114,7 @@ def patient(small: tuple[str, ...], *words: str) -> tuple[doctor.Patient, dict[s
 
 def test_first_losses(small: tuple[str, ...]) -> None:
     sick, _ = patient(small)
-    right = torch.nn.functional.one_hot(sick.labels, 8).float()
+    right = torch.nn.functional.one_hot(sick.targets, 8).float()
     sick.model = lambda clips: 20 * right
     sick.model.config = {"num_classes": 8}
     assert "better than an untrained model can be" in sick.loss_at_start().text
@@ -150,7 +150,6 @@ def test_a_loader_that_is_the_limit(small: tuple[str, ...]) -> None:
     config = to_plain(compose_config(list(small)))
     data = build_data(config)
     data.setup("fit")
-    doctor.first_batch(data, config["trainer"])  # a trainer, as the loader needs one
     finding = doctor._time(config, data, seconds_per_clip=1e-9)
     assert finding.verdict == "warn"
     assert "the device waits for data: raise data.num_workers" in finding.text

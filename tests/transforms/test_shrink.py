@@ -84,9 +84,9 @@ def test_training_sees_the_same_pixels(arguments):
         shrunk = shrink_all(shrink, frames)
         sizes.add(shrunk.shape[1:3])
         assert shrink.shrunk
-        both = augment([shrunk, clip], [seed, seed], [True, False])
+        both = augment.clips([shrunk, clip], [seed, seed], [True, False])
         assert torch.equal(both[0], both[1])
-        assert torch.equal(both[:1], augment([clip], [seed]))
+        assert torch.equal(both[:1], augment.clips([clip], [seed]))
     assert (len(sizes) > 1) == (not arguments or "rand_augment_layers" in arguments)
 
 

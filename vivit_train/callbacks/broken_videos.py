@@ -6,8 +6,8 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
 
 
@@ -31,7 +31,7 @@ class BrokenVideos(Callback):
         self.count = 0
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Counts and names what the batch's workers could not decode.
 
@@ -52,13 +52,13 @@ class BrokenVideos(Callback):
             )
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, *_: Any
     ) -> None:
         """Names them."""
         self._name(batch, "counted as wrong")
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, *_: Any
     ) -> None:
         """Names them."""
         self._name(batch, "counted as wrong")
@@ -82,7 +82,7 @@ class BrokenVideos(Callback):
         for name, (epoch, reason) in checkpoint.get("given_up", {}).items():
             _data_of(trainer).given_up.setdefault(name, (epoch, reason))
 
-    def _name(self, batch: Batch, what: str) -> None:
+    def _name(self, batch: ClipBatch, what: str) -> None:
         # On each process: the others do not see this batch.
         for error in batch.broken:
             if error.path not in self.named:

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks.stop_signals import Stopped, validates_next
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
@@ -184,7 +184,7 @@ class Checkpoints(Checkpoint):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ClipBatch,
         batch_idx: int,
     ) -> None:
         """Saves every so many optimiser steps.

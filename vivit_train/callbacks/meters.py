@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.loader import LazyLoader, batches_done, cores_per_process
 from vivit_train.io.terminal import say
 
@@ -69,7 +69,7 @@ class Meter(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ClipBatch,
         batch_idx: int,
     ) -> None:
         """Counts the batch, and logs when it is time."""
@@ -208,7 +208,7 @@ class Progress(TQDMProgressBar):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ClipBatch,
         batch_idx: int,
     ) -> None:
         """Updates the bar, or prints a line when one is due."""
@@ -219,7 +219,12 @@ class Progress(TQDMProgressBar):
             say(f"{epoch_in_words(trainer)} [{position}] {figures}")
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *place: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClipBatch,
+        *place: int,
     ) -> None:
         """Updates the bar, or prints a line when one is due."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, *place)
@@ -227,7 +232,12 @@ class Progress(TQDMProgressBar):
             say(f"validating [{place[0] + 1}/{int(sum(trainer.num_val_batches))}]")
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *place: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClipBatch,
+        *place: int,
     ) -> None:
         """Updates the bar, or prints a line when one is due."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *place)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.errors import UserError
 
 ACTIONS = ("stop", "skip")
@@ -72,7 +72,7 @@ class NonFinite(Callback):
         self.consecutive = int(state_dict["consecutive"])
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Remembers which videos the loss will be of."""
         self._rows = batch.indices

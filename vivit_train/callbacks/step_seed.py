@@ -3,7 +3,7 @@
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.seeds import derive_seed
 
 
@@ -21,7 +21,7 @@ class StepSeed(Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Seeds torch's global generators, of the CPU and of every GPU."""
         step = trainer.fit_loop.epoch_loop.total_batch_idx

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from vivit_train.data.dataset import Batch
+from vivit_train.data.batch import ClipBatch
 from vivit_train.describe.counts import build, count_training_flops
 from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.optim import freeze
@@ -48,14 +48,13 @@ class Utilisation(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ClipBatch,
         batch_idx: int,
     ) -> None:
         """Logs when it is time."""
         if not self.every_n_batches or (batch_idx + 1) % self.every_n_batches:
             return
         if not self.flops_per_clip:
-            assert batch.clips is not None
             _, _, frames, height, width = batch.clips.shape
             module: Any = pl_module
             model = build(module.model.config)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from vivit_train.data.batch import ClipBatch
     from vivit_train.data.datamodule import VideoDataModule
     from vivit_train.transforms.processor import Processor
 
@@ -65,11 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     plain = fit_sampling(plain, data)
     batch = build.first_batch(data, plain["trainer"])
     rows = range(min(arguments.clips, len(batch.seeds)))
-    labels = [describe_labels(batch.labels[row], data) for row in rows]
+    labels = [describe_labels(batch, row, data) for row in rows]
     paths = [data.records["train"].name(int(batch.indices[row])) for row in rows]
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    assert batch.clips is not None
     pixels = to_pixels(batch.clips[: len(rows)], data.processor)
     seconds = data.sampling.seconds(data.video_rate or SOURCE_FPS)
     fps = pixels.shape[1] / seconds if seconds else SOURCE_FPS / 2
@@ -85,11 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe_labels(labels: "Tensor", data: "VideoDataModule") -> list[str]:
+def describe_labels(batch: "ClipBatch", row: int, data: "VideoDataModule") -> list[str]:
     """The classes of one clip by name, with their shares where they are mixed.
 
     Args:
-        labels: A class index, with several heads one within each ``[heads]``; or shares ``[K]``.
+        batch: Has the clip.
+        row: Its place there.
         data: Knows the names.
 
     Returns:
@@ -100,10 +101,11 @@ def describe_labels(labels: "Tensor", data: "VideoDataModule") -> list[str]:
     names = data.class_names
     sizes = list(data.heads.values()) or [len(names)]
     starts = np.cumsum([0, *sizes])
-    if not labels.is_floating_point():
-        return [names[int(start) + label] for start, label in zip(starts, labels.view(-1).tolist())]
+    if batch.shares is None:
+        labels = batch.labels[row].view(-1).tolist()  # one per head
+        return [names[int(start) + label] for start, label in zip(starts, labels)]
     lines = []
-    for start, shares in zip(starts, labels.float().cpu().split(sizes)):
+    for start, shares in zip(starts, batch.shares[row].float().cpu().split(sizes)):
         for place in shares.argsort(descending=True, stable=True).tolist():
             if shares[place] > 0:
                 share = "" if shares[place] == 1 else f" {float(shares[place]):.0%}"

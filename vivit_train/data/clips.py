@@ -58,9 +58,5 @@ class Clips(list[Tensor]):
         """The clips in another block, which ``move`` makes of this one."""
         return Clips.of(self.block if self.block is None else move(self.block), self.places)
 
-    def repeated(self, times: int) -> "Clips":
-        """Every clip several times, side by side in the list; none is copied."""
-        return Clips.of(self.block, [place for place in self.places for _ in range(times)])
-
     def __reduce__(self) -> tuple[Any, tuple[Tensor | None, list[Place]]]:
         return Clips.of, (self.block, self.places)

@@ -1,7 +1,8 @@
 """The base of all DataModules: loaders, collation and the transforms on the device.
 
-The journey of one clip: a sampler names a row, a worker decodes frames, `collate` makes a batch
-of uint8 clips, Lightning moves it, and `on_after_batch_transfer` makes what the model sees.
+The journey of one clip: a sampler names a row, a worker decodes frames, `collate` makes a
+`DecodedBatch`, Lightning moves it, and its `augmented` or `processed` is the `ClipBatch` that the
+model sees.
 """
 
 import sys
@@ -14,24 +15,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vivit_train.class_names import find_classes, look_alikes, shorten
+from vivit_train.class_names import check_heads, find_classes, look_alikes, shorten
+from vivit_train.data.batch import ClipBatch, DecodedBatch
 from vivit_train.data.class_sampling import rows_of_epoch
-from vivit_train.data.clips import Clips
-from vivit_train.data.dataset import Batch, EvalDataset, TrainDataset
+from vivit_train.data.dataset import EvalDataset, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
-from vivit_train.data.labels import (
-    check_heads,
-    mirror_labels,
-    mirrored_classes,
-    to_shares,
-    within_heads,
-)
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
 from vivit_train.data.rates import video_rates
 from vivit_train.data.records import Records, count_rows
@@ -42,7 +34,7 @@ from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.mixup import mix
+from vivit_train.transforms.labels import LabelRules, within_heads
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS
 from vivit_train.video.guard import DECODE_SECONDS
@@ -306,7 +298,6 @@ class VideoDataModule(LightningDataModule, ABC):
             )
         if self.class_sampling:
             self.class_counts(f"data.class_sampling={self.class_sampling:g}")
-        _ = self._mirror  # names that are no classes are found before the first batch
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         sampler = TrainSampler(
             len(records),
@@ -321,7 +312,7 @@ class VideoDataModule(LightningDataModule, ABC):
         )
         # Several clips of one video are several resizes of the same frames: done on the device.
         augment = self.augment if self.augment.repeats == 1 else None
-        dataset = TrainDataset(records, self.sampling, self.seed, augment)
+        dataset = TrainDataset(self._rows("train"), self.sampling, self.seed, augment)
         return self._loader(dataset, sampler, videos)
 
     def class_counts(self, key: str) -> np.ndarray:
@@ -353,7 +344,7 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"augment.repeats={augment.repeats} clips of each video do not fill "
                 f"data.batch_size={self.batch_size}, the number of clips: it must be a divisor"
             )
-        if self._mixes() and videos < 2:
+        if self._rules.mixes and videos < 2:
             divided = f" / augment.repeats={augment.repeats}" if augment.repeats > 1 else ""
             mixes = "mixup" if augment.mixup else "cutmix"
             raise UserError(
@@ -371,56 +362,40 @@ class VideoDataModule(LightningDataModule, ABC):
         """Each video once, with `eval_views`."""
         return self._eval_loader("test", self.eval_views)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: DecodedBatch, dataloader_idx: int) -> ClipBatch:
         """The transforms, on the device: augmentation in training, else the plain processor."""
         trainer = self.trainer
         assert trainer is not None
         # In the sanity check both `training` and `validating` are False: only `training` tells.
         if trainer.training:
-            batch = batch.repeated(self.augment.repeats)
-            clips = self.augment(batch.frames, batch.seeds, batch.shrunk)  # [B, 3, T, h, w]
-            labels = batch.labels
-            if self._mirror is not None:
-                labels = mirror_labels(labels, self.augment.flips(batch.seeds), self._mirror)
+            seen = self.augmented(batch, batches_done(trainer), trainer.global_rank)
         else:
-            spatial = (self.eval_views if trainer.testing else self.val_views)[1]
-            views = [self.processor(frames, spatial) for frames in batch.frames]
-            clips = views[0] if len(views) == 1 else torch.cat(views)  # which copies one, too
-            labels = batch.labels
-        if trainer.training and self._mixes():
-            clips, labels = self._mix(clips, labels)
-        else:
-            labels = within_heads(labels, self.heads)
+            spatial_views = (self.eval_views if trainer.testing else self.val_views)[1]
+            seen = batch.processed(self.processor, spatial_views)
         # Runs outside autocast: under bf16-true the model takes nothing but bf16.
-        clips = clips.to(trainer.lightning_module.dtype)
-        return replace(batch, frames=Clips(), clips=clips, labels=labels)
+        return replace(seen, clips=seen.clips.to(trainer.lightning_module.dtype))
+
+    def augmented(self, batch: DecodedBatch, step: int, rank: int = 0) -> ClipBatch:
+        """What training sees of a batch, a function of the run's seed and of these.
+
+        Args:
+            batch: From `train_dataloader`, on any device.
+            step: Training batches before it.
+            rank: The process.
+
+        Returns:
+            The clips are float32.
+        """
+        return batch.augmented(self.augment, self._rules, (self.seed, step, rank))
 
     @cached_property
-    def _mirror(self) -> Tensor | None:
-        """int64 ``[K]``: what a flip makes of each class; None where it changes none."""
-        if self.augment.flip_labels is None:
-            return None
-        pairs = self.augment.flip_labels
-        return torch.tensor(mirrored_classes(pairs, self.class_names, self.heads))
-
-    def _mixes(self) -> bool:
-        """Whether training mixes videos: a small set learns slower for it."""
-        if not (self.augment.mixup or self.augment.cutmix):
-            return False
-        least = self.augment.mix_min_videos
-        return not least or len(self.records["train"]) >= least
-
-    def _mix(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix, drawn by (seed, step, rank); labels become shares ``[B, K]``."""
-        assert self.trainer is not None
-        # The trainer counts a batch only after its step: this is the number of the one at hand.
-        key = (batches_done(self.trainer), self.trainer.global_rank)
-        shares = to_shares(labels, len(self.class_names), clips.dtype)
-        return mix(clips, shares, self.augment.mixup, self.augment.cutmix, self.seed, *key)
+    def _rules(self) -> LabelRules:
+        return self.augment.rules(self.class_names, self.heads, len(self.records["train"]))
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]
-        dataset = EvalDataset(records, self.sampling, views[0], self.seed, self.processor)
+        rows = self._rows(role)
+        dataset = EvalDataset(rows, self.sampling, views[0], self.seed, self.processor)
         videos_per_batch = max(1, self.batch_size // (views[0] * views[1]))
         limit = getattr(self.trainer, f"limit_{role}_batches") if self.trainer else 1.0
         sampler = EvalSampler(records.labels, videos_per_batch, *self._ranks(), limit)
@@ -436,6 +411,11 @@ class VideoDataModule(LightningDataModule, ABC):
                 "are scored, of each class its share"
             )
         return self._loader(dataset, sampler, videos_per_batch)
+
+    def _rows(self, role: str) -> Records:
+        """The records of a role, with labels that count within each head."""
+        records = self.records[role]
+        return records.with_labels(within_heads(self.heads)) if self.heads else records
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
         refused = self.verdicts.refused(dataset.records)
@@ -453,6 +433,7 @@ class VideoDataModule(LightningDataModule, ABC):
 
     def _position(self) -> tuple[int, int]:
         """(epoch, videos that all processes have done in it), from the loop's progress."""
-        assert self.trainer is not None
+        if not self.trainer:
+            return 0, 0
         epoch, batches = divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
         return epoch, batches * self.videos_per_batch() * self.trainer.world_size

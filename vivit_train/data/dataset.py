@@ -1,15 +1,15 @@
 """From a row to frames, in a worker: choose frame indices, decode them, hand on uint8."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vivit_train.data.batch import DecodedBatch, GivenUp
 from vivit_train.data.clips import Clips
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key
@@ -24,20 +24,12 @@ from vivit_train.video.sampling import Sampling, reorder
 MAX_REDRAWS = 10
 
 
-class GivenUp(NamedTuple):
-    """A training row whose video hung or killed its decoder every time that it was tried."""
-
-    row: int
-    epoch: int
-    reason: str
-
-
 @dataclass
 class Sample:
     """What a worker makes of one row.
 
     ``frames`` is uint8 ``[T, H, W, 3]`` in training and ``[V, T, H, W, 3]``, V temporal views, in
-    evaluation. ``label`` is a class index, with several heads one per head. ``index`` is the row
+    evaluation. ``label`` is a class, of several heads one within each. ``index`` is the row
     that is shown, -1 for padding; ``seed`` that of the device's random draws. ``decoded`` is
     False where evaluation could not read the row's video (its frames are then black). ``shrunk``
     is True where the frames were large, and are resized already: see `Shrink`. ``broken``
@@ -59,83 +51,9 @@ class Sample:
     clip_seconds: float = 0.0
 
 
-@dataclass
-class Batch:
-    """A batch of clips that differ in size, and after the transfer what the model sees.
-
-    Attributes:
-        frames: Per row uint8 ``[T, H, W, 3]`` (training) or ``[V, T, H, W, 3]`` (evaluation), in
-            one block of memory.
-        labels: int64 ``[B]``, class indices; after mixup float ``[B, K]``, shares of the classes.
-            With several heads int64 ``[B, heads]``: indices into all the class names until the
-            transfer, which makes them count from 0 within each head.
-        indices: int64 ``[B]``, rows of the records; -1 marks padding.
-        decoded: bool ``[B]``, whether the row's own video could be read.
-        seeds: Per row the seed of its random draws on the device.
-        broken: Videos that could not be decoded.
-        given_up: Those of them, in training, that hang or kill the decoder.
-        shrunk: Per row whether its frames were resized already: see `Shrink`.
-        decode_seconds: See `Sample`; the sum over the videos.
-        clip_seconds: See `Sample`; the sum over the videos.
-        clips: Float ``[B, 3, T, h, w]``, in evaluation ``[B * views, 3, T, h, w]`` with a
-            video's views side by side; made on the device from ``frames``.
-    """
-
-    frames: Clips
-    labels: Tensor
-    indices: Tensor
-    decoded: Tensor
-    seeds: list[int]
-    broken: list[DecodeError]
-    clips: Tensor | None = None
-    shrunk: list[bool] = field(default_factory=list)
-    given_up: list[GivenUp] = field(default_factory=list)
-    decode_seconds: float = 0.0
-    clip_seconds: float = 0.0
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on another device; the copy overlaps with work where memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory (called by the DataLoader)."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def repeated(self, times: int) -> "Batch":
-        """Every clip ``times`` times, side by side, the copies with seeds of their own.
-
-        Frames are shared, not copied; broken videos count once for each clip.
-        """
-        if times == 1:
-            return self
-        return replace(
-            self,
-            frames=self.frames.repeated(times),
-            labels=self.labels.repeat_interleave(times, dim=0),
-            indices=self.indices.repeat_interleave(times),
-            decoded=self.decoded.repeat_interleave(times),
-            seeds=[
-                derive_seed(seed, "repeat", copy) if copy else seed
-                for seed in self.seeds
-                for copy in range(times)
-            ],
-            broken=self.broken * times,
-            shrunk=[shrunk for shrunk in self.shrunk for _ in range(times)],
-        )
-
-    def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(
-            self,
-            frames=self.frames.moved(move),
-            labels=move(self.labels),
-            indices=move(self.indices),
-            decoded=move(self.decoded),
-        )
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> DecodedBatch:
     """Puts samples side by side; frames stay a list, as their sizes differ."""
-    return Batch(
+    return DecodedBatch(
         frames=Clips(sample.frames for sample in samples),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),

@@ -16,7 +16,8 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from vivit_train.data.dataset import Batch, Sample, collate
+from vivit_train.data.batch import DecodedBatch
+from vivit_train.data.dataset import Sample, collate
 from vivit_train.errors import UserError
 from vivit_train.launch.stop_watch import ignore_stop_signals
 
@@ -41,7 +42,7 @@ class LazyLoader(DataLoader):
     wait_seconds = 0.0
     _watched: list[int] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[DecodedBatch]:  # type: ignore[override]
         # Workers share tensors over sockets in this process's folder under /tmp, which it removes
         # at its end; of their own they leave one behind whenever they are killed.
         multiprocessing.util.get_temp_dir()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vivit_train.build import build_module, first_batch, open_data
 from vivit_train.class_names import shorten
+from vivit_train.data.batch import Batch, ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch
 from vivit_train.data.rates import clip_in_words
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
@@ -91,7 +91,7 @@ def _of_the_heads(data: VideoDataModule) -> Iterator[Finding]:
         yield of_the_sources(heads, data.class_names)
 
 
-def _look_at(batch: Batch, data: VideoDataModule, seconds: float) -> Iterator[Finding]:
+def _look_at(batch: ClipBatch, data: VideoDataModule, seconds: float) -> Iterator[Finding]:
     """The first batch: could it be decoded, and is there a picture in it?"""
     broken = [str(error) for error in batch.broken]
     if broken:
@@ -100,7 +100,6 @@ def _look_at(batch: Batch, data: VideoDataModule, seconds: float) -> Iterator[Fi
         text = f"the first batch, {len(batch.seeds)} clips, took {seconds:.1f} s with start-up"
         yield Finding("ok", "decoding", text)
     clips = batch.clips
-    assert clips is not None
     low, high = (
         torch.tensor(bound, device=clips.device) for bound in zip(*data.processor.value_range)
     )
@@ -132,7 +131,7 @@ class Patient:
         batch: What it sees; up to `MAX_CLIPS` clips of it are used.
     """
 
-    def __init__(self, config: dict[str, Any], module: VivitModule, batch: Batch) -> None:
+    def __init__(self, config: dict[str, Any], module: VivitModule, batch: ClipBatch) -> None:
         settings = config["trainer"]
         precision = resolve_precision(settings["precision"], settings["accelerator"])
         self.config = config
@@ -143,9 +142,8 @@ class Patient:
         model = module.model.eval()
         optimizer = build_optimizer(model, config["optim"])
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
-        assert batch.clips is not None
         self.clips = batch.clips[:MAX_CLIPS].to(self.fabric.device)
-        self.labels = batch.labels[:MAX_CLIPS].to(self.fabric.device)
+        self.targets = batch.targets[:MAX_CLIPS].to(self.fabric.device)
         self.is_new = config["model"]["pretrained"] is None
         self.losses: list[float] = []
         self.seconds_per_clip = float("nan")
@@ -233,8 +231,8 @@ class Patient:
 
     def _loss(self, logits: Tensor) -> Tensor:
         if self.heads:
-            return multi_head_cross_entropy(logits, self.labels, self.heads)
-        return cross_entropy(logits, self.labels)
+            return multi_head_cross_entropy(logits, self.targets, self.heads)
+        return cross_entropy(logits, self.targets)
 
 
 def _time(config: dict[str, Any], data: VideoDataModule, seconds_per_clip: float) -> Finding:

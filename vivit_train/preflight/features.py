@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vivit_train.data.batch import DecodedBatch
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.dataset import Batch, EvalDataset
+from vivit_train.data.dataset import EvalDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import build_loader
 from vivit_train.model.vivit import ViViT, pool
@@ -135,11 +136,12 @@ def features_of(
     return Features(found, labels, values, mirrored, pictures, len(rows))
 
 
-def _look(model: ViViT, data: VideoDataModule, batch: Batch, mirror: bool) -> tuple[Tensor, ...]:
+def _look(
+    model: ViViT, data: VideoDataModule, batch: DecodedBatch, mirror: bool
+) -> tuple[Tensor, ...]:
     """All but the last attribute of `Features`, of one batch."""
     device, good = model.head.weight.device, batch.decoded
-    frames = [views for views, ok in zip(batch.frames, good) if ok]  # uint8 [1, T, H, W, 3] each
-    clips = torch.cat([data.processor(views.to(device), 1) for views in frames])
+    clips = batch.to(device).processed(data.processor).clips[good.to(device)]
     grey = F.adaptive_avg_pool3d(clips.float().mean(dim=1), PICTURE).flatten(1).cpu()
     values = see(model, clips)
     mirrored = see(model, clips.flip(-1)) if mirror else values[:, :0]

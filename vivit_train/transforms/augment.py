@@ -1,6 +1,6 @@
-"""Training transforms on the device: size, crop, flip, colour and erasing, alike in all frames."""
+"""Training transforms on the device: what the model sees of a batch, and with which labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from torchvision.transforms import v2
 from vivit_train.errors import UserError
 from vivit_train.seeds import derive_seed
 from vivit_train.transforms.frames import check_frames
+from vivit_train.transforms.labels import LabelRules, mirror_labels, mirrored_classes, to_shares
+from vivit_train.transforms.mixup import mix
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.rand_augment import RandAugment, torch_draws
 from vivit_train.transforms.shrink import Resize
@@ -41,8 +43,27 @@ class Draws(NamedTuple):
     grayscale: float
 
 
+class Augmented(NamedTuple):
+    """What the model sees of a batch in training.
+
+    Attributes:
+        clips: float32 ``[B * repeats, 3, T, h, w]``, in ``processor.value_range``; those of a video
+            side by side.
+        labels: int64 ``[B * repeats]``, of several heads ``[B * repeats, heads]``: the class that
+            each clip shows, within each head.
+        shares: Float ``[B * repeats, K]``, the parts of the classes in each mixed clip, the heads'
+            side by side; ``None`` where none is mixed.
+        seeds: Of each clip, by which it was drawn.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    shares: Tensor | None
+    seeds: list[int]
+
+
 class Augment(nn.Module):
-    """Augment clips, every frame of a clip alike, and bring them into the model's order and range.
+    """Augment a batch, every frame of a clip alike, and bring it into the model's order and range.
 
     The defaults are the original's for Kinetics (ViViT, Table 7; DMVR ``scale_jitter_augm`` and
     ``color_default_augm``): shortest edge to ``processor.size`` times independent factors for
@@ -68,7 +89,7 @@ class Augment(nn.Module):
         horizontal_flip: Probability of a flip. Set 0 where left and right matter.
         flip_labels: The classes that a flip turns into each other: pairs of names, a mapping, or
             the path of a YAML file with either. None: a flip changes no class. Classes that are
-            not named stay. The DataModule applies it.
+            not named stay.
         color_jitter: Probability of the four colour changes together.
         brightness: Largest change added to pixels, as a fraction of white.
         contrast: Largest change of the contrast factor from 1.
@@ -81,11 +102,11 @@ class Augment(nn.Module):
         random_erasing: Probability of a box of mid-grey in all frames. It is torchvision's.
         random_erasing_scale: Range of the box's area, as fractions of the frame's.
         mixup: Alpha of the Beta distribution from which a batch's share is drawn; 0: off. It mixes
-            the clips of a batch and their labels, so the DataModule does it, after all else.
+            the clips of a batch and their labels, after all else.
         cutmix: Alpha of the Beta distribution from which the area of a batch's box is drawn; 0:
             off. Done where mixup is; with both, each batch takes one, at even chances.
         mix_min_videos: Training sets of fewer videos are not mixed, neither by mixup nor cutmix.
-        repeats: Clips made of each decoded video, with draws of their own. The DataModule does it.
+        repeats: Clips made of each decoded video, with draws of their own.
 
     Raises:
         UserError: A value outside its range, or a processor whose output sizes vary.
@@ -186,10 +207,67 @@ class Augment(nn.Module):
         self.mix_min_videos = mix_min_videos
         self.repeats = int(repeats)
 
+    def rules(
+        self, class_names: Sequence[str], heads: Mapping[str, int], num_videos: int
+    ) -> LabelRules:
+        """What becomes of the labels of a training set.
+
+        Args:
+            class_names: All classes, head after head.
+            heads: Name and number of classes of each head; empty: one head.
+            num_videos: Videos of the set.
+
+        Raises:
+            UserError: If ``flip_labels`` cannot be read, or names what is no class.
+        """
+        mirrors = None
+        if self.flip_labels is not None:
+            classes = mirrored_classes(self.flip_labels, class_names, heads)
+            mirrors = [torch.tensor(of_head) for of_head in classes]
+        mixes = (self.mixup > 0 or self.cutmix > 0) and num_videos >= self.mix_min_videos
+        return LabelRules(list(heads.values()) or [len(class_names)], mirrors, mixes)
+
     def forward(
+        self,
+        frames: Sequence[Tensor],
+        labels: Tensor,
+        seeds: Sequence[int],
+        rules: LabelRules,
+        key: tuple[int, int, int],
+        shrunk: Sequence[bool] = (),
+    ) -> Augmented:
+        """All that this does to a batch: a function of its arguments alone.
+
+        Args:
+            frames: Of B videos, as for `clips`.
+            labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
+            seeds: As for `clips`; with ``repeats`` those of a video's other clips follow from it.
+            rules: See `rules`.
+            key: (seed of the run, step, process), by which mixing is drawn.
+            shrunk: As for `clips`.
+
+        Raises:
+            UserError: As `clips` does.
+        """
+        times = range(self.repeats)
+        frames = [clip for clip in frames for _ in times]
+        shrunk = [done for done in shrunk for _ in times]
+        seeds = [derive_seed(seed, "repeat", i) if i else seed for seed in seeds for i in times]
+        if self.repeats > 1:
+            labels = labels.repeat_interleave(self.repeats, dim=0)
+        clips = self.clips(frames, seeds, shrunk)  # [B, 3, T, h, w]
+        if rules.mirrors is not None:
+            labels = mirror_labels(labels, self.flips(seeds), rules.mirrors)
+        shares = None
+        if rules.mixes:
+            shares = to_shares(labels, rules.heads, clips.dtype)
+            clips, shares = mix(clips, shares, self.mixup, self.cutmix, *key)
+        return Augmented(clips, labels, shares, seeds)
+
+    def clips(
         self, frames: Sequence[Tensor], seeds: Sequence[int], shrunk: Sequence[bool] = ()
     ) -> Tensor:
-        """Augment a batch.
+        """Augment clips, each by itself.
 
         Args:
             frames: B clips, each uint8 [T, H, W, 3]; H and W may differ between clips.

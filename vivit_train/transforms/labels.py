@@ -1,7 +1,8 @@
 """Labels: which a flip swaps, how they count within heads, and as shares of the classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,35 +15,27 @@ from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 
 
-def check_heads(places: Sequence[int], heads: Mapping[str, int], data_name: str) -> None:
-    """Each head's classes must be the same rows of the model, in any order.
+class LabelRules(NamedTuple):
+    """How augmentation changes the labels of a training set; `Augment.rules` finds out.
 
-    Args:
-        places: For each class of the data set, head after head, its row in the model.
-        heads: Name -> number of classes.
-        data_name: The data set's, for the message.
-
-    Raises:
-        UserError: If a class is a row of another head.
+    Attributes:
+        heads: Classes of each head; of one head all K.
+        mirrors: For each head int64 ``[classes]``, what a flip makes of each class; ``None``: a
+            flip changes none.
+        mixes: Whether the clips of a batch are mixed with each other.
     """
-    start = 0
-    for name, size in heads.items():
-        end = start + size
-        if sorted(places[start:end]) != list(range(start, end)):
-            raise UserError(
-                f"rows {start} to {end - 1} of the model are not the {size} classes of the "
-                f"head {name} of {data_name}, whose heads are {', '.join(heads)} in this "
-                "order: train a new head"
-            )
-        start = end
+
+    heads: Sequence[int]
+    mirrors: Sequence[Tensor] | None
+    mixes: bool
 
 
 def mirrored_classes(
     flip_labels: str | dict[str, str] | Sequence[Sequence[str]],
     class_names: Sequence[str],
     heads: Mapping[str, int],
-) -> list[int]:
-    """The class that each class turns into when its clip is flipped.
+) -> list[list[int]]:
+    """The class that each class turns into when its clip is flipped, head by head.
 
     Args:
         flip_labels: Pairs of class names, a mapping, or the path of a YAML file with either. A
@@ -51,7 +44,7 @@ def mirrored_classes(
         heads: Name -> number of classes, side by side in ``class_names``; empty: one head.
 
     Returns:
-        For each index that of its mirror image; its own for classes in no pair.
+        For each head and class within it that of the mirror image; its own for those in no pair.
 
     Raises:
         UserError: If the file cannot be read, a name is no class, a class has two mirror images
@@ -81,7 +74,8 @@ def mirrored_classes(
                     f"augment.flip_labels pairs {class_names[one]!r} with both "
                     f"{class_names[mirror[one]]!r} and {class_names[other]!r}: name it once"
                 )
-    return [mirror.get(i, i) for i in range(len(class_names))]
+    starts = accumulate(sizes, initial=0)
+    return [[mirror.get(s + k, s + k) - s for k in range(n)] for s, n in zip(starts, sizes)]
 
 
 def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
@@ -94,8 +88,7 @@ def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
                 f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"
             ) from error
     pairs = list(content.items()) if isinstance(content, dict) else content
-    is_pair = [len(pair) == 2 and all(isinstance(n, str) for n in pair) for pair in pairs]
-    if not pairs or not all(is_pair):
+    if not pairs or not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise UserError(
             f"augment.flip_labels must be pairs of class names, e.g. [[turn left, turn right]], "
             f"or a YAML file of such, not {flip_labels}"
@@ -103,36 +96,45 @@ def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairs]
 
 
-def mirror_labels(labels: Tensor, flips: Sequence[bool], mirror: Tensor) -> Tensor:
+def _is_pair(pair: Any) -> bool:
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(name, str) for name in pair)
+    )
+
+
+def mirror_labels(labels: Tensor, flips: Sequence[bool], mirrors: Sequence[Tensor]) -> Tensor:
     """The labels of clips of which some are flipped.
 
     Args:
-        labels: int64 ``[B]`` or ``[B, heads]``, indices into all classes.
+        labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
         flips: For each of the B clips whether it is flipped.
-        mirror: int64 ``[K]``, what a flip makes of each class.
+        mirrors: See `LabelRules`.
 
     Returns:
         Shaped as ``labels``.
     """
-    flipped = torch.tensor(flips, device=labels.device)
-    flipped = flipped.view(-1, *[1] * (labels.ndim - 1))  # [B] or [B, 1]
-    return torch.where(flipped, mirror.to(labels.device)[labels], labels)
+    flipped = torch.tensor(flips, device=labels.device)[:, None]
+    of_heads = labels.view(len(labels), -1)  # [B, heads]
+    swapped = torch.stack(
+        [m.to(labels.device)[of_head] for m, of_head in zip(mirrors, of_heads.unbind(dim=1))], dim=1
+    )
+    return torch.where(flipped, swapped, of_heads).view_as(labels)
 
 
-def within_heads(labels: Tensor, heads: Mapping[str, int]) -> Tensor:
-    """``[B, heads]`` indices into all classes made to count from 0 within each head.
+def within_heads(heads: Mapping[str, int]) -> list[int]:
+    """For each class, head after head, its place within its head."""
+    return [place for size in heads.values() for place in range(size)]
+
+
+def to_shares(labels: Tensor, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """One-hot shares ``[B, K]``, the heads' side by side.
 
     Args:
-        labels: int64 ``[B, heads]``; with one head ``[B]``, which stays.
-        heads: Name -> number of classes; empty: one head.
+        labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
+        heads: Classes of each head.
+        dtype: Of the shares.
     """
-    if not heads:
-        return labels
-    starts = np.cumsum([0, *heads.values()])[:-1]
-    return labels - torch.from_numpy(starts).to(labels.device)
-
-
-def to_shares(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """One-hot shares ``[B, K]`` of labels ``[B]``; of ``[B, heads]`` the heads' side by side."""
-    one_hot = F.one_hot(labels, num_classes).to(dtype)
-    return one_hot if labels.ndim == 1 else one_hot.sum(dim=1)  # [B, heads, K] -> [B, K]
+    of_heads = labels.view(len(labels), -1).unbind(dim=1)
+    return torch.cat([F.one_hot(k, size) for k, size in zip(of_heads, heads)], dim=1).to(dtype)
