@@ -131,8 +131,8 @@ def test_a_planted_circle_is_found(line: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "upper"),
     [
-        ("model.vivit", "from vivit_train.data.labels import Labels", "data.labels"),
-        ("model.vivit", "def later():\n    from vivit_train.data import labels", "data.labels"),
+        ("model.vivit", "from vivit_train.data.batch import Batch", "data.batch"),
+        ("model.vivit", "def later():\n    from vivit_train.data import batch", "data.batch"),
         ("model.vivit", "from vivit_train.transforms import resize", "transforms.resize"),
         ("io.files", "def later():\n    from vivit_train import build", "build"),
         ("runs.run_dir", "import vivit_train", "__init__"),

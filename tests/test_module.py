@@ -28,7 +28,7 @@ class Stub(VivitModule):
             "num_classes": 3, "image_size": 8, "num_frames": 2, "tubelet_size": [2, 8, 8],
             "hidden_size": 8, "num_layers": 1, "num_heads": 2, "mlp_size": 8,
         }  # fmt: skip
-        super().__init__(model, ["a", "b", "c"], {}, {}, OPTIM, {})
+        super().__init__(model, ["a", "b", "c"], {}, {}, OPTIM, {}, {})
         self.logged: dict[str, Any] = {}
         self.model.forward = lambda clips: logits
         group = type("Optimizer", (), {"param_groups": [{"lr": 0.1}]})

@@ -78,6 +78,17 @@ class TestMirroredClasses:
         with pytest.raises(UserError, match=message):
             mirrored_classes(given, self.NAMES, {"turn": 3, "look": 2})
 
+    def test_a_name_that_comes_twice_in_a_file(self, tmp_path):
+        (tmp_path / "pairs.yaml").write_text("turn left: turn right\nturn left: stand\n")
+        with pytest.raises(UserError, match="'turn left' with both 'turn right' and 'stand'"):
+            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES, {})
+
+    @pytest.mark.parametrize("text", ["", "turn left", "3"])
+    def test_files_without_pairs(self, tmp_path, text):
+        (tmp_path / "pairs.yaml").write_text(text)
+        with pytest.raises(UserError, match="must be pairs of class names"):
+            mirrored_classes(f"{tmp_path}/pairs.yaml", self.NAMES, {})
+
     def test_what_is_no_yaml(self, tmp_path):
         (tmp_path / "pairs.yaml").write_text("[[a, b]")
         with pytest.raises(UserError, match="cannot be read as YAML"):

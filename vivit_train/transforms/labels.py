@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
+import yaml
 from torch import Tensor
 
 from vivit_train.class_names import match_class_names, shorten
@@ -78,11 +78,18 @@ def mirrored_classes(
     return [[mirror.get(s + k, s + k) - s for k in range(n)] for s, n in zip(starts, sizes)]
 
 
+class _Pairs(yaml.SafeLoader):
+    """Reads a mapping as a list of pairs: none is lost where a name comes twice."""
+
+
+_Pairs.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_pairs(node))
+
+
 def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
     content = flip_labels
     if isinstance(flip_labels, str):
         try:
-            content = OmegaConf.to_container(OmegaConf.load(user_path(flip_labels)))
+            content = yaml.load(user_path(flip_labels).read_bytes(), _Pairs)
         except Exception as error:  # of the file system, or of one of YAML's many kinds
             raise UserError(
                 f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"
