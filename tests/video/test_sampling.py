@@ -234,13 +234,13 @@ CAMERAS = {
 }
 
 
-def film(path, camera):
-    """A scene, in which stripes tell the time in sixtieths of a second, without loss."""
+def film(path, camera, images, **options):
+    """Writes what a camera took: an image at each of its moments."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"qp": "0", "bf": "2", "g": "8"})
-        stream.height, stream.width, stream.pix_fmt = 48, 128, "yuv420p"
+        stream = container.add_stream("libx264", rate=30, options={"bf": "2", "g": "8"} | options)
+        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
         stream.codec_context.time_base = Fraction(1, 120)
-        for image, moment in zip(numbered(128)[np.floor(camera).astype(int)], camera):
+        for image, moment in zip(images, camera):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = int(2 * moment), Fraction(1, 120)
             packets = stream.encode(frame)
@@ -253,7 +253,10 @@ def film(path, camera):
 def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
     names = [f"{camera}.{suffix}" for camera in CAMERAS for suffix in ("mp4", "mkv")]
-    return {name: film(folder / name, CAMERAS[name.split(".")[0]]) for name in names}
+    for name in names:  # stripes tell the time in sixtieths of a second, without loss
+        camera = CAMERAS[name.split(".")[0]]
+        film(folder / name, camera, numbered(128)[np.floor(camera).astype(int)], qp="0")
+    return {name: folder / name for name in names}
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
