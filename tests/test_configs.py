@@ -19,10 +19,10 @@ from lightning import Trainer
 
 from tests.conftest import REPOSITORY
 from tests.golden_files import GOLDEN
-from vivit_train.build import NOT_OF_THE_MODEL
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
+from vivit_train.model.arguments import NOT_ARGUMENTS, arguments_in
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage
 from vivit_train.optim import build_optimizer
@@ -84,7 +84,7 @@ def experiment(option: str) -> dict[str, Any]:
 
 def vivit_arguments(plain: dict[str, Any]) -> dict[str, Any]:
     """ViViT's arguments, but for its number of classes."""
-    return {k: v for k, v in plain["model"].items() if k not in NOT_OF_THE_MODEL}
+    return arguments_in(plain["model"])
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
@@ -356,7 +356,7 @@ def parameter_count(attention: str, tubelet: list[int], d: int, layers: int, mlp
 
 def test_the_models_keys_are_the_constructors() -> None:
     written = yaml.safe_load((CONFIGS / "model/vivit_b.yaml").read_text())
-    others = {name: written.pop(name) for name in NOT_OF_THE_MODEL}
+    others = {name: written.pop(name) for name in NOT_ARGUMENTS}
     assert others["from_image"] == parameters(FromImage)
     expected = parameters(ViViT)
     assert expected.pop("num_classes") is ...

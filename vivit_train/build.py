@@ -40,6 +40,7 @@ from vivit_train.launch.devices import resolve_devices, resolve_precision
 from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.launch.sharding import Sharded, resolve_strategy
 from vivit_train.launch.stop_watch import StopWatch
+from vivit_train.model.arguments import arguments_in
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
 from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
@@ -52,9 +53,6 @@ from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 
 T = TypeVar("T")
-
-# Keys of the group `model` that are not arguments of ViViT.
-NOT_OF_THE_MODEL = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
 
 
 def open_data(
@@ -126,9 +124,8 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     Raises:
         UserError: If a value does not fit the model, the weights or the machine.
     """
-    arguments = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
     module = VivitModule(
-        model={**arguments, "num_classes": len(data.class_names)},
+        model=arguments_in(config["model"]) | {"num_classes": len(data.class_names)},
         class_names=data.class_names,
         processor=data.processor.settings(),
         sampling={

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
+from vivit_train.model.arguments import Arguments
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
 from vivit_train.prediction import Prediction, are_several, prediction_of, videos_in
@@ -89,7 +90,7 @@ class Classifier(nn.Module):
         self.processor = processor
         self.class_names = class_names
         self.config = config
-        self.sampling = sampling or Sampling(model.config["num_frames"])
+        self.sampling = sampling or Sampling(model.arguments.num_frames)
         self.tells_sampling = tells_sampling and sampling is not None
         self.video_rate = video_rate
         self.eval_views = eval_views or (4, 3)
@@ -286,8 +287,8 @@ class Classifier(nn.Module):
 def load_classifier(source: str | Path, **model: Any) -> Classifier:
     """See `vivit_train.load`."""
     weights = read_weights(source)
-    known = inspect.signature(ViViT).parameters
-    if unknown := sorted(model.keys() - known.keys()):
+    known = [field.name for field in dataclasses.fields(Arguments)]
+    if unknown := sorted(model.keys() - set(known)):
         raise UserError(
             f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
             f"{', '.join(known)}"
@@ -314,11 +315,11 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     # What the file tells stays its own: another image_size then interpolates the positions.
     load_weights(network, dataclasses.replace(weights, model={**model, **weights.model}))
     class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
-    processor = processor_of(weights) or Processor(crop_size=network.config["image_size"])
+    processor = processor_of(weights) or Processor(crop_size=network.arguments.image_size)
     if "image_size" in model:
-        processor = with_crop(processor, network.config["image_size"])
+        processor = with_crop(processor, network.arguments.image_size)
     told = weights.sampling
-    clip_frames = model.get("num_frames", told.get("clip_frames", network.config["num_frames"]))
+    clip_frames = model.get("num_frames", told.get("clip_frames", network.arguments.num_frames))
     classifier = Classifier(
         network,
         processor,

@@ -18,12 +18,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from tests.conftest import REPOSITORY
-from vivit_train.build import NOT_OF_THE_MODEL, build_data, build_trainer
+from vivit_train.build import build_data, build_trainer
 from vivit_train.callbacks.non_finite import ACTIONS
 from vivit_train.config import compose_config, override_config, to_plain
 from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.errors import UserError
 from vivit_train.model import arguments
+from vivit_train.model.arguments import arguments_in
 from vivit_train.model.layers import ACTIVATIONS
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import inflate
@@ -139,7 +140,7 @@ def test_every_value_is_refused_in_a_line_or_can_be_built_from(
 def build(plain: dict[str, Any], group: str, folder: Path) -> None:
     """Builds what reads a group of the configuration."""
     if group == "model":
-        arguments = {k: v for k, v in plain["model"].items() if k not in NOT_OF_THE_MODEL}
+        arguments = arguments_in(plain["model"])
         with torch.device("meta"):
             ViViT(num_classes=3, **arguments)
     elif group in ("processor", "augment"):
@@ -147,7 +148,7 @@ def build(plain: dict[str, Any], group: str, folder: Path) -> None:
     elif group == "data":
         build_data(plain)
     elif group == "optim":
-        model = {k: v for k, v in plain["model"].items() if k not in NOT_OF_THE_MODEL}
+        model = arguments_in(plain["model"])
         vivit = ViViT(num_classes=3, **model)
         if plain["optim"]["freeze"] is not None:
             freeze(vivit, plain["optim"]["freeze"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from vivit_train.errors import UserError
+from vivit_train.model.arguments import Arguments
 from vivit_train.model.vivit import ViViT
 
 TINY = {
@@ -53,3 +54,18 @@ def test_any_value_makes_a_model_or_is_refused_by_name(name: str) -> None:
 def test_the_message_says_what_was_expected(argument: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ViViT(**TINY | argument)
+
+
+def test_an_unknown_argument() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sparkle'"):
+        ViViT(**TINY, sparkle=1)
+
+
+def test_arguments_make_the_same_arguments() -> None:
+    sizes = {"image_size": (16, 8), "attention": "factorised_encoder"}
+    made = Arguments(**TINY | sizes)
+    plain = made.to_dict()
+    assert (plain["image_size"], plain["tubelet_size"]) == ([16, 8], [2, 8, 8])
+    assert (made.frame_size, made.temporal_layers, made.temporal_heads) == ((16, 8), 4, 2)
+    assert Arguments(**plain) == made
+    assert list(plain) == list(inspect.signature(ViViT).parameters)

@@ -116,13 +116,13 @@ def test_first_losses(small: tuple[str, ...]) -> None:
     sick, _ = patient(small)
     right = torch.nn.functional.one_hot(sick.targets, 8).float()
     sick.model = lambda clips: 20 * right
-    sick.model.config = {"num_classes": 8}
+    sick.model.num_classes = 8
     assert "better than an untrained model can be" in sick.loss_at_start().text
     sick.model = lambda clips: -20 * right
-    sick.model.config = {"num_classes": 8}
+    sick.model.num_classes = 8
     assert "worse than guessing" in sick.loss_at_start().text
     sick.model = lambda clips: math.nan * right
-    sick.model.config = {"num_classes": 8}
+    sick.model.num_classes = 8
     finding = sick.loss_at_start()
     assert (finding.verdict, "not finite" in finding.text) == ("fail", True)
 

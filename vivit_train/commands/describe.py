@@ -76,16 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
     """Describes the model of a resolved configuration on the clips that it would get."""
-    from vivit_train.build import NOT_OF_THE_MODEL
     from vivit_train.describe import describe
     from vivit_train.describe.memory import SHORT_PRECISIONS
     from vivit_train.io.quiet import hush_lightning
     from vivit_train.launch.devices import resolve_precision
+    from vivit_train.model.arguments import arguments_in
     from vivit_train.recipe.preset import without_auto
     from vivit_train.transforms.processor import Processor
 
     hush_lightning()
-    model = {k: v for k, v in config["model"].items() if k not in NOT_OF_THE_MODEL}
+    model = arguments_in(config["model"])
     native = model["image_size"]
     native = (native, native) if isinstance(native, int) else native
     height, width = Processor.from_config(config["processor"]).output_size or native

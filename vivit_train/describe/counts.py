@@ -82,14 +82,13 @@ def parts(model: ViViT, clip: Grid) -> list[Part]:
         UserError: If the clip cannot be cut into tubelets.
     """
     macs = count_macs(model, clip, whole=True)
-    config = model.config
-    width = config["hidden_size"]
+    width = model.arguments.hidden_size
     t, h, w = model.embed.grid(*clip)
     tokens, frames, one = Tokens((t, h, w), width), Tokens((t, 1, 1), width), Tokens((1, 1, 1), 0)
     by_frame = model.attention == "factorised_encoder"
     name, rows = ("spatial encoder", t) if by_frame else ("encoder", 1)
 
-    pixels = Tokens(clip, config["num_channels"])
+    pixels = Tokens(clip, model.arguments.num_channels)
     found = [Part("tubelet embedding", pixels, tokens, size(model.embed), macs["embed"])]
     found.append(_encoder(name, "encoder", model.encoder, tokens, rows, macs))
     if model.temporal_encoder is not None:
@@ -153,7 +152,7 @@ def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
     if whole:
         model = copy(model)
         model.num_queries = None
-    clips = torch.empty(1, model.config["num_channels"], *clip, device="meta")
+    clips = torch.empty(1, model.arguments.num_channels, *clip, device="meta")
     # As two matrix products, which every version of torch counts; nothing is computed.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(clips)
@@ -173,7 +172,7 @@ def count_training_flops(model: ViViT, clip: Grid) -> int:
         model: From ``build``.
         clip: Frames, height and width.
     """
-    clips = torch.empty(1, model.config["num_channels"], *clip, device="meta")
+    clips = torch.empty(1, model.arguments.num_channels, *clip, device="meta")
     with (
         FlopCounterMode(display=False) as counter,
         sdpa_kernel(SDPBackend.MATH),

@@ -1,7 +1,6 @@
 """The memory of a training step: parameters, gradients, optimiser state and activations."""
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch.func import functional_call
 from vivit_train.describe.counts import build, size
 from vivit_train.errors import UserError
 from vivit_train.launch.devices import device_memory, resolve_precision
+from vivit_train.model.arguments import arguments_in
 from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import ViViT
@@ -108,11 +108,7 @@ def most_clips(config: dict[str, Any], most: int) -> int:
     precision = SHORT_PRECISIONS.get(precision, precision)
     if precision not in PRECISIONS or processor.output_size is None:
         return most
-    known = inspect.signature(ViViT).parameters
-    model = build(
-        {name: value for name, value in config["model"].items() if name in known}
-        | {"num_classes": 1}
-    )
+    model = build(arguments_in(config["model"]) | {"num_classes": 1})
     clip = (config["data"]["clip_frames"], *processor.output_size)
     need = training_memory(model, clip, 1, precision, config["optim"]["name"])
     free = USABLE * device_memory(settings) - (need.total - need.activations)
@@ -147,7 +143,7 @@ def _saved_for_backward(
             name: torch.empty(parameter.shape, dtype=dtype, requires_grad=True)
             for name, parameter in model.named_parameters()
         }
-        clips = torch.empty(batch_size, model.config["num_channels"], *clip, dtype=dtype)
+        clips = torch.empty(batch_size, model.arguments.num_channels, *clip, dtype=dtype)
         note(clips)
         with torch.autocast("cpu", autocast, enabled=autocast is not None), hooks:
             functional_call(model, weights, (clips,))

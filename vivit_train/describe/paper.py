@@ -83,8 +83,9 @@ def paper_row(model: ViViT, clip: Grid) -> PaperRow | None:
         model: Any ViViT.
         clip: Frames, height and width of its clips.
     """
+    config = model.config
     for row in PAPER:
         is_native = clip == (row.num_frames, row.image_size, row.image_size)
-        if is_native and all(model.config[k] == value for k, value in row.arguments().items()):
+        if is_native and all(config[k] == value for k, value in row.arguments().items()):
             return row
     return None

@@ -9,7 +9,6 @@ from torch import Tensor
 from vivit_train.classifier import Classifier
 from vivit_train.data.demo_clips import CLASS_NAMES, render
 from vivit_train.errors import UserError
-from vivit_train.transforms.settings import pixel_pair
 from vivit_train.video.decode import DecodeError, VideoReader
 
 
@@ -19,7 +18,7 @@ def demo_clips(classifier: Classifier) -> Tensor:
     Returns:
         uint8 ``[2, T, H, W, 3]``.
     """
-    height, width = pixel_pair("image_size", classifier.model.config["image_size"])
+    height, width = classifier.model.arguments.frame_size
     if classifier.processor.output_size is not None:  # else they keep their size
         height, width = classifier.processor.resized_size(height, width)
         # A portrait crop would no longer fit into something wider.

@@ -14,7 +14,6 @@ from vivit_train.errors import UserError
 from vivit_train.export.description import contract_of, write_json
 from vivit_train.model.weights.checkpoint import KEY
 from vivit_train.model.weights.huggingface import CONFIG_KEYS, LAYOUT_V4
-from vivit_train.transforms.settings import pixel_pair
 
 
 def write(classifier: Classifier, folder: Path) -> None:
@@ -57,7 +56,8 @@ def _what_it_lacks(classifier: Classifier) -> list[str]:
     if classifier.heads:
         reasons.append(f"it has {len(classifier.heads)} heads, and Hugging Face's one")
     # Ours interpolates positions for clips of another size; theirs raises.
-    native, frames = pixel_pair("image_size", config["image_size"]), config["num_frames"]
+    arguments = classifier.model.arguments
+    native, frames = arguments.frame_size, arguments.num_frames
     if processor.output_size != native:
         made = "x".join(map(str, processor.output_size or ())) or "any size"
         reasons.append(

@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vivit_train.model.arguments import Arguments
 from vivit_train.model.layers import Attention, DropPath, Mlp, TokenDrop
 from vivit_train.model.pos_embed import Grid, interpolate_positions
 
@@ -19,7 +19,7 @@ class Encoder(nn.Module):
         grid: Native tokens along (t, h, w).
         has_cls: Whether a class token goes before the others.
         blocks: The Transformer blocks.
-        config: ViViT's arguments.
+        arguments: ViViT's.
         token_drop: Share of the tokens that a training step leaves out, in [0, 1).
 
     Attributes:
@@ -32,20 +32,20 @@ class Encoder(nn.Module):
         grid: Grid,
         has_cls: bool,
         blocks: "list[Block]",
-        config: dict[str, Any],
+        arguments: Arguments,
         token_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        hidden_size = config["hidden_size"]
+        hidden_size = arguments.hidden_size
         self.grid = grid
         self.num_prefix = int(has_cls)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size)) if has_cls else None
         rows = self.num_prefix + math.prod(grid)
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, hidden_size))
         self.token_drop = TokenDrop(token_drop, self.num_prefix)
-        self.pos_dropout = nn.Dropout(config["dropout"])
+        self.pos_dropout = nn.Dropout(arguments.dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(hidden_size, eps=config["layer_norm_eps"])
+        self.norm = nn.LayerNorm(hidden_size, eps=arguments.layer_norm_eps)
         self.activation_checkpointing = False
 
     def forward(self, x: Tensor, grid: Grid, num_queries: int | None = None) -> Tensor:
@@ -160,42 +160,52 @@ class FactorisedDotProductAttention(Attention):
 
 
 def build_blocks(
-    config: dict[str, Any],
+    args: Arguments,
     num_layers: int,
     num_heads: int,
     mlp_size: int,
-    drops_per_frame: bool = False,
+    by_frame: bool = False,
 ) -> list[Block]:
-    """The blocks of an encoder, with drop path rising from block to block."""
-    attention, eps = config["attention"], config["layer_norm_eps"]
-    is_timm = config["drop_path_style"] == "timm"
+    """The blocks of an encoder, with drop path rising from block to block.
+
+    Args:
+        args: Of the model; those that follow are this encoder's own.
+        num_layers: How many.
+        num_heads: Attention heads A of each.
+        mlp_size: Width M inside each MLP.
+        by_frame: Whether they encode each frame by itself.
+    """
+    attention, eps = args.attention, args.layer_norm_eps
+    is_timm = args.drop_path_style == "timm"
     dot_product = attention == "factorised_dot_product"
     attention_class = FactorisedDotProductAttention if dot_product else Attention
 
     def attend() -> Attention:
         return attention_class(
-            config["hidden_size"],
+            args.hidden_size,
             num_heads,
-            config["qkv_bias"],
-            config["dropout"],
-            config["attention_dropout"],
-            config["attention_implementation"],
+            args.qkv_bias,
+            args.dropout,
+            args.attention_dropout,
+            args.attention_implementation,
         )
 
-    if config["drop_path"] and not is_timm and attention == "factorised_self_attention":
+    if args.drop_path and not is_timm and attention == "factorised_self_attention":
         warnings.warn(
-            f"model.drop_path={config['drop_path']} has no effect: the original ignores it in "
+            f"model.drop_path={args.drop_path} has no effect: the original ignores it in "
             "factorised_self_attention; model.drop_path_style=timm applies it",
             stacklevel=3,
         )
     blocks: list[Block] = []
     for layer in range(num_layers):
-        mlp = Mlp(config["hidden_size"], mlp_size, config["activation"], config["dropout"])
-        p = config["drop_path"] * layer / max(num_layers - 1, 1)
+        mlp = Mlp(args.hidden_size, mlp_size, args.activation, args.dropout)
+        p = args.drop_path * layer / max(num_layers - 1, 1)
         if attention == "factorised_self_attention":
             drop_path = DropPath(p if is_timm else 0.0, is_timm)
-            order = config["attention_order"]
+            order = args.attention_order
+            assert order is not None
             blocks.append(FactorisedBlock(attend(), attend(), mlp, drop_path, eps, order))
         else:
-            blocks.append(Block(attend(), mlp, DropPath(p, is_timm, drops_per_frame), eps))
+            drop_path = DropPath(p, is_timm, per_frame=by_frame and is_timm)
+            blocks.append(Block(attend(), mlp, drop_path, eps))
     return blocks

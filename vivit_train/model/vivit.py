@@ -5,13 +5,14 @@ per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. 
 (t, h, w). Numerics follow the original (Scenic, JAX): tanh GELU, LayerNorm eps 1e-6, pre-norm.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vivit_train.model.arguments import check_ranges, check_types, settled
+from vivit_train.model.arguments import Arguments
 from vivit_train.model.embedding import TubeletEmbedding
 from vivit_train.model.encoder import Encoder, build_blocks
 from vivit_train.model.layers import Attention, Mlp
@@ -23,122 +24,51 @@ class ViViT(nn.Module):
     Paper: ViViT §3.2 (embedding), §3.3 (the four models).
 
     Args:
-        num_classes: Classes K of the head, 1 or more.
-        attention: Model 1 ``spatio_temporal``: every token attends to all. Model 2
-            ``factorised_encoder``: an encoder over each frame's tokens, then one over frames.
-            Model 3 ``factorised_self_attention``: each block attends over time, then over space.
-            Model 4 ``factorised_dot_product``: half of the heads over time, half over space.
-        attention_order: Model 3: ``time_space`` (also for ``None``) or ``space_time``.
-        pooling: ``cls`` reads a class token; ``mean``, ``max`` and ``sum`` pool all tokens;
-            ``first`` reads the first token. Models 3 and 4 have no class token, and need one of
-            ``mean``, ``max``, ``sum``.
-        image_size: Native side in pixels, or (height, width); a multiple of the tubelet's.
-        num_frames: Native frames per clip; a multiple of the tubelet's.
-        tubelet_size: Frames and pixels (t, h, w) that one token covers.
-        num_channels: Channels C of a frame.
-        hidden_size: Width D of a token; a multiple of ``num_heads``.
-        num_layers: Transformer blocks; in Model 2, of the spatial encoder.
-        num_heads: Attention heads A of a block; even in Model 4.
-        mlp_size: Width M inside a block's MLP.
-        temporal_layers: Model 2: blocks of the temporal encoder, 4 for ``None`` (the paper's);
-            with 0 the frames' representations are averaged.
-        temporal_heads: Model 2: heads of the temporal encoder; ``None``: ``num_heads``.
-        temporal_mlp_size: Model 2: MLP width of the temporal encoder; ``None``: ``mlp_size``.
-        activation: ``gelu`` (exact); ``gelu_fast``, ``gelu_new`` or ``gelu_pytorch_tanh`` (the
-            tanh form); ``relu`` or ``selu``.
-        dropout: Probability after the positions, the attention's projection and both MLP layers.
-            In Model 2 each frame has its own mask; in the original all of a clip share one.
-        attention_dropout: Probability on attention weights.
-        drop_path: Probability of dropping a residual branch of the last block; rises linearly
-            from 0 at the first (stochastic depth, paper §4.2), in each encoder of Model 2.
-        drop_path_style: ``scenic``: as the original, which never rescales, drops a branch for all
-            frames of a clip alike in Model 2, and ignores ``drop_path`` in Model 3 (a warning
-            says so). ``timm``: divides kept branches by 1 - p, drops frame by frame in Model 2's
-            spatial encoder, and works in Model 3.
-        token_drop: Share of the tubelets that a training step leaves out, at random, after the
-            positions are added (PatchDropout): in Model 1 of the clip, in Model 2 of each frame.
-            Models 3 and 4, whose blocks need the whole grid, have none, nor have the poolings
-            ``sum`` and ``first``.
-        initializer_range: ``None`` initialises as the original does; a number is the standard
-            deviation of Hugging Face's truncated normal for every weight matrix.
-        layer_norm_eps: LayerNorm's epsilon.
-        qkv_bias: Whether queries, keys and values have a bias.
-        representation_size: Width of a tanh layer before the head; ``None``: no such layer.
-        sampled_frames: Uniform frame sampling (paper §3.2): embed only this many of the clip's
-            frames, evenly spaced, each as an image. Needs a tubelet of one frame. ``None``: off.
-        attention_implementation: ``sdpa`` (fused kernels) or ``eager`` (the explicit formula).
+        **arguments: By name, what `Arguments` says.
 
     Attributes:
+        arguments: The same, with what each ``None`` stands for.
         num_queries: How many of the first tokens the pooling reads, and the last blocks therefore
             compute; ``None``: all.
 
     Raises:
-        UserError: If a value is outside what is said above, or given to a model without it.
+        UserError: If `Arguments` refuses a value, or a clip cannot be cut into tubelets.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        attention: str = "spatio_temporal",
-        attention_order: str | None = None,
-        pooling: str = "cls",
-        image_size: int | Sequence[int] = 224,
-        num_frames: int = 32,
-        tubelet_size: Sequence[int] = (2, 16, 16),
-        num_channels: int = 3,
-        hidden_size: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        mlp_size: int = 3072,
-        temporal_layers: int | None = None,
-        temporal_heads: int | None = None,
-        temporal_mlp_size: int | None = None,
-        activation: str = "gelu_fast",
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        drop_path: float = 0.0,
-        drop_path_style: str = "scenic",
-        token_drop: float = 0.0,
-        initializer_range: float | None = None,
-        layer_norm_eps: float = 1e-6,
-        qkv_bias: bool = True,
-        representation_size: int | None = None,
-        sampled_frames: int | None = None,
-        attention_implementation: str = "sdpa",
-    ) -> None:
-        # Plain values only, so that a checkpoint can carry them: ViViT(**model.config) rebuilds.
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        check_types(config, ViViT.__init__.__annotations__)
-        check_ranges(config)
-        config = settled(config)
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        config["tubelet_size"] = list(tubelet_size)
-        config["image_size"] = height if height == width else [height, width]
-        self.config = config
-        self.num_classes = num_classes
-        self.attention = attention
-        self.pooling = pooling
-        self.num_queries = 1 if pooling in ("cls", "first") else None
-        self.embed = TubeletEmbedding(num_channels, hidden_size, tubelet_size, sampled_frames)
-        self.grid = self.embed.grid(num_frames, height, width)
+    __signature__ = inspect.signature(Arguments)  # for help() and editors
 
-        has_cls = pooling == "cls"
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = args = Arguments(**arguments)
+        self.num_classes = args.num_classes
+        self.attention = args.attention
+        self.pooling = args.pooling
+        self.num_queries = 1 if args.pooling in ("cls", "first") else None
+        sizes = (args.num_channels, args.hidden_size, args.tubelet_size)
+        self.embed = TubeletEmbedding(*sizes, args.sampled_frames)
+        self.grid = self.embed.grid(args.num_frames, *args.frame_size)
+
+        has_cls = args.pooling == "cls"
+        by_frame = args.attention == "factorised_encoder"
         t, h, w = self.grid
-        grid = (1, h, w) if attention == "factorised_encoder" else self.grid
-        per_frame = attention == "factorised_encoder" and drop_path_style == "timm"
-        blocks = build_blocks(config, num_layers, num_heads, mlp_size, per_frame)
-        self.encoder = Encoder(grid, has_cls, blocks, config, token_drop)
+        blocks = build_blocks(args, args.num_layers, args.num_heads, args.mlp_size, by_frame)
+        self.encoder = Encoder((1 if by_frame else t, h, w), has_cls, blocks, args, args.token_drop)
         self.temporal_encoder: Encoder | None = None
-        if config["temporal_layers"]:
-            temporal = [config[f"temporal_{size}"] for size in ("layers", "heads", "mlp_size")]
-            blocks = build_blocks(config, *temporal)
-            self.temporal_encoder = Encoder((t, 1, 1), has_cls, blocks, config)
-        width = representation_size or hidden_size
-        self.pre_logits = nn.Linear(hidden_size, width) if representation_size else None
-        self.head = nn.Linear(width, num_classes)
-        self.reset_parameters(initializer_range)
+        if args.temporal_layers:
+            heads, mlp_size = args.temporal_heads, args.temporal_mlp_size
+            assert heads is not None
+            assert mlp_size is not None
+            blocks = build_blocks(args, args.temporal_layers, heads, mlp_size)
+            self.temporal_encoder = Encoder((t, 1, 1), has_cls, blocks, args)
+        width = args.representation_size or args.hidden_size
+        self.pre_logits = nn.Linear(args.hidden_size, width) if args.representation_size else None
+        self.head = nn.Linear(width, args.num_classes)
+        self.reset_parameters(args.initializer_range)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments as plain values: ``ViViT(**model.config)`` is the same model, untrained."""
+        return self.arguments.to_dict()
 
     @property
     def encoders(self) -> list[Encoder]:

@@ -152,7 +152,7 @@ class Patient:
         """A model that knows nothing has a loss of ln K."""
         with torch.no_grad():
             loss = float(self._loss(self.model(self.clips)))
-        sizes = list(self.heads.values()) or [int(self.model.config["num_classes"])]
+        sizes = list(self.heads.values()) or [self.model.num_classes]
         expected = sum(math.log(size) for size in sizes) / len(sizes)
         text = f"{loss:.3f}; of guessing it is {expected:.3f}"
         if not math.isfinite(loss):

@@ -1,6 +1,5 @@
 """What the pretrained model sees in some of the videos, before anything is trained."""
 
-import inspect
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import EvalDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import build_loader
+from vivit_train.model.arguments import arguments_in
 from vivit_train.model.vivit import ViViT, pool
 from vivit_train.model.weights import FromImage, load_weights, read_weights
 from vivit_train.video.sampling import Sampling
@@ -57,11 +57,9 @@ def pretrained_model(config: dict[str, Any]) -> ViViT:
         UserError: If the weights do not fit.
     """
     settings = config["model"]
-    known = inspect.signature(ViViT).parameters
-    arguments = {name: value for name, value in settings.items() if name in known}
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
-        model = ViViT(**arguments, num_classes=1)
+        model = ViViT(**arguments_in(settings), num_classes=1)
     if settings["pretrained"] is not None:
         weights = read_weights(settings["pretrained"])
         load_weights(model, weights, ["none of the weights'"], FromImage(**settings["from_image"]))

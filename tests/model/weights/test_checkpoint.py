@@ -141,6 +141,8 @@ def test_what_are_no_heads(told: Any, content: dict[str, Any], tmp_path: Path) -
             1,
             "was written by another version of vivit-train: this one has no model.sparkle",
         ),
+        (["hyper_parameters", "model", "num_layers"], "x", "last.ckpt: model.num_layers='x' is no"),
+        (["hyper_parameters", "model", "dropout"], 2.0, "last.ckpt: model.dropout is a probabil"),
     ],
 )
 def test_checkpoint_of_another_program(

@@ -1,6 +1,5 @@
 """Our own files: Lightning checkpoints (``.ckpt``) and the folders that ``vivit export`` writes."""
 
-import inspect
 import math
 from itertools import accumulate
 from pathlib import Path
@@ -11,8 +10,7 @@ from torch import Tensor
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import is_of, read_json
-from vivit_train.model.arguments import check_types, settled
-from vivit_train.model.vivit import ViViT
+from vivit_train.model.arguments import Arguments
 from vivit_train.model.weights.files import (
     Weights,
     check_sampling,
@@ -131,13 +129,11 @@ def _weights(
 ) -> Weights:
     """Weights from their parts; ``path`` is the file that described them."""
     arguments, class_names = hyper_parameters["model"], hyper_parameters["class_names"]
-    parameters = inspect.signature(ViViT).parameters
-    if unknown := sorted(arguments.keys() - parameters.keys()):
+    if unknown := sorted(arguments.keys() - Arguments.__dataclass_fields__.keys()):
         raise UserError(
             f"{path} was written by another version of vivit-train: this one has no "
             f"{', '.join(f'model.{name}' for name in unknown)}"
         )
-    check_types(arguments, ViViT.__init__.__annotations__, origin)
     if arguments.get("num_classes") != len(class_names):
         raise UserError(
             f"{path} is inconsistent: its model has {arguments.get('num_classes')} classes, "
@@ -148,12 +144,15 @@ def _weights(
     sampling = hyper_parameters.get("sampling", {})
     check_sampling(origin, sampling)
     check_tensors(origin, state)
-    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    try:
+        model = Arguments(**arguments).to_dict()
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
     return Weights(
         origin=origin,
         format="vivit_train",
         state=state,
-        model=settled(defaults | arguments),
+        model=model,
         class_names=class_names,
         processor=hyper_parameters["processor"],
         unused=unused,

@@ -1,6 +1,5 @@
 """Hugging Face's models: ViViT (Model 1), and image ViTs, which have the same layers."""
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.io.foreign import is_of, read_json
-from vivit_train.model.arguments import check_types
-from vivit_train.model.vivit import ViViT
+from vivit_train.model.arguments import Arguments, check_types
 from vivit_train.model.weights import timm
 from vivit_train.model.weights.checkpoint import FORMAT_VERSION, KEY
 from vivit_train.model.weights.files import (
@@ -303,7 +301,7 @@ def _image_model(
     if config is not None:
         keys = {"num_heads": "num_attention_heads", "image_size": "image_size"}
         model |= {ours: config[key] for ours, key in keys.items() if key in config}
-        check_types(model, ViViT.__init__.__annotations__, origin)
+        check_types(model, origin)
     elif size := square_image_size(state["encoder.pos_embed"], model):
         model["image_size"] = size
     ranges = None
@@ -347,9 +345,10 @@ def _rename(
 def _arguments(origin: str, config: dict[str, Any]) -> dict[str, Any]:
     """ViViT's arguments from config.json."""
     # What config.json leaves out is the library's default, and ViViT's are the same.
-    defaults = inspect.signature(ViViT).parameters
-    arguments = {ours: config.get(key, defaults[ours].default) for ours, key in CONFIG_KEYS.items()}
-    check_types(arguments, ViViT.__init__.__annotations__, origin)
+    arguments = {
+        ours: config.get(key, getattr(Arguments, ours)) for ours, key in CONFIG_KEYS.items()
+    }
+    check_types(arguments, origin)
     arguments["tubelet_size"] = list(arguments["tubelet_size"])
     return {"attention": "spatio_temporal", "pooling": "cls"} | arguments
 

@@ -109,16 +109,16 @@ class _Plan:
 
     def settings(self) -> None:
         """Arguments that the file tells must be the model's."""
-        told, config = self.weights.model, self.model.config
+        told, ours, attention = self.weights.model, self.model.config, self.model.attention
         for name in DECISIVE:
-            if name in told and not self._agree(name, told[name], config[name]):
+            if name in told and not self._agree(name, told[name], ours[name]):
                 file = list(told[name]) if isinstance(told[name], tuple) else told[name]
-                self.faults.append(f"model.{name}={config[name]}, but the file's is {file}")
+                self.faults.append(f"model.{name}={ours[name]}, but the file's is {file}")
         same_tensors = ("spatio_temporal", "factorised_dot_product")
         untold = "attention" not in told and not self.is_image
-        if untold and config["attention"] not in same_tensors:
+        if untold and attention not in same_tensors:
             either = " or ".join(same_tensors)
-            self.faults.append(f"model.attention={config['attention']}, but the file's is {either}")
+            self.faults.append(f"model.attention={attention}, but the file's is {either}")
 
     def _agree(self, name: str, file: Any, model: Any) -> bool:
         if name == "activation" and file in ACTIVATIONS:  # equal under other names
@@ -148,7 +148,7 @@ class _Plan:
         """Fits an image model into the parts that a video model has beside its own."""
         if not self.is_image:
             return
-        attention = self.model.config["attention"]
+        attention = self.model.attention
         cls = "encoder.cls_token"
         if cls in self.target and (cls not in self.state or attention == "factorised_encoder"):
             self.state.pop(cls, None)  # as the original: an image's is not one frame's
