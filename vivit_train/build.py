@@ -35,6 +35,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.target import data_class
 from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.errors import UserError
+from vivit_train.io.layout import CHECKPOINTS
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.launch.devices import resolve_devices, resolve_precision
 from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
@@ -199,7 +200,7 @@ def build_trainer(
     """
     callbacks = config["callbacks"]
     checkpoints = Checkpoints(
-        run_dir / "checkpoints",
+        run_dir / CHECKPOINTS,
         callbacks["monitor"],
         callbacks["every_n_train_steps"],
         callbacks["top_k"],

@@ -9,7 +9,7 @@ import torch
 
 from tests.launch.test_sharding import train_two
 from train import train
-from vivit_train.callbacks.same_videos import VIDEOS, difference
+from vivit_train.callbacks.same_videos import difference
 from vivit_train.commands import evaluate
 from vivit_train.config import compose_config
 from vivit_train.data import folder
@@ -17,6 +17,7 @@ from vivit_train.data.folder import Folder
 from vivit_train.data.groups import hold_out
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
+from vivit_train.io.layout import VIDEOS_FILE
 from vivit_train.runs.resume import resumed
 
 
@@ -40,7 +41,7 @@ def test_other_videos_are_refused_by_name(run: Path, grown: Path) -> None:
     with pytest.raises(UserError, match=r"the train split is not .*: 1 new \(.*/zz\.mp4\)\. Bring"):
         train(resumed(words))
     assert (run / "config.yaml").read_bytes() == config
-    (run / VIDEOS).unlink()
+    (run / VIDEOS_FILE).unlink()
     with pytest.raises(UserError, match=r"began with: 32 rows before, 33 now\."):
         train(resumed(words))
 
@@ -75,7 +76,7 @@ def test_a_run_keeps_the_videos_that_it_has_held_out(
     monkeypatch.setattr(folder, "hold_out", lambda *_: set(clips[::4]))
     run = train(compose_config([*words, f"run_dir={tmp_path / 'run'}"]))
     monkeypatch.undo()
-    known = json.loads(gzip.decompress((run / VIDEOS).read_bytes()))
+    known = json.loads(gzip.decompress((run / VIDEOS_FILE).read_bytes()))
     assert set(known["val"]["names"]) == set(clips[::4])
     assert known["val"]["classes"] == dict.fromkeys(sorted(p.name for p in root.iterdir()), 1)
     assert hold_out(clips, [0] * len(clips), 0.2) != set(clips[::4])
@@ -93,7 +94,7 @@ def test_a_run_keeps_the_videos_that_it_has_held_out(
     assert scored["split_fingerprint"] == before["split_fingerprint"]
     with pytest.raises(UserError, match="the train split is not .*: 12 new "):
         train(resumed([*again, "trainer.max_epochs=3"]))
-    (run / VIDEOS).write_bytes(b"not this")
+    (run / VIDEOS_FILE).write_bytes(b"not this")
     with pytest.raises(UserError, match="the train split is not .*: 24 rows before, "):
         train(resumed([*again, "trainer.max_epochs=3"]))
 

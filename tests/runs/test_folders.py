@@ -14,9 +14,9 @@ import pytest
 from tests.conftest import REPOSITORY
 from vivit_train.config import compose_config
 from vivit_train.errors import UserError
+from vivit_train.io.layout import LOCK_FILE
 from vivit_train.runs import folders
 from vivit_train.runs.folders import (
-    LOCK,
     names_the_moment,
     new_folder,
     owned,
@@ -81,7 +81,7 @@ class TestOwned:
         with pytest.raises(UserError, match=said), owned(tmp_path / "run", "run_dir"):
             pass
         assert "waiting for a sign of life" in capsys.readouterr().err
-        assert (tmp_path / "run" / LOCK).exists()
+        assert (tmp_path / "run" / LOCK_FILE).exists()
 
     def test_a_killed_owner_is_followed_at_once(
         self, holder: subprocess.Popen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -98,7 +98,7 @@ class TestOwned:
     ) -> None:
         monkeypatch.setattr(folders, "LEASE_SECONDS", 1.0)
         monkeypatch.setattr(folders, "HEARTBEAT_SECONDS", 0.2)
-        lock = tmp_path / LOCK
+        lock = tmp_path / LOCK_FILE
         with owned(tmp_path, "run_dir"):
             record = lock.read_text()
         # This process's number, alive on this machine: of that machine it says nothing.
@@ -114,13 +114,13 @@ class TestOwned:
         """A power cut can leave it so."""
         monkeypatch.setattr(folders, "LEASE_SECONDS", 0.5)
         monkeypatch.setattr(folders, "HEARTBEAT_SECONDS", 0.1)
-        (tmp_path / LOCK).touch()
+        (tmp_path / LOCK_FILE).touch()
         with owned(tmp_path, "run_dir"):
-            assert f"pid={os.getpid()}" in (tmp_path / LOCK).read_text()
+            assert f"pid={os.getpid()}" in (tmp_path / LOCK_FILE).read_text()
 
     def test_who_loses_the_folder_ends(self, holder: subprocess.Popen, tmp_path: Path) -> None:
         """E.g. after it was suspended, and another machine took the folder over."""
-        (tmp_path / "run" / LOCK).unlink()
+        (tmp_path / "run" / LOCK_FILE).unlink()
         assert holder.wait(60) == 75
         assert holder.stderr is not None
         assert holder.stderr.read() == (
@@ -158,7 +158,7 @@ class TestOwned:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object, **__: object) -> None:
-            raise PermissionError(13, "Permission denied", str(tmp_path / LOCK))
+            raise PermissionError(13, "Permission denied", str(tmp_path / LOCK_FILE))
 
         monkeypatch.setattr(filelock.SoftFileLease, "acquire", refuse)
         with pytest.raises(UserError, match="cannot be written to: .*/.lock: Permission denied"):  # noqa: SIM117

@@ -14,10 +14,10 @@ from vivit_train.callbacks.stop_signals import Stopped, validates_next
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
+from vivit_train.io.layout import BEST, LAST
 from vivit_train.io.terminal import say
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.runs.checkpoint import link_or_copy
-from vivit_train.runs.resume import BEST, LAST
 from vivit_train.runs.run_dir import MetricsCsv
 
 

@@ -17,10 +17,8 @@ from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.files import written_whole
+from vivit_train.io.layout import VIDEOS_FILE, run_of
 
-# In the run's folder: the names of its videos, to hold out the same ones again, and to say which
-# ones have changed.
-VIDEOS = "videos.json.gz"
 ROLES = ("train", "val")
 
 
@@ -66,7 +64,7 @@ class SameVideos(Callback):
                 }
                 for role in ROLES
             }
-            with written_whole(self.run_dir / VIDEOS) as file:
+            with written_whole(self.run_dir / VIDEOS_FILE) as file:
                 file.write(gzip.compress(json.dumps(content).encode(), 1))
 
     def on_save_checkpoint(
@@ -97,7 +95,7 @@ def known_validation(checkpoint: Path) -> frozenset[str]:
     What a data set holds out by itself depends on the videos that are there, and on the version of
     this package: a run is resumed and evaluated on those that it did not train on.
     """
-    known = _saved(checkpoint.parent.parent).get("val", {})
+    known = _saved(run_of(checkpoint)).get("val", {})
     return frozenset(known.get("names", ()))
 
 
@@ -188,7 +186,7 @@ def _saved_names(run_dir: Path, role: str, digest: str) -> list[str] | None:
 def _saved(run_dir: Path) -> dict[str, dict[str, Any]]:
     """What videos.json.gz says of each role; nothing where it is not there, or damaged."""
     try:
-        content = json.loads(gzip.decompress((run_dir / VIDEOS).read_bytes()))
+        content = json.loads(gzip.decompress((run_dir / VIDEOS_FILE).read_bytes()))
         return {role: content[role] for role in ROLES if isinstance(content[role]["names"], list)}
     except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error):
         return {}

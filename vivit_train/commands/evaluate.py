@@ -20,6 +20,7 @@ from typing import Any
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
+from vivit_train.io.layout import CONFIG_FILE, EVALUATIONS, RESULTS_FILE, run_of
 from vivit_train.io.terminal import is_rank_zero, say
 from vivit_train.launch.processes import launched_from
 from vivit_train.launch.stop_watch import StopWatch
@@ -170,7 +171,7 @@ def output_folder(output: Path | None, source: Path) -> Iterator[Path]:
         yield folder
         return
     with owned(folder, "--output", is_new=output is None) as folder:
-        if (folder / "config.yaml").exists():
+        if (folder / CONFIG_FILE).exists():
             raise UserError(
                 f"--output={folder} is the folder of a run, whose results.json would be lost: "
                 "give another"
@@ -181,9 +182,9 @@ def output_folder(output: Path | None, source: Path) -> Iterator[Path]:
 def default_output(source: Path) -> Path:
     """Where results go: into the run that the checkpoint belongs to, if there is one."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    run = source.parent.parent
-    home = run if (run / "config.yaml").is_file() else Path("runs")
-    return home / "evaluations" / stamp
+    run = run_of(source)
+    home = run if (run / CONFIG_FILE).is_file() else Path("runs")
+    return home / EVALUATIONS / stamp
 
 
 def print_results(results: dict[str, Any], output: Path) -> None:
@@ -196,4 +197,4 @@ def print_results(results: dict[str, Any], output: Path) -> None:
     if results["checked"]:
         counts = ", ".join(f"{count} {kind}" for kind, count in results["checked"].items())
         say(f"vivit check found of these videos: {counts}")
-    say(output / "results.json")
+    say(output / RESULTS_FILE)

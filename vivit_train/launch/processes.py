@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
+from vivit_train.io.layout import STARTING_FILE
 from vivit_train.io.terminal import is_rank_zero, printable, say
 from vivit_train.launch.stop_watch import StopWatch
 
@@ -42,7 +43,6 @@ _LAUNCH_VARIABLES = (
     "PL_SEED_WORKERS",
 )
 _PARENT = "VIVIT_TRAIN_PARENT"  # in a child's environment: the process that started it
-_STARTING = "starting"  # the configuration that the other ranks start from
 QUIET_HYDRA = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -135,9 +135,10 @@ def launched_from(
 
     def command() -> list[str]:
         assert run_dir is not None
-        OmegaConf.save(dict(config or {}), run_dir / f"{_STARTING}.yaml")
+        OmegaConf.save(dict(config or {}), run_dir / STARTING_FILE)
         words = [sys.executable, os.path.abspath(sys.argv[0])]
-        words += ["--config-path", str(run_dir.resolve()), "--config-name", _STARTING]
+        name = STARTING_FILE.removesuffix(".yaml")
+        words += ["--config-path", str(run_dir.resolve()), "--config-name", name]
         return [*words, *QUIET_HYDRA]
 
     def observe(child_processes: list[subprocess.Popen]) -> None:
@@ -176,7 +177,7 @@ def launched_from(
         finally:
             _end(children, grace)
             if children and run_dir is not None:
-                (run_dir / f"{_STARTING}.yaml").unlink(missing_ok=True)
+                (run_dir / STARTING_FILE).unlink(missing_ok=True)
             for name, function in stock.items():
                 setattr(subprocess_script, name, function)
             if torch.distributed.is_initialized():

@@ -15,8 +15,8 @@ from torch import Tensor
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.io.files import temporary_name, written_whole
 from vivit_train.io.foreign import is_of
+from vivit_train.io.layout import LAST, PREVIOUS
 from vivit_train.model.weights.files import read_tensors
-from vivit_train.runs.resume import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

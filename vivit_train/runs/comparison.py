@@ -11,6 +11,7 @@ from vivit_train.config.saved import read_values
 from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name
 from vivit_train.io.foreign import is_of, read_json
+from vivit_train.io.layout import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, TRIAL_FILE
 from vivit_train.io.terminal import csv_cell, json_text, printable, say
 from vivit_train.runs.trial import Trial
 
@@ -79,7 +80,7 @@ def runs_below(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, also of one that failed before it wrote anything."""
-    return any((folder / name).is_file() for name in ("config.yaml", "results.json", "trial.json"))
+    return any((folder / name).is_file() for name in (CONFIG_FILE, RESULTS_FILE, TRIAL_FILE))
 
 
 def by_name(path: Path) -> tuple[int, str]:
@@ -95,15 +96,15 @@ def read_run(folder: Path) -> Run:
     """
     run = Run(folder, "not started")
     error, pruned = None, False
-    if (folder / "trial.json").is_file():
+    if (folder / TRIAL_FILE).is_file():
         trial = Trial.read(folder)
         named = (word.partition("=") for word in trial.varied)
         run.chosen = {key: value for key, _, value in named}
         error, pruned = trial.error, trial.pruned
-    if (folder / "config.yaml").is_file():
-        run.settings = dict(flat(read_values(folder / "config.yaml")))
-    if (folder / "results.json").is_file():
-        results = read_json(folder / "results.json")
+    if (folder / CONFIG_FILE).is_file():
+        run.settings = dict(flat(read_values(folder / CONFIG_FILE)))
+    if (folder / RESULTS_FILE).is_file():
+        results = read_json(folder / RESULTS_FILE)
         run.state = "finished"
         run.num_videos = results.get("num_videos_scored", results.get("num_videos"))
         run.fingerprint = results.get("split_fingerprint")
@@ -115,11 +116,11 @@ def read_run(folder: Path) -> Run:
             or not is_of(run.scores, dict[str, float])
         ):
             raise UserError(
-                f"{folder / 'results.json'} is not what a run writes: num_videos, "
+                f"{folder / RESULTS_FILE} is not what a run writes: num_videos, "
                 "split_fingerprint or a score is missing or of another type"
             )
         return run
-    rows = metrics(folder / "metrics.csv")
+    rows = metrics(folder / METRICS_FILE)
     if rows:
         epochs = run.settings.get("trainer.max_epochs")
         run.state = f"epoch {int(rows[-1]['epoch']) + 1} of {epochs}"
@@ -129,7 +130,7 @@ def read_run(folder: Path) -> Run:
             try:
                 run.scores = {name: float(value) for name, value in values.items() if value}
             except ValueError as error:
-                raise UserError(f"{folder / 'metrics.csv'}: {error}") from None
+                raise UserError(f"{folder / METRICS_FILE}: {error}") from None
     if error is not None:
         run.state = f"failed: {error}"
     elif pruned:

@@ -14,6 +14,7 @@ from vivit_train.class_names import mirrored_pair
 from vivit_train.classifier import sampling_of
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
+from vivit_train.io.layout import METRICS_FILE
 from vivit_train.io.terminal import say
 from vivit_train.model.weights import read_weights
 from vivit_train.recipe.contract import differ, same_moments, word
@@ -275,7 +276,7 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
     """
     return Case(
         config=config,
-        course=Course.of(metrics(run_dir / "metrics.csv")),
+        course=Course.of(metrics(run_dir / METRICS_FILE)),
         head_sizes=list(data.heads.values()) or [len(data.class_names)],
         clips=len(data.records["train"]),
         clip_share=_clip_share(data),

@@ -13,20 +13,27 @@ from omegaconf import DictConfig
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
+from vivit_train.io.layout import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    run_of,
+)
 from vivit_train.io.terminal import is_rank_zero, say
 from vivit_train.launch.processes import PROCESS_LOST
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease
 
-LOCK = ".lock"
 # The owner of a folder touches the lock file this often.
 HEARTBEAT_SECONDS = 5.0
 # An owner that has not done so for this long is taken for dead. On the machine where the owner
 # ran, its end is known at once.
 LEASE_SECONDS = 120.0
 # What a run writes, by which its folder is known.
-_OF_A_RUN = ("config.yaml", "metrics.csv", "results.json", "checkpoints")
+_OF_A_RUN = (CONFIG_FILE, METRICS_FILE, RESULTS_FILE, CHECKPOINTS)
 _TEMPORARY = re.compile(r".+\.\w+\.tmp-\d+", re.DOTALL)  # see `vivit_train.io.files`
 
 
@@ -74,7 +81,7 @@ def run_folder(config: DictConfig, begun: bool) -> Iterator[None]:
     with owned(Path(str(config.run_dir)), "run_dir", is_new) as folder:
         config.run_dir = str(folder)
         checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
-        if checkpoint is None or checkpoint.resolve().parent.parent != folder.resolve():
+        if checkpoint is None or run_of(checkpoint.resolve()) != folder.resolve():
             check_unused(folder, "run_dir", begun)
         remove_temporaries(folder)
         yield
@@ -92,7 +99,7 @@ def check_unused(folder: Path, key: str, begun: bool = False) -> None:
         UserError: Naming what the folder holds.
     """
     if begun:
-        held = [*sorted(folder.glob("checkpoints/*.ckpt")), folder / "results.json"]
+        held = [*sorted(folder.glob(f"{CHECKPOINTS}/*.ckpt")), folder / RESULTS_FILE]
     else:
         held = [folder / name for name in _OF_A_RUN]
     names = [str(path.relative_to(folder)) for path in held if path.exists()]
@@ -109,7 +116,7 @@ def remove_temporaries(folder: Path) -> None:
     The folder must be `owned`: then whatever is there is of a process that has ended. The numbers
     tell nothing, as they may be of another machine.
     """
-    for path in [*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")]:
+    for path in [*folder.glob("*.tmp-*"), *folder.glob(f"{CHECKPOINTS}/*.tmp-*")]:
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
@@ -142,7 +149,7 @@ def owned(path: Path, key: str, is_new: bool = False) -> Iterator[Path]:
         folder = new_folder(path) if is_new else path
         folder.mkdir(parents=True, exist_ok=True)
         lock = SoftFileLease(
-            folder / LOCK,
+            folder / LOCK_FILE,
             lease_duration=LEASE_SECONDS,
             heartbeat_interval=HEARTBEAT_SECONDS,
             on_compromise=_lost,

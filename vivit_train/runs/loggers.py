@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from vivit_train.config.keys import in_words
 from vivit_train.errors import UserError
+from vivit_train.io.layout import METRICS_FILE
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.runs.run_dir import MetricsCsv
 
@@ -32,7 +33,7 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
     Raises:
         UserError: If TensorBoard is asked for and not installed, or refuses its settings.
     """
-    loggers: list[Logger] = [MetricsCsv(run_dir / "metrics.csv")]
+    loggers: list[Logger] = [MetricsCsv(run_dir / METRICS_FILE)]
     if logger["wandb"] is not None:
         loggers.append(_wandb(logger["wandb"], run_dir, name))
     if logger["tensorboard"] is not None:

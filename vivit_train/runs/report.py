@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.files import write_whole
+from vivit_train.io.layout import CLASSES_FILE, PREDICTIONS_FILE
 from vivit_train.io.terminal import csv_cell, is_rank_zero, say
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.runs.run_dir import write_results
 
-CLASSES, PREDICTIONS = "classes.csv", "predictions.csv"
 # Standard deviations within which 95 % of a normal distribution lie.
 Z_95 = 1.96
 
@@ -60,7 +60,7 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
     """
     if accuracy is None:
         if is_rank_zero():
-            for name in (CLASSES, PREDICTIONS):
+            for name in (CLASSES_FILE, PREDICTIONS_FILE):
                 (folder / name).unlink(missing_ok=True)
         return None
     with accuracy.sync_context():  # sums over processes within
@@ -79,8 +79,8 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
             f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
             "it, its score is a little too good. data.test_split names another"
         )
-    _write(folder / CLASSES, rows)
-    _write(folder / PREDICTIONS, _prediction_table(labels, guesses, seen, data))
+    _write(folder / CLASSES_FILE, rows)
+    _write(folder / PREDICTIONS_FILE, _prediction_table(labels, guesses, seen, data))
     return told
 
 

@@ -23,16 +23,15 @@ from vivit_train.config.words import Call
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import damage
+from vivit_train.io.layout import BEST, CHECKPOINTS, CONFIG_FILE, LAST, PREVIOUS, run_of
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.recipe.preset import keep_begun
-
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 def resume_command(checkpoint: Path) -> str:
     """The command that goes on from a checkpoint."""
     words = [word_of("ckpt_path", str(checkpoint))]
-    saved = checkpoint.parent.parent / "config.yaml"
+    saved = run_of(checkpoint) / CONFIG_FILE
     # Only the user's own command may name a class outside of the package.
     if saved.is_file() and is_foreign(target := read_saved(saved).data._target_):
         words.append(f"data._target_={target}")
@@ -67,7 +66,7 @@ def newest_whole(run_dir: Path) -> Path | None:
     """
     damaged: list[str] = []
     for name in (LAST, PREVIOUS, BEST):
-        path = run_dir / "checkpoints" / name
+        path = run_dir / CHECKPOINTS / name
         if not path.is_file():
             continue
         with said_if_long(f"comparing the checksums of {path}"):
@@ -95,7 +94,7 @@ def find_last(run_dir: Path) -> Path:
     checkpoint = newest_whole(run_dir)
     if checkpoint is not None:
         return checkpoint
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     there = next((path for path in (folder, run_dir) if path.is_dir()), None)
     names = sorted(path.name for path in there.iterdir()) if there else []
     held = f"{there} holds {', '.join(names) or 'nothing'}" if there else "it does not exist"
@@ -145,7 +144,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
         checkpoint = Path(os.path.realpath(find_last(run_dir)))
     else:
         checkpoint = Path(os.path.realpath(os.path.expanduser(ckpt_path)))
-    saved = checkpoint.parent.parent / "config.yaml"
+    saved = run_of(checkpoint) / CONFIG_FILE
     if not checkpoint.is_file() or not saved.is_file():
         raise UserError(
             f"ckpt_path={ckpt_path}: expected RUN/checkpoints/last.ckpt of a run, with "
@@ -177,7 +176,7 @@ def begun_or_new(config: DictConfig) -> None:
     run_dir = user_path(config.run_dir)
     checkpoint = newest_whole(run_dir)
     config.ckpt_path = None if checkpoint is None else os.path.realpath(checkpoint)
-    saved = run_dir / "config.yaml"
+    saved = run_dir / CONFIG_FILE
     if checkpoint is not None and saved.is_file():
         before = complete_config(read_saved(saved))
         keep_begun(config, before)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name, write_whole
+from vivit_train.io.layout import CONFIG_FILE, RESULTS_FILE
 from vivit_train.io.terminal import json_text, say
 from vivit_train.version import __version__
 
@@ -23,7 +24,7 @@ from vivit_train.version import __version__
 def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Writes the resolved configuration, enough to run the same again."""
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    write_whole(run_dir / "config.yaml", text)
+    write_whole(run_dir / CONFIG_FILE, text)
 
 
 class ConfigFile(Callback):
@@ -56,7 +57,7 @@ class ConfigFile(Callback):
 @rank_zero_only
 def write_results(run_dir: Path, results: Mapping[str, Any]) -> None:
     """Writes results.json."""
-    write_whole(run_dir / "results.json", json_text(results) + "\n")
+    write_whole(run_dir / RESULTS_FILE, json_text(results) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from vivit_train.config import word_of
 from vivit_train.errors import UserError
 from vivit_train.io.files import write_whole
 from vivit_train.io.foreign import is_of, read_json
+from vivit_train.io.layout import RESULTS_FILE, TRIAL_FILE
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Trial:
     @property
     def is_finished(self) -> bool:
         """Whether it has a score."""
-        return (self.folder / "results.json").is_file()
+        return (self.folder / RESULTS_FILE).is_file()
 
     def command(self) -> list[str]:
         """The command that starts it, or goes on with it where it has a checkpoint."""
@@ -48,7 +49,7 @@ class Trial:
     def save(self) -> None:
         """Writes ``trial.json``."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        write_whole(self.folder / "trial.json", json.dumps(values, indent=2) + "\n")
+        write_whole(self.folder / TRIAL_FILE, json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Trial":
@@ -57,15 +58,15 @@ class Trial:
         Raises:
             UserError: If it is not what `save` writes.
         """
-        values = read_json(folder / "trial.json")
+        values = read_json(folder / TRIAL_FILE)
         types = {k: kind for k, kind in cls.__annotations__.items() if k != "folder"}
         are_whole = values.keys() <= types.keys() and {"overrides", "varied"} <= values.keys()
         if not are_whole or not all(is_of(value, types[k]) for k, value in values.items()):
-            raise UserError(f"{folder / 'trial.json'} is not what a sweep writes")
+            raise UserError(f"{folder / TRIAL_FILE} is not what a sweep writes")
         return cls(folder, **values)
 
 
 def trials_of(home: Path) -> list[Trial]:
     """The trials of a sweep's folder, by number."""
-    found = [Trial.read(path.parent) for path in home.glob("*/trial.json")]
+    found = [Trial.read(path.parent) for path in home.glob(f"*/{TRIAL_FILE}")]
     return sorted(found, key=lambda trial: trial.number)

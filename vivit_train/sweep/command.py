@@ -18,6 +18,7 @@ from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides
 from vivit_train.config.keys import in_words, misfits
 from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
+from vivit_train.io.layout import LOG_FILE, SWEEP_PICTURE, SWEEP_TABLE
 from vivit_train.io.terminal import say
 from vivit_train.runs.folders import names_the_moment, owned
 from vivit_train.runs.trial import Trial, trials_of
@@ -134,12 +135,12 @@ def report(home: Path, failed: Sequence[Trial], received: int) -> int:
     if trials_of(home):
         comparison = Comparison(read_runs([home]))
         comparison.print()
-        comparison.write_csv(home / "sweep.csv")
-        comparison.write_png(home / "sweep.png")
+        comparison.write_csv(home / SWEEP_TABLE)
+        comparison.write_png(home / SWEEP_PICTURE)
     for trial in failed:
         say(
             f"error: trial {trial.number} ({shlex.join(trial.varied)}): {trial.error}; see "
-            f"{trial.folder / 'log.txt'}",
+            f"{trial.folder / LOG_FILE}",
             file=sys.stderr,
         )
     if failed or received:

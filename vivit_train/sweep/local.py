@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
+from vivit_train.io.layout import LOG_FILE
 from vivit_train.runs.trial import Trial
 from vivit_train.sweep.protocols import Job
 
@@ -37,7 +38,7 @@ class LocalJob:
     """
 
     def __init__(self, trial: Trial, command: Sequence[str], env: dict[str, str]) -> None:
-        self.log = trial.folder / "log.txt"
+        self.log = trial.folder / LOG_FILE
         with self.log.open("ab") as log:
             self.begin = log.tell()  # what earlier calls said is before
             # In a session of its own: a Ctrl-C of the terminal arrives through the sweep, once.

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import (
 )
 
 from vivit_train.errors import UserError
+from vivit_train.io.layout import METRICS_FILE, RESULTS_FILE, STUDY_FILE
 from vivit_train.runs.comparison import SCORES, metrics
 from vivit_train.runs.trial import Trial, trials_of
 
@@ -51,7 +52,7 @@ def _names_the_study(method: Callable[..., T]) -> Callable[..., T]:
             database = error if isinstance(error, SQLAlchemyError) else error.__cause__
             reason = getattr(database, "orig", database)
             raise UserError(
-                f"the study {self.home / 'optuna.db'} cannot be used: {reason}. If another "
+                f"the study {self.home / STUDY_FILE} cannot be used: {reason}. If another "
                 "program has it open, close that; then repeat the command with "
                 f"hydra.sweep.dir={shlex.quote(str(self.home))}"
             ) from None
@@ -117,7 +118,7 @@ class OptunaSearch:
         home.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
             storage=optuna.storages.RDBStorage(
-                f"sqlite:///{(home / 'optuna.db').resolve()}",
+                f"sqlite:///{(home / STUDY_FILE).resolve()}",
                 engine_kwargs={"connect_args": {"timeout": LOCKED_SECONDS}},
             ),
             study_name="sweep",
@@ -163,7 +164,7 @@ class OptunaSearch:
         asked = self._asked.get(trial.number)
         if not self.prune or asked is None:
             return False
-        scores = validation_scores(trial.folder / "metrics.csv", f"val/{self.metric}")
+        scores = validation_scores(trial.folder / METRICS_FILE, f"val/{self.metric}")
         new = scores[self._reported.get(trial.number, 0) :]
         self._reported[trial.number] = len(scores)
         for step, score in new:
@@ -181,7 +182,7 @@ class OptunaSearch:
             state = TrialState.PRUNED if trial.pruned else TrialState.FAIL
             self.study.tell(trial.number, state=state)
         else:
-            results = json.loads((trial.folder / "results.json").read_text(encoding="utf-8"))
+            results = json.loads((trial.folder / RESULTS_FILE).read_text(encoding="utf-8"))
             if not isinstance(results.get(self.metric), int | float):
                 numbers = [k for k, v in results.items() if isinstance(v, float)]
                 raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from vivit_train.config import compose_config, to_plain
 from vivit_train.errors import UserError
+from vivit_train.io.layout import LOG_FILE
 from vivit_train.runs.trial import Trial
 from vivit_train.sweep.local import COMMAND_SECONDS, LocalJob
 from vivit_train.sweep.protocols import Job
@@ -83,7 +84,7 @@ class SlurmLauncher:
                 f"trainer.devices={devices}: with hydra/launcher=slurm it must be the number of "
                 "GPUs per node, e.g. trainer.devices=4"
             )
-        log = trial.folder.resolve() / "log.txt"
+        log = trial.folder.resolve() / LOG_FILE
         options: dict[str, Any] = {
             "job-name": f"vivit-{trial.folder.resolve()}",
             "dependency": "singleton",

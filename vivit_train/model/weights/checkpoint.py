@@ -10,6 +10,7 @@ from torch import Tensor
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import is_of, read_json
+from vivit_train.io.layout import BEST, CHECKPOINTS, LAST, MODEL_PREFIX
 from vivit_train.model.arguments import Arguments
 from vivit_train.model.weights.files import (
     Weights,
@@ -18,8 +19,6 @@ from vivit_train.model.weights.files import (
     read_tensors,
 )
 
-# The attribute of the LightningModule that is the ViViT.
-PREFIX = "model."
 # What an exported folder says of its model, beside the weights or the graph.
 DESCRIPTION = "vivit_train.json"
 FORMAT_VERSION = 1
@@ -36,11 +35,11 @@ def resolve_checkpoint(source: str | Path) -> Path:
         UserError: If there is none.
     """
     path = user_path(source)
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise UserError(f"the run {path} has no checkpoint yet: {path / 'checkpoints'} is empty")
+    if path.is_dir() and (path / CHECKPOINTS).is_dir():
+        for name in (BEST, LAST):
+            if (path / CHECKPOINTS / name).is_file():
+                return path / CHECKPOINTS / name
+        raise UserError(f"the run {path} has no checkpoint yet: {path / CHECKPOINTS} is empty")
     return path
 
 
@@ -66,8 +65,8 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     state: dict[str, Tensor] = {}
     unused: dict[str, str] = {}
     for name, tensor in (state_dict or {}).items():
-        if name.startswith(PREFIX):
-            state[name.removeprefix(PREFIX)] = tensor
+        if name.startswith(MODEL_PREFIX):
+            state[name.removeprefix(MODEL_PREFIX)] = tensor
         else:
             unused[name] = "not part of the model"
     missing = ["state_dict"] if state_dict is None else []
@@ -75,7 +74,7 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     if missing or not state:
         raise UserError(
             f"{path} is not a checkpoint of vivit-train: it has no "
-            f"{', '.join(missing) or f'tensors under {PREFIX!r}'}"
+            f"{', '.join(missing) or f'tensors under {MODEL_PREFIX!r}'}"
         )
     return _weights(path, f"vivit-train checkpoint {path}", state, hyper_parameters, unused)
 
