@@ -58,6 +58,7 @@ def train(config: DictConfig) -> Path:
         from vivit_train.io.quiet import hush_lightning
         from vivit_train.preflight.advice import say_advice
         from vivit_train.preflight.span import fit_sampling
+        from vivit_train.runs.begun import check_resumable, read_begun, resume_metrics
         from vivit_train.runs.checkpoint import restoring
         from vivit_train.runs.diagnosis import say_last
         from vivit_train.runs.report import write_scores
@@ -66,15 +67,16 @@ def train(config: DictConfig) -> Path:
     hush_lightning()
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
-    plain, data = build.open_data(plain)
+    begun = None if plain["ckpt_path"] is None else read_begun(Path(plain["ckpt_path"]))
+    plain, data = build.open_data(plain, begun=begun)
     plain = fit_sampling(plain, data)
-    if plain["ckpt_path"] is not None and is_rank_zero():
-        build.check_resumable(plain, data)
+    if begun is not None and is_rank_zero():
+        check_resumable(begun, plain, data)
     module = build.build_module(plain, data)
     watch = StopWatch()
-    trainer, checkpoints = build.build_trainer(plain, run_dir, watch)
-    if plain["ckpt_path"] is not None:
-        build.resume_metrics(trainer, plain["ckpt_path"])
+    trainer, checkpoints = build.build_trainer(plain, run_dir, watch, begun)
+    if begun is not None:
+        resume_metrics(begun, trainer)
     say_advice(plain, data, trainer.world_size)
 
     with launched_from(watch, run_dir, plain):

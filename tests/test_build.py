@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from tests.golden_files import GOLDEN
 from vivit_train import build
@@ -14,9 +13,7 @@ from vivit_train.build import (
     build_data,
     build_module,
     build_trainer,
-    check_resumable,
     open_data,
-    rows_of,
 )
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
@@ -28,7 +25,6 @@ from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.config import compose_config, to_plain
-from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
@@ -339,45 +335,3 @@ def test_a_linear_probe_trains_nothing_else(
     assert not any(modes)
     changed = [n for n, p in module.named_parameters() if not torch.equal(p, before[n])]
     assert changed == ["model.head.weight", "model.head.bias"]
-
-
-class TestResuming:
-    @pytest.fixture
-    def config(self, finished_run: Path) -> dict[str, Any]:
-        config: Any = OmegaConf.to_container(OmegaConf.load(finished_run / "config.yaml"))
-        return config | {"ckpt_path": str(finished_run / "checkpoints" / "last.ckpt")}
-
-    @pytest.fixture
-    def data(self, config: dict[str, Any]) -> VideoDataModule:
-        data = build_data(config)
-        data.setup()
-        return data
-
-    def test_the_runs_own(self, config: dict, data: VideoDataModule) -> None:
-        check_resumable(config, data)
-
-    def test_other_classes_are_named(self, config: dict, data: VideoDataModule) -> None:
-        data.class_names = [*CLASS_NAMES[1:], "juggling"]
-        with pytest.raises(UserError) as caught:
-            check_resumable(config, data)
-        message = str(caught.value)
-        assert f"data set has: {', '.join(sorted([CLASS_NAMES[0], 'juggling']))}. Resume" in message
-        assert "model.pretrained" in message
-
-    def test_another_order(self, config: dict, data: VideoDataModule) -> None:
-        data.class_names = list(reversed(CLASS_NAMES))
-        with pytest.raises(UserError, match="the same names in another order"):
-            check_resumable(config, data)
-
-    def test_other_settings_than_the_checkpoints(self, config: dict, data: VideoDataModule) -> None:
-        """As where config.yaml was changed by hand."""
-        config["optim"] = {**config["optim"], "layer_decay": 0.5, "lr": 0.5}
-        config["model"] = {**config["model"], "of_another_version": 1}
-        with pytest.raises(UserError, match=r"last\.ckpt cannot .*layer_decay: 0\.8 -> 0\.5"):
-            check_resumable(config, data)
-
-    def test_rows(self, finished_run: Path, tmp_path: Path) -> None:
-        assert rows_of(str(finished_run / "checkpoints" / "last.ckpt")) == (18, None)
-        torch.save({"global_step": 3}, tmp_path / "old.ckpt")
-        with pytest.raises(UserError, match="does not say where it stands"):
-            rows_of(str(tmp_path / "old.ckpt"))

@@ -22,12 +22,11 @@ from vivit_train.callbacks.ema import Ema
 from vivit_train.callbacks.meters import Meter, Progress
 from vivit_train.callbacks.non_finite import NonFinite
 from vivit_train.callbacks.same_steps import SameSteps
-from vivit_train.callbacks.same_videos import SameVideos, check_same_videos, known_validation
+from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.callbacks.start import Start
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.callbacks.utilisation import Utilisation
-from vivit_train.config.changes import check_changes, differences, values
 from vivit_train.config.keys import AUTO
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.class_sampling import balancing_weights
@@ -43,13 +42,14 @@ from vivit_train.launch.sharding import Sharded, resolve_strategy
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.model.arguments import arguments_in
 from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
-from vivit_train.model.weights.checkpoint import read_checkpoint
 from vivit_train.module import VivitModule
 from vivit_train.recipe.contract import KEYS, adopt
-from vivit_train.recipe.preset import fit_to_set, keep_begun, left_open, without_auto
-from vivit_train.runs.checkpoint import AtomicCheckpointIO, training_state
+from vivit_train.recipe.preset import fit_to_set, keep_begun, without_auto
+from vivit_train.runs.begun import Begun
+from vivit_train.runs.checkpoint import AtomicCheckpointIO
 from vivit_train.runs.loggers import build_loggers
-from vivit_train.runs.run_dir import ConfigFile, MetricsCsv
+from vivit_train.runs.run_dir import ConfigFile
+from vivit_train.runs.splits import known_validation
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def open_data(
-    config: dict[str, Any], stage: str | None = None
+    config: dict[str, Any], stage: str | None = None, begun: Begun | None = None
 ) -> tuple[dict[str, Any], VideoDataModule]:
     """The data of a run, set up, and the configuration with what follows from them.
 
@@ -65,20 +65,22 @@ def open_data(
         config: The resolved configuration; what it leaves open and its ``auto`` become values,
             but for ``data.sampling=auto`` of a new run: see `fit_sampling`.
         stage: What to set up, see `VideoDataModule.setup`.
+        begun: The run that is resumed; the videos that it holds out are held out again.
 
     Raises:
         UserError: If the data cannot be read, or a value does not fit them.
     """
-    if config["ckpt_path"] is not None and left_open(config):
+    if begun is not None:
         config = copy.deepcopy(config)
-        saved = read_checkpoint(Path(config["ckpt_path"]), verify=False)
-        keep_begun(config, saved.config or {})
+        keep_begun(config, begun.config)
     measured = config["data"]["sampling"] == AUTO
     if measured:  # later, by `fit_sampling`, which needs the data: until then it is left open
         config = config | {"data": config["data"] | {"sampling": None}}
     data = build_data(config)
+    if begun is not None:
+        data.known_val = known_validation(begun.run_dir)
     data.setup(stage)
-    if config["ckpt_path"] is None:  # a run that is resumed keeps its own values
+    if begun is None:  # a run that is resumed keeps its own values
         config = adopt(config, data)
         clips = {key: config["data"][key] for key in KEYS}
         data.sampling = dataclasses.replace(data.sampling, **clips)
@@ -94,8 +96,6 @@ def open_data(
 def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> VideoDataModule:
     """The DataModule, with its processor and augmentation.
 
-    That of a run that is resumed holds out the videos again that the run has held out.
-
     Args:
         config: The resolved configuration.
         class_names: The order of classes of a trained model; ``None``: the data set's own.
@@ -104,16 +104,13 @@ def build_data(config: dict[str, Any], class_names: list[str] | None = None) -> 
     processor = Processor.from_config(config["processor"])
     augment = Augment(processor, **config["augment"])
     arguments = dict(config["data"])
-    data = data_class(arguments.pop("_target_"))(
+    return data_class(arguments.pop("_target_"))(
         **arguments,
         processor=processor,
         augment=augment,
         seed=config["seed"],
         class_names=class_names,
     )
-    if config["ckpt_path"] is not None:
-        data.known_val = known_validation(Path(config["ckpt_path"]))
-    return data
 
 
 @said_if_long("building the model and reading its weights")
@@ -186,7 +183,10 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
 
 
 def build_trainer(
-    config: dict[str, Any], run_dir: Path, watch: StopWatch | None = None
+    config: dict[str, Any],
+    run_dir: Path,
+    watch: StopWatch | None = None,
+    begun: Begun | None = None,
 ) -> tuple[Trainer, Checkpoints]:
     """The trainer with its callbacks and loggers, and the callback that knows the checkpoints.
 
@@ -194,6 +194,7 @@ def build_trainer(
         config: The resolved configuration.
         run_dir: Where the run writes.
         watch: Is told of the run's progress.
+        begun: The run that is resumed.
 
     Raises:
         UserError: If the machine has not what the configuration asks for.
@@ -228,7 +229,7 @@ def build_trainer(
         logger=build_loggers(config["logger"], run_dir, config["name"]),
         callbacks=[
             StepSeed(config["seed"]),
-            SameSteps(config["ckpt_path"]),
+            SameSteps(begun),
             NonFinite(callbacks["non_finite"]),
             BrokenVideos(config["data"]["max_bad_fraction"]),
             Meter(arguments["log_every_n_steps"]),
@@ -237,7 +238,7 @@ def build_trainer(
             *stopping,
             checkpoints,
             StopSignals(watch or StopWatch()),
-            SameVideos(run_dir, config["ckpt_path"] is None or config["allow_other_videos"]),
+            SameVideos(run_dir, begun is None or config["allow_other_videos"]),
             ConfigFile(run_dir, config),
             Start(config["model"]["name"], run_dir),
             *progress,
@@ -269,62 +270,6 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> ClipBatch:
     seen = data.augmented(decoded.to(device), step=0)
     dtype, _ = PRECISIONS.get(SHORT_PRECISIONS.get(precision, precision), (torch.float32, None))
     return dataclasses.replace(seen, clips=seen.clips.to(dtype))
-
-
-def check_resumable(config: dict[str, Any], data: VideoDataModule) -> None:
-    """Refuses to resume from a checkpoint what it was not trained with.
-
-    Args:
-        config: The resolved configuration, with ``ckpt_path``.
-        data: Set up.
-
-    Raises:
-        UserError: Naming the classes, settings or videos that differ.
-    """
-    path = Path(config["ckpt_path"])
-    # Its checksums are compared before, by `resume`, on one process.
-    saved = read_checkpoint(path, verify=False)
-    classes = saved.class_names or []
-    if classes != data.class_names:
-        lost = sorted(set(classes) ^ set(data.class_names))[:8]
-        raise UserError(
-            f"ckpt_path={path} was trained on other classes than the data set has: "
-            f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
-            "run's own data; to start a new run from its weights use model.pretrained"
-        )
-    # The run's config.yaml may have been changed by hand. Another version may have had other keys,
-    # and kept the ~ of a path, which is not read again.
-    before = saved.config or {}
-    shared = dict(values(before)).keys() & dict(values(config)).keys() - {"model.pretrained"}
-    changes = differences(before, config)
-    check_changes({k: v for k, v in changes.items() if k in shared}, f"ckpt_path={path}")
-    content = training_state(path)
-    run_dir = path.parent.parent
-    check_same_videos(content.get("splits"), data, run_dir, config["allow_other_videos"])
-
-
-def rows_of(ckpt_path: str) -> tuple[int, dict[str, Any] | None]:
-    """How far metrics.csv was when a checkpoint was written: its rows, and the next one.
-
-    Raises:
-        UserError: If the checkpoint is of an older version, which did not say.
-    """
-    content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    written = content.get("metrics_csv")
-    if written is None:
-        raise UserError(
-            f"ckpt_path={ckpt_path} does not say where it stands, as checkpoints of this version "
-            "do: start a new run from its weights with model.pretrained"
-        )
-    return written["rows"], written["next"]
-
-
-def resume_metrics(trainer: Trainer, ckpt_path: str) -> None:
-    """Has metrics.csv go on with the row that comes after those of a checkpoint."""
-    rows = rows_of(ckpt_path)
-    for logger in trainer.loggers:
-        if isinstance(logger, MetricsCsv):
-            logger.resume(*rows)
 
 
 def with_lightning(make: Callable[..., T], settings: dict[str, Any], **arguments: Any) -> T:

@@ -7,6 +7,7 @@ import torch
 
 from vivit_train.callbacks.same_steps import SameSteps
 from vivit_train.errors import UserError
+from vivit_train.runs.begun import Begun
 
 
 def trainer(processes: int, videos: int, accumulate: int = 1, batches: int = 6) -> Any:
@@ -62,8 +63,16 @@ def saved(tmp_path: Path) -> str:
     return str(tmp_path / "last.ckpt")
 
 
+def begun(path: str) -> Begun:
+    """What `read_begun` gives, as far as `SameSteps` asks."""
+    content = torch.load(path, weights_only=True)
+    step, position = content["global_step"], content["position"]
+    config = content.get("hyper_parameters", {}).get("config", {})
+    return Begun(Path(path), step, position, {"rows": 0, "next": None}, None, [], config)
+
+
 def resume(saved: str, now: Any) -> dict[str, Any]:
-    callback = SameSteps(saved)
+    callback = SameSteps(begun(saved))
     callback.setup(now, None, "fit")
     checkpoint = torch.load(saved, weights_only=True)
     callback.on_load_checkpoint(now, None, checkpoint)
@@ -86,7 +95,7 @@ def test_fewer_processes_accumulate(saved: str, processes: int, accumulate: int)
 
 def chained(first: str, path: Path, now: Any) -> str:
     """A checkpoint of the run that ``now`` has resumed."""
-    callback = SameSteps(first)
+    callback = SameSteps(begun(first))
     callback.setup(now, None, "fit")
     before = torch.load(first, weights_only=True)
     checkpoint = {"loops": before["loops"], "global_step": before["global_step"]}
@@ -107,11 +116,11 @@ def test_a_run_that_is_resumed_twice(saved: str, tmp_path: Path, last: Any) -> N
     second = chained(saved, tmp_path / "second.ckpt", trainer(2, 2, batches=12))
     now = last(trainer(2, 2, batches=12))
     now.val_check_interval = 3 * now.accumulate_grad_batches
-    SameSteps(second).setup(now, None, "fit")
+    SameSteps(begun(second)).setup(now, None, "fit")
     assert (now.accumulate_grad_batches, now.val_check_interval) == (2, 6)
     back = trainer(4, 2, accumulate=2)  # what config.yaml says by then
     back.val_check_interval = 6
-    SameSteps(second).setup(back, None, "fit")
+    SameSteps(begun(second)).setup(back, None, "fit")
     assert (back.accumulate_grad_batches, back.val_check_interval) == (1, 3)
 
 

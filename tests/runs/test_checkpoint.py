@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all, and checked before training resumes."""
+"""Checkpoints are written whole or not at all."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import torch
 
 from train import train
 from vivit_train.errors import UserError
-from vivit_train.runs.checkpoint import AtomicCheckpointIO, link_or_copy, training_state
+from vivit_train.runs.checkpoint import AtomicCheckpointIO, link_or_copy
 from vivit_train.runs.resume import resumed
 
 
@@ -144,26 +144,3 @@ class TestTrainingState:
         message = r"last\.ckpt: its training state cannot be restored \(ValueError"
         with pytest.raises(UserError, match=message):
             train(resumed([f"ckpt_path={last}", "trainer.max_epochs=3"]))
-
-    def test_what_training_resumes_from(self, finished_run: Path) -> None:
-        content = training_state(finished_run / "checkpoints" / "last.ckpt")
-        assert content["global_step"] == 16
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("epoch", None), ("global_step", "x"), ("global_step", True), ("loops", [1]),
-            ("callbacks", {1: 2}), ("optimizer_states", {}), ("lr_schedulers", [3]),
-            ("position", {"epoch": "x"}), ("metrics_csv", 3), ("metrics_csv", {"rows": "x"}),
-            ("metrics_csv", {}), ("splits", {"train": 3}), ("splits", {"train": {}, "val": {}}),
-            ("given_up", [1]),
-            ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": []}}}}),
-        ],
-    )  # fmt: skip
-    def test_entries_of_other_types(
-        self, finished_run: Path, tmp_path: Path, name: str, value: Any
-    ) -> None:
-        content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
-        torch.save(content | {name: value}, tmp_path / "last.ckpt")
-        with pytest.raises(UserError, match=f"training resumes from: {name} is missing or of"):
-            training_state(tmp_path / "last.ckpt")

@@ -1,7 +1,7 @@
 """What a run does about videos that cannot be decoded."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
+from vivit_train.io.layout import CheckpointContent
 
 
 class BrokenVideos(Callback):
@@ -72,14 +73,15 @@ class BrokenVideos(Callback):
     ) -> None:
         """Adds the record; all processes come here, whoever writes the file."""
         self._agree(trainer)
-        given_up = _data_of(trainer).given_up
-        checkpoint["given_up"] = {name: list(entry) for name, entry in given_up.items()}
+        given_up = {name: list(entry) for name, entry in _data_of(trainer).given_up.items()}
+        cast(CheckpointContent, checkpoint)["given_up"] = given_up
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds what the run had given up by then; an older checkpoint does not say."""
-        for name, (epoch, reason) in checkpoint.get("given_up", {}).items():
+        content = cast(CheckpointContent, checkpoint)
+        for name, (epoch, reason) in content.get("given_up", {}).items():
             _data_of(trainer).given_up.setdefault(name, (epoch, reason))
 
     def _name(self, batch: ClipBatch, what: str) -> None:

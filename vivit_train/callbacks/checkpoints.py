@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer
@@ -14,7 +14,7 @@ from vivit_train.callbacks.stop_signals import Stopped, validates_next
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
-from vivit_train.io.layout import BEST, LAST
+from vivit_train.io.layout import BEST, LAST, CheckpointContent
 from vivit_train.io.terminal import say
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.runs.checkpoint import link_or_copy
@@ -282,7 +282,7 @@ class Checkpoints(Checkpoint):
         """Adds how far metrics.csv is."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
-                checkpoint["metrics_csv"] = {
+                cast(CheckpointContent, checkpoint)["metrics_csv"] = {
                     "rows": len(logger.rows),
                     "next": self._unlogged_row(trainer),
                 }

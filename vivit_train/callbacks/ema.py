@@ -1,6 +1,6 @@
 """Averaging the weights over training: what is then validated, tested and shipped."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vivit_train.errors import UserError
+from vivit_train.io.layout import CheckpointContent
 from vivit_train.launch.sharding import Sharded, gathered, shard_of
-
-# What a checkpoint calls the weights that training goes on from.
-TRAINING_WEIGHTS = "training_weights"
 
 
 class Ema(Callback):
@@ -123,8 +121,9 @@ class Ema(Callback):
         if self.averages:
             weights = self._set_aside or trained_weights(pl_module)
             weights = {name: weight.detach() for name, weight in weights.items()}
-            checkpoint[TRAINING_WEIGHTS] = gathered(weights)
-            checkpoint["state_dict"] = checkpoint["state_dict"] | gathered(self.averages)
+            content = cast(CheckpointContent, checkpoint)
+            content["training_weights"] = gathered(weights)
+            content["state_dict"] = content["state_dict"] | gathered(self.averages)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -136,7 +135,7 @@ class Ema(Callback):
         """
         if trainer.state.fn != "fit":
             return
-        weights = checkpoint.get(TRAINING_WEIGHTS)
+        weights = cast(CheckpointContent, checkpoint).get("training_weights")
         if weights is None and self.decay is not None:
             raise UserError(
                 f"callbacks.ema_decay={self.decay}: the checkpoint to go on from has no averages; "

@@ -1,14 +1,15 @@
 """Where a run stands: kept in its checkpoints, and restored, also with other processes."""
 
-from typing import Any
+from typing import Any, cast
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks.stop_signals import validates_next
 from vivit_train.data.loader import batches_done
 from vivit_train.errors import UserError
+from vivit_train.io.layout import CheckpointContent, Position
+from vivit_train.runs.begun import Begun
 
 # Settings of the trainer that count batches, which another number of processes makes smaller or
 # larger.
@@ -29,12 +30,12 @@ class SameSteps(Callback):
     ``max_steps`` they end an epoch without training if the checkpoint is from the end of one.
 
     Args:
-        ckpt_path: The checkpoint that the run resumes from, if any.
+        begun: The run that is resumed, if any.
     """
 
-    def __init__(self, ckpt_path: str | None) -> None:
-        self.ckpt_path = ckpt_path
-        self._saved: dict[str, Any] | None = None
+    def __init__(self, begun: Begun | None) -> None:
+        self.begun = begun
+        self._saved: Position | None = None
         self._validation_due = False
         self._steps_held_back = 0
 
@@ -44,12 +45,10 @@ class SameSteps(Callback):
         Raises:
             UserError: If no accumulation makes up the step, or the run is longer already.
         """
-        if stage != "fit" or self.ckpt_path is None:
+        if stage != "fit" or self.begun is None:
             return
-        content = torch.load(self.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-        self._saved = content["position"]
-        assert self._saved is not None
-        behind = {"max_epochs": self._saved["epoch"], "max_steps": content["global_step"]}
+        self._saved = self.begun.position
+        behind = {"max_epochs": self._saved["epoch"], "max_steps": self.begun.global_step}
         for name, done in behind.items():
             if 0 < (getattr(trainer, name) or -1) < done:
                 raise UserError(
@@ -64,7 +63,7 @@ class SameSteps(Callback):
                 "divide. Go on with another trainer.devices or data.batch_size whose product "
                 f"divides {step}, or start a new run from the weights with model.pretrained"
             )
-        given = content.get("hyper_parameters", {}).get("config", {}).get("trainer", {})
+        given = self.begun.config.get("trainer", {})
         for name, value in _in_batches(trainer).items():
             # Checkpoints of older versions do not say what was used.
             used = self._saved.get("in_batches", {}).get(name, value)
@@ -112,7 +111,7 @@ class SameSteps(Callback):
         """Adds the position, in videos of all processes."""
         batch, batches = _videos_per_batch(trainer), int(trainer.num_training_batches)
         epoch, done = divmod(batches_done(trainer), batches)
-        checkpoint["position"] = {
+        cast(CheckpointContent, checkpoint)["position"] = {
             "epoch": epoch,
             "videos_done": done * batch,
             "validation_due": self._validation_due,

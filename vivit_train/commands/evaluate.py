@@ -64,7 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     check_keys(words)
 
     from vivit_train import build
-    from vivit_train.callbacks.same_videos import known_validation
     from vivit_train.classifier import load_classifier
     from vivit_train.data.rates import compare_rates
     from vivit_train.io.quiet import hush_lightning
@@ -73,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.recipe.preset import without_auto
     from vivit_train.runs.report import write_scores
     from vivit_train.runs.results import results_of
+    from vivit_train.runs.splits import known_validation
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         # What the run has held out is the split to score, unless this call asks for another one.
         others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
         asks_for_others = any(map(asks_for, others))
-        data.known_val = frozenset() if asks_for_others else known_validation(source)
+        data.known_val = frozenset() if asks_for_others else known_validation(run_of(source))
         data.setup("test")
         if is_rank_zero() and (
             told := compare_rates(

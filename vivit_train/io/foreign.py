@@ -114,7 +114,11 @@ def is_of(value: Any, kind: Any) -> bool:
     """
     if is_typeddict(kind):  # further entries may be there
         parts = get_type_hints(kind)
-        return isinstance(value, dict) and all(is_of(value.get(k), parts[k]) for k in parts)
+        return isinstance(value, dict) and all(
+            is_of(value.get(k), parts[k])
+            for k in parts
+            if k in value or k in kind.__required_keys__
+        )
     if isinstance(kind, UnionType):
         return any(is_of(value, choice) for choice in get_args(kind))
     if get_origin(kind) in (list, Sequence):

@@ -17,7 +17,7 @@ METRICS_FILE = "metrics.csv"
 RESULTS_FILE = "results.json"
 # runs/report -> people: each class and each video of the test
 CLASSES_FILE, PREDICTIONS_FILE = "classes.csv", "predictions.csv"
-# callbacks/same_videos -> runs/splits: the videos of both splits by name
+# runs/splits -> runs/splits: the videos of both splits by name
 VIDEOS_FILE = "videos.json.gz"
 # runs/folders -> runs/folders: which process owns the folder
 LOCK_FILE = ".lock"
@@ -95,8 +95,8 @@ class HyperParameters(TypedDict, total=False):
 # The name of the LightningModule's attribute that is the ViViT begins the names in `state_dict`.
 MODEL_PREFIX = "model."
 
-Checkpoint = TypedDict(
-    "Checkpoint",
+CheckpointContent = TypedDict(
+    "CheckpointContent",
     {
         # Lightning -> Lightning, and who else is named.
         "epoch": int,  # epochs begun before this one; read by nobody, see `position`

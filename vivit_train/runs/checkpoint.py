@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and checked before training resumes."""
+"""Checkpoints of a run: written whole or not at all."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -14,9 +14,7 @@ from torch import Tensor
 
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.io.files import temporary_name, written_whole
-from vivit_train.io.foreign import is_of
 from vivit_train.io.layout import LAST, PREVIOUS
-from vivit_train.model.weights.files import read_tensors
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -90,83 +88,6 @@ def _bytes_of(content: Any) -> int:
     elif not isinstance(content, list | tuple):
         return 0
     return sum(map(_bytes_of, content))
-
-
-class Position(TypedDict):
-    """Where a run stands: see `SameSteps`."""
-
-    epoch: int
-    videos_done: int
-    videos_per_batch: int
-    videos_per_step: int
-    videos_per_epoch: int
-
-
-class SplitDigest(TypedDict):
-    """Which rows a split has: see `digests`."""
-
-    digest: str
-    rows: int
-
-
-class SplitDigests(TypedDict):
-    """Those of the splits that a run is resumed with."""
-
-    train: SplitDigest
-    val: SplitDigest
-
-
-class MetricsPosition(TypedDict):
-    """How far metrics.csv is: its rows, and the one that is to come."""
-
-    rows: int
-    next: dict[str, Any] | None
-
-
-# What training resumes from, beside the model: entry -> its type. Older versions lack the others.
-_STATE: dict[str, Any] = {
-    "epoch": int,
-    "global_step": int,
-    "loops": dict[str, Any],
-    "callbacks": dict[str, Any],
-    "optimizer_states": list[dict[str, Any]],
-    "lr_schedulers": list[dict[str, Any]],
-    "position": Position,
-}
-_LATER: dict[str, Any] = {
-    "metrics_csv": MetricsPosition,
-    "splits": SplitDigests,
-    "given_up": dict[str, Any],
-}
-
-
-def training_state(path: Path) -> dict[str, Any]:
-    """The entries of a checkpoint, which are those that training resumes from.
-
-    Raises:
-        UserError: Naming those that are missing or of another type.
-    """
-    content = read_tensors(path, verify=False)
-    wrong = [name for name, kind in _STATE.items() if not is_of(content.get(name), kind)]
-    if "loops" not in wrong and not _has_counts(content["loops"]):
-        wrong.append("loops")
-    later = {name: kind for name, kind in _LATER.items() if content.get(name) is not None}
-    wrong += [name for name, kind in later.items() if not is_of(content[name], kind)]
-    if wrong:
-        raise UserError(
-            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "
-            "or of another type. To start a new run from its weights use model.pretrained"
-        )
-    return content
-
-
-def _has_counts(loops: dict[str, Any]) -> bool:
-    """Whether the counts of Lightning's loops are whole numbers: Lightning takes any value."""
-    counts = ("ready", "started", "processed", "completed")
-    return all(
-        is_of(value, int) if name in counts else not isinstance(value, dict) or _has_counts(value)
-        for name, value in loops.items()
-    )
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 import math
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import is_of, read_json
-from vivit_train.io.layout import BEST, CHECKPOINTS, LAST, MODEL_PREFIX
+from vivit_train.io.layout import BEST, CHECKPOINTS, LAST, MODEL_PREFIX, HyperParameters
 from vivit_train.model.arguments import Arguments
 from vivit_train.model.weights.files import (
     Weights,
@@ -47,9 +47,7 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     """Reads the model out of a checkpoint that training wrote.
 
     Args:
-        path: A ``.ckpt`` with the model's tensors in ``state_dict`` under ``model.`` and in
-            ``hyper_parameters`` plain values: ``model`` (ViViT's arguments), ``class_names``,
-            ``processor``, and maybe ``sampling``, ``heads`` and ``config``, see `Weights`.
+        path: A ``.ckpt``.
         verify: See `read_tensors`.
 
     Returns:
@@ -58,7 +56,19 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
     Raises:
         UserError: If the file is broken, or written by another program or version.
     """
-    content = read_tensors(path, verify)
+    return weights_of(path, read_tensors(path, verify))
+
+
+def weights_of(path: Path, content: Any) -> Weights:
+    """The model in the content of a checkpoint: what `read_checkpoint` returns.
+
+    Args:
+        path: The file, for messages.
+        content: What the file holds: a `CheckpointContent`, or anything else.
+
+    Raises:
+        UserError: If another program or version wrote it.
+    """
     stored = content if isinstance(content, dict) else {}
     state_dict = _part(stored, "state_dict", dict[str, Any])
     hyper_parameters = _part(stored, "hyper_parameters", dict[str, Any]) or {}
@@ -115,8 +125,8 @@ def read_exported(folder: Path, with_tensors: bool = True) -> Weights:
 
 def _missing(hyper_parameters: dict[str, Any]) -> list[str]:
     """What a model cannot be rebuilt without and is not there, or is of another type."""
-    kinds = {"model": dict[str, Any], "class_names": list[str], "processor": dict[str, Any]}
-    return [name for name, kind in kinds.items() if _part(hyper_parameters, name, kind) is None]
+    kinds, needed = get_type_hints(HyperParameters), ("model", "class_names", "processor")
+    return [name for name in needed if _part(hyper_parameters, name, kinds[name]) is None]
 
 
 def _weights(

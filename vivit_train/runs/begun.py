@@ -1,0 +1,139 @@
+"""What a resumed run must know of the one that it goes on with: read once, checked, passed on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from lightning import Trainer
+
+from vivit_train.config.changes import check_changes, differences, values
+from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.errors import UserError
+from vivit_train.io.foreign import is_of
+from vivit_train.io.layout import (
+    NEEDED,
+    CheckpointContent,
+    MetricsPosition,
+    Position,
+    SplitDigests,
+    run_of,
+)
+from vivit_train.model.weights.checkpoint import weights_of
+from vivit_train.model.weights.files import read_tensors
+from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.splits import check_same_videos
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run as its checkpoint tells it, without the weights and the state of the training.
+
+    Attributes:
+        checkpoint: The file, from which Lightning loads those.
+        global_step: Optimiser steps done.
+        position: Where it stands in the epoch.
+        metrics: How far its metrics.csv was.
+        splits: Which videos it had; ``None``: an older version did not say.
+        class_names: In the order of the head's rows.
+        config: Its configuration; empty where the checkpoint has none.
+    """
+
+    checkpoint: Path
+    global_step: int
+    position: Position
+    metrics: MetricsPosition
+    splits: SplitDigests | None
+    class_names: list[str]
+    config: dict[str, Any]
+
+    @property
+    def run_dir(self) -> Path:
+        """Its folder."""
+        return run_of(self.checkpoint)
+
+
+def read_begun(path: Path) -> Begun:
+    """Reads and checks what a checkpoint says, and leaves its tensors on the disk.
+
+    Args:
+        path: The checkpoint. Its checksums are compared before, by `resume`.
+
+    Raises:
+        UserError: If training cannot go on from it, naming what is missing or of another type.
+    """
+    content = read_tensors(path, verify=False)
+    weights = weights_of(path, content)
+    _check_state(path, content)
+    saved: CheckpointContent = content
+    metrics = saved.get("metrics_csv")
+    if metrics is None:
+        raise UserError(
+            f"ckpt_path={path} does not say where it stands, as checkpoints of this version "
+            "do: start a new run from its weights with model.pretrained"
+        )
+    return Begun(
+        checkpoint=path,
+        global_step=saved["global_step"],
+        position=saved["position"],
+        metrics=metrics,
+        splits=saved.get("splits"),
+        class_names=weights.class_names or [],
+        config=weights.config or {},
+    )
+
+
+def _check_state(path: Path, content: dict[str, Any]) -> None:
+    """Refuses a checkpoint that lacks what training needs, or has an entry of another type."""
+    kinds = get_type_hints(CheckpointContent)
+    there = [name for name in kinds if name in NEEDED or content.get(name) is not None]
+    wrong = [name for name in there if not is_of(content.get(name), kinds[name])]
+    if "loops" not in wrong and not _has_counts(content["loops"]):
+        wrong.append("loops")
+    if wrong:
+        raise UserError(
+            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "
+            "or of another type. To start a new run from its weights use model.pretrained"
+        )
+
+
+def _has_counts(loops: dict[str, Any]) -> bool:
+    """Whether the counts of Lightning's loops are whole numbers: Lightning takes any value."""
+    counts = ("ready", "started", "processed", "completed")
+    return all(
+        is_of(value, int) if name in counts else not isinstance(value, dict) or _has_counts(value)
+        for name, value in loops.items()
+    )
+
+
+def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule) -> None:
+    """Refuses to go on with what the run was not trained with.
+
+    Args:
+        begun: The run.
+        config: The resolved configuration to go on with.
+        data: Set up.
+
+    Raises:
+        UserError: Naming the classes, settings or videos that differ.
+    """
+    if begun.class_names != data.class_names:
+        lost = sorted(set(begun.class_names) ^ set(data.class_names))[:8]
+        raise UserError(
+            f"ckpt_path={begun.checkpoint} was trained on other classes than the data set has: "
+            f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
+            "run's own data; to start a new run from its weights use model.pretrained"
+        )
+    # The run's config.yaml may have been changed by hand. Another version may have had other keys,
+    # and kept the ~ of a path, which is not read again.
+    shared = dict(values(begun.config)).keys() & dict(values(config)).keys() - {"model.pretrained"}
+    changes = differences(begun.config, config)
+    changed = {key: told for key, told in changes.items() if key in shared}
+    check_changes(changed, f"ckpt_path={begun.checkpoint}")
+    check_same_videos(begun.splits, data, begun.run_dir, config["allow_other_videos"])
+
+
+def resume_metrics(begun: Begun, trainer: Trainer) -> None:
+    """Has metrics.csv go on with the row that comes after those of the checkpoint."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCsv):
+            logger.resume(begun.metrics["rows"], begun.metrics["next"])
