@@ -149,7 +149,7 @@ class TestReading:
 
 
 class TestChecking:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def begun(self) -> Begun:
         return read_begun(OLD_RUN / "checkpoints/last.ckpt")
 
