@@ -16,12 +16,8 @@ from vivit_train.config import (
     to_plain,
 )
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
-from vivit_train.launch.processes import (
-    devices_of_launcher,
-    errors_in_one_line,
-    launched_from,
-    leave_cores_to_workers,
-)
+from vivit_train.launch.entry import errors_in_one_line, leave_cores_to_workers
+from vivit_train.launch.processes import devices_of_launcher, launched_from
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.runs.folders import run_folder
 from vivit_train.runs.resume import begun_or_new, resumed, resumes

@@ -55,7 +55,7 @@ from vivit_train.config import compose_config, to_plain
 from vivit_train.data.loader import LazyLoader, available_cores
 from vivit_train.io.quiet import hush_lightning
 from vivit_train.launch import devices
-from vivit_train.launch.processes import leave_cores_to_workers
+from vivit_train.launch.entry import leave_cores_to_workers
 
 WHO = ("ours", "recipe")
 

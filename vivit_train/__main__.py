@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from vivit_train.config import check_used
 from vivit_train.io.terminal import printable
-from vivit_train.launch.processes import errors_in_one_line, leave_cores_to_workers
+from vivit_train.launch.entry import errors_in_one_line, leave_cores_to_workers
 
 VERBS = (
     "check",

@@ -14,7 +14,7 @@ import torch
 from vivit_train.data import loader as loader_module
 from vivit_train.data.loader import LazyLoader, available_cores, check_temporary_folder
 from vivit_train.errors import UserError
-from vivit_train.launch.processes import lost_worker
+from vivit_train.launch.entry import lost_worker
 
 
 def test_a_loader_starts_at_the_first_next_and_counts_the_waiting(

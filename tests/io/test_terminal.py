@@ -15,7 +15,7 @@ from vivit_train.__main__ import main
 from vivit_train.config import compose_config
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import csv_cell, json_text, printable, said_if_long, say
-from vivit_train.launch.processes import errors_in_one_line
+from vivit_train.launch.entry import errors_in_one_line
 
 EVIL = "\x1b[2J\x1b]0;owned\x07 a\nb\r\x9b31m\u202eb\udce9"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07 a\nb\r\x9b31m\u202eb\udce9"

@@ -1,8 +1,6 @@
 """How a run is stopped from outside: all processes at the same step, saved, with an exit code."""
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -14,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from vivit_train.io.terminal import say
+from vivit_train.launch import slurm
 from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.launch.stop_watch import STOPPING, StopWatch
 from vivit_train.runs.resume import resume_command
@@ -33,29 +32,9 @@ class Stopped(SystemExit):
         else:  # an evaluation, or a run before its first step
             how = "nothing was saved"
         say(f"stopped by {self.signal.name}; {how}", file=sys.stderr)
-        job = slurm_job()
+        job = slurm.this_job()
         if self.signal is signal.SIGUSR1 and job is not None:
-            say(f"SLURM job {job} {requeue(job)}", file=sys.stderr)
-
-
-def requeue(job: str) -> str:
-    """Puts a SLURM job back into the queue. Returns what became of it."""
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
-    except subprocess.TimeoutExpired:
-        return "could not be queued again: scontrol has not answered for 60 s"
-    except OSError as error:  # e.g. in a container without SLURM's commands
-        return f"could not be queued again: scontrol: {error.strerror}"
-    if done.returncode:
-        return f"could not be queued again: scontrol ended with exit code {done.returncode}"
-    return "is queued again"
-
-
-def slurm_job() -> str | None:
-    """The SLURM job that this process is part of, with its task in an array of jobs."""
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+            say(f"SLURM job {job} {slurm.requeue(job)}", file=sys.stderr)
 
 
 class StopSignals(Checkpoint):

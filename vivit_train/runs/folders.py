@@ -22,7 +22,7 @@ from vivit_train.io.layout import (
     run_of,
 )
 from vivit_train.io.terminal import is_rank_zero, say
-from vivit_train.launch.processes import PROCESS_LOST
+from vivit_train.launch.entry import PROCESS_LOST
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease

@@ -16,8 +16,6 @@ from vivit_train.io.layout import LOG_FILE
 from vivit_train.runs.trial import Trial
 from vivit_train.sweep.protocols import Job
 
-COMMAND_SECONDS = 60.0  # for SLURM's commands
-
 # A line of Python's or of ours that says why a program ended.
 _ERROR_LINE = re.compile(r"(error: |[\w.]*(Error|Exception|Lost|Interrupt)\b)")
 # Looked up here: between fork and exec that might wait for a lock of another thread.

@@ -5,16 +5,15 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from vivit_train.config import compose_config, to_plain
 from vivit_train.errors import UserError
 from vivit_train.io.layout import LOG_FILE
+from vivit_train.launch import slurm
 from vivit_train.runs.trial import Trial
-from vivit_train.sweep.local import COMMAND_SECONDS, LocalJob
+from vivit_train.sweep.local import LocalJob
 from vivit_train.sweep.protocols import Job
 
 
@@ -28,9 +27,7 @@ class SlurmJob(LocalJob):
             log.seek(self.begin)
             match = re.match(rb"(\d+)(;\S+)?\n", log.read(256))
         if match:
-            # A controller that does not answer must not hold up the other trials.
-            with suppress(subprocess.TimeoutExpired):
-                subprocess.run(["scancel", match[1].decode()], check=False, timeout=COMMAND_SECONDS)
+            slurm.cancel(match[1].decode())
         else:  # not submitted yet
             super().stop(signal.SIGTERM)
 
