@@ -18,12 +18,13 @@ from vivit_train.build import (
 from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.early_stopping import EarlyStopping
-from vivit_train.callbacks.meters import Meter, Progress
 from vivit_train.callbacks.non_finite import NonFinite
+from vivit_train.callbacks.progress import Progress
 from vivit_train.callbacks.same_steps import SameSteps
 from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
+from vivit_train.callbacks.throughput import Throughput
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
@@ -135,7 +136,7 @@ class TestTrainer:
         assert [type(logger) for logger in trainer.loggers] == [MetricsCsv]
         kinds = {type(callback) for callback in trainer.callbacks}
         ours = {
-            StepSeed, SameSteps, SameVideos, NonFinite, BrokenVideos, Meter, Checkpoints,
+            StepSeed, SameSteps, SameVideos, NonFinite, BrokenVideos, Throughput, Checkpoints,
             StopSignals, ConfigFile,
         }  # fmt: skip
         assert ours | {Progress} <= kinds

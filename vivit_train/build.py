@@ -19,13 +19,14 @@ from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.ema import Ema
-from vivit_train.callbacks.meters import Meter, Progress
 from vivit_train.callbacks.non_finite import NonFinite
+from vivit_train.callbacks.progress import Progress
 from vivit_train.callbacks.same_steps import SameSteps
 from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.callbacks.start import Start
 from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
+from vivit_train.callbacks.throughput import Throughput
 from vivit_train.callbacks.utilisation import Utilisation
 from vivit_train.config.keys import AUTO
 from vivit_train.data.batch import ClipBatch
@@ -232,7 +233,7 @@ def build_trainer(
             SameSteps(begun),
             NonFinite(callbacks["non_finite"]),
             BrokenVideos(config["data"]["max_bad_fraction"]),
-            Meter(arguments["log_every_n_steps"]),
+            Throughput(arguments["log_every_n_steps"]),
             Utilisation(arguments["log_every_n_steps"]),
             Ema(callbacks["ema_decay"]),
             *stopping,

@@ -22,7 +22,9 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "overhead.json"
     report = overhead.main(["--steps", "2", "--output", str(output), *TINY])
     assert json.loads(output.read_text()) == report
-    assert {"StepSeed", "NonFinite", "Meter", "Ema", "StopSignals"} <= report["callbacks"].keys()
+    assert {"StepSeed", "NonFinite", "Throughput", "Ema", "StopSignals"} <= report[
+        "callbacks"
+    ].keys()
     # Each of them did something in the steps that were counted.
     for name in ("StepSeed", "NonFinite", "Ema"):
         assert 0 < report["callbacks"][name]["median_seconds"] < report["step_seconds"]

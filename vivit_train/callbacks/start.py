@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from vivit_train.callbacks.meters import epoch_in_words
+from vivit_train.callbacks.progress import epoch_in_words
 from vivit_train.io.terminal import said_if_long, say
 
 

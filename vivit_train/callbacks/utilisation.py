@@ -19,7 +19,7 @@ MATRIX_SECONDS = 0.5
 
 
 class Utilisation(Callback):
-    """Logs ``train/mfu`` and ``train/memory_gib`` whenever `Meter` has logged its clips per second.
+    """Logs ``train/mfu`` and ``train/memory_gib`` whenever `Throughput` has logged.
 
     Model FLOPs utilisation (arXiv 2204.02311) is the operations of a training step, as a fraction
     of what the device does at its best: a large product of random matrices in the run's precision,
@@ -28,7 +28,7 @@ class Utilisation(Callback):
     the process that has most: on a GPU what torch allocated there, on a CPU all of the process.
 
     Args:
-        every_n_batches: Batches between logs, as of `Meter`; 0: never.
+        every_n_batches: Batches between logs, as of `Throughput`; 0: never.
     """
 
     def __init__(self, every_n_batches: int) -> None:

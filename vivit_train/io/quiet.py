@@ -30,7 +30,7 @@ TALK = (
 FALSE_ALARMS = (
     ".*LeafSpec.*",  # Lightning 2.6 on newer torch
     ".*`isinstance\\(treespec.*",
-    ".*does not have many workers.*",  # `Meter` warns where the run waits for them
+    ".*does not have many workers.*",  # `Throughput` warns where the run waits for them
     ".*sync_dist=True.*",  # the scores are summed over processes by themselves
     ".*callbacks used to create the checkpoint need to be provided.*",  # of trainer.max_time
     ".*is smaller than the logging interval.*",  # of an epoch; `Start` counts those of the run

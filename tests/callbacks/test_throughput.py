@@ -1,4 +1,3 @@
-import math
 import re
 import warnings
 from collections.abc import Callable
@@ -8,34 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from vivit_train.callbacks import meters
-from vivit_train.callbacks.meters import Meter, Progress, waiting
-from vivit_train.data.loader import LazyLoader
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The callbacks' clock, turned by hand."""
-    clock = SimpleNamespace(now=1000.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr(meters, "time", clock)
-    return clock
-
-
-def training(clock: SimpleNamespace, **kwargs: Any) -> SimpleNamespace:
-    """A trainer as far as `Meter` and `Progress` ask it."""
-    loader = LazyLoader([0])
-    batch_progress = SimpleNamespace(total=SimpleNamespace(processed=0))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=batch_progress))
-    defaults = {
-        "train_dataloader": loader, "world_size": 1, "fit_loop": loop, "callback_metrics": {},
-        "num_training_batches": 100, "max_epochs": 2, "max_steps": -1,
-        "accumulate_grad_batches": 1, "is_global_zero": True, "current_epoch": 0,
-    }  # fmt: skip
-    return SimpleNamespace(**defaults | kwargs)
+from tests.callbacks.conftest import training
+from vivit_train.callbacks import throughput
+from vivit_train.callbacks.throughput import Throughput, waiting
 
 
 class Module:
-    """A module as far as `Meter` uses it: keeps what is logged, a dict for each time."""
+    """A module as far as `Throughput` uses it: keeps what is logged, a dict for each time."""
 
     def __init__(self, trainer: SimpleNamespace) -> None:
         self.trainer = trainer
@@ -53,7 +31,7 @@ class Module:
 MS = {"train/decode_ms": 50, "train/clip_ms": 100}
 
 
-class TestMeter:
+class TestThroughput:
     def run(
         self,
         clock: SimpleNamespace,
@@ -65,7 +43,7 @@ class TestMeter:
     ) -> Module:
         trainer = training(clock, **kwargs)
         module = Module(trainer)
-        meter = Meter(every)
+        meter = Throughput(every)
         meter.on_train_start(trainer, module)
         meter.on_train_epoch_start(trainer, module)
         batch = SimpleNamespace(labels=torch.zeros(6), decode_seconds=0.3, clip_seconds=0.6)
@@ -94,7 +72,7 @@ class TestMeter:
     def test_validation_does_not_count(self, clock: SimpleNamespace) -> None:
         trainer = training(clock)
         module = Module(trainer)
-        meter = Meter(1)
+        meter = Throughput(1)
         meter.on_train_epoch_start(trainer, module)
         clock.now += 1000
         trainer.train_dataloader.wait_seconds += 9
@@ -113,7 +91,7 @@ class TestMeter:
         """With the checkpoint that is saved after it, and the batches that were fetched by then."""
         trainer = training(clock, state=SimpleNamespace(fn="fit"), sanity_checking=False)
         module = Module(trainer)
-        meter = Meter(4)
+        meter = Throughput(4)
         meter.on_train_epoch_start(trainer, module)
         batch = SimpleNamespace(labels=[0] * 4, decode_seconds=0.0, clip_seconds=0.0)
         for index in range(8):
@@ -182,7 +160,7 @@ class TestWaiting:
         cores: int,
         cure: str,
     ) -> None:
-        monkeypatch.setattr(meters, "cores_per_process", lambda: cores)
+        monkeypatch.setattr(throughput, "cores_per_process", lambda: cores)
         text = waiting(0.43, decode_ms, 100.0, clips_per_second, num_workers)
         assert text.startswith(
             "training waits for data 43% of the time. A worker has a clip in 100 ms, "
@@ -190,116 +168,3 @@ class TestWaiting:
             f"{cores} CPU core"
         )
         assert re.search(cure, text)
-
-
-class TestProgress:
-    def left(self, clock: SimpleNamespace, done: int, seconds: float, **kwargs: Any) -> str:
-        trainer = training(clock, **kwargs)
-        progress = Progress()
-        total = trainer.fit_loop.epoch_loop.batch_progress.total
-        total.processed = kwargs.get("before", 0)
-        progress._start, progress._first_batch = clock.now, total.processed
-        total.processed += done
-        clock.now += seconds
-        return progress._figures(trainer)["left"]
-
-    @pytest.mark.parametrize(
-        ("done", "seconds", "kwargs", "expected"),
-        [
-            (0, 5, {}, "?"),
-            (1, 1, {}, "0:03:19"),  # 199 batches of a second
-            (100, 50, {}, "0:00:50"),
-            (200, 50, {}, "0:00:00"),
-            (1, 60, {"max_epochs": 30}, "49:59:00"),
-            (10, 10, {"max_steps": 50}, "0:00:40"),
-            (10, 10, {"max_steps": 50, "accumulate_grad_batches": 2}, "0:01:30"),
-            (10, 10, {"max_steps": 5000}, "0:03:10"),  # the epochs end first
-            (10, 10, {"max_steps": 50, "max_epochs": -1}, "0:00:40"),
-            (10, 10, {"before": 150}, "0:00:40"),  # resumed: only this process's time counts
-        ],
-    )
-    def test_time_left(
-        self, clock: SimpleNamespace, done: int, seconds: float, kwargs: dict, expected: str
-    ) -> None:
-        assert self.left(clock, done, seconds, **kwargs) == expected
-
-    def test_no_time_is_left_before_training(self, clock: SimpleNamespace) -> None:
-        """As in the sanity check, where Lightning has not counted the training batches."""
-        trainer = training(clock)
-        trainer.num_training_batches = math.inf
-        assert Progress()._figures(trainer)["left"] == "?"
-
-    def test_figures(self, clock: SimpleNamespace) -> None:
-        scores = {
-            "train/loss": 2.0794, "train/top1": 0.125, "train/clips_per_second": 12.34,
-            "train/data_wait": 0.071, "train/decode_ms": 88.4, "val/top1": 0.9,
-        }  # fmt: skip
-        trainer = training(clock, callback_metrics=scores)
-        progress = Progress()
-        progress._start, progress._first_batch = clock.now, 0
-        assert progress.get_metrics(trainer, None) == {
-            "loss": "2.079", "top1": "0.12", "clips/s": "12.3", "wait": "7%",
-            "decode": "88ms", "left": "?",
-        }  # fmt: skip
-
-    def test_lines_where_there_is_no_terminal(
-        self, small: tuple[str, ...], capsys: pytest.CaptureFixture
-    ) -> None:
-        """Seen in a real run, which also shows that the figures exist under these names."""
-        from lightning import Trainer
-
-        from vivit_train import build
-        from vivit_train.config import compose_config, to_plain
-        from vivit_train.io.quiet import hush_lightning
-
-        config = to_plain(compose_config(small))
-        data = build.build_data(config)
-        data.setup()
-        module = build.build_module(config, data)
-        hush_lightning()
-        progress = Progress(line_seconds=0)
-        assert not progress.is_terminal
-        trainer = Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            precision="32-true",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            log_every_n_steps=1,
-            num_sanity_val_steps=0,
-            limit_train_batches=4,
-            callbacks=[Meter(1), progress],
-        )
-        trainer.fit(module, datamodule=data)
-        *lines, last = capsys.readouterr().out.strip().splitlines()
-        lines, validating = lines[:4], lines[4:]
-        assert validating == [f"validating [{i}/4]" for i in range(1, 5)]
-        numbers = (
-            r"loss \d+\.\d{3} top1 \d\.\d\d clips/s \d+\.\d wait \d+% decode [1-9]\d*ms "
-            r"left \d+:\d\d:\d\d"
-        )
-        for i, line in enumerate(lines, start=1):
-            assert line.startswith(f"epoch 1 of 1 [{i}/4] ")
-            assert i == 1 or re.fullmatch(rf"epoch 1 of 1 \[{i}/4\] {numbers}", line), line
-        assert lines[-1].endswith("left 0:00:00")
-        numbers = r"val/loss \d+\.\d{4}  val/top1 \d\.\d{4}  val/top5 \d\.\d{4}"
-        assert re.fullmatch(rf"epoch 1 of 1 done  {numbers}", last), last
-
-    def test_lines_come_now_and_then(
-        self, clock: SimpleNamespace, capsys: pytest.CaptureFixture
-    ) -> None:
-        trainer = training(clock)
-        progress = Progress(line_seconds=10)
-        progress._start, progress._first_batch = clock.now, 0
-        progress._train_progress_bar = SimpleNamespace(
-            n=0, total=100, disable=True, refresh=lambda: None
-        )
-        for index in range(30):
-            clock.now += 1
-            progress.on_train_batch_end(trainer, None, None, None, index)
-        lines = capsys.readouterr().out.splitlines()
-        assert [line.split("]")[0] for line in lines] == [
-            "epoch 1 of 2 [1/100", "epoch 1 of 2 [12/100", "epoch 1 of 2 [23/100",
-        ]  # fmt: skip
