@@ -13,7 +13,6 @@ in turn, before the first step.
 import argparse
 import collections
 import contextlib
-import csv
 import os
 import shutil
 import signal
@@ -29,6 +28,8 @@ from typing import Any
 from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
+
+from vivit_train.runs.metrics_csv import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CASES = {
@@ -194,11 +195,8 @@ def until(words: Sequence[str], arrived: Callable[[], bool], stderr: Path | None
 
 def has_step(metrics: Path, step: int) -> bool:
     """Whether a run's metrics.csv has a whole row of a step, counted from 0."""
-    if not metrics.is_file():
-        return False
-    text = metrics.read_text()
-    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return any(row["train/loss"] and int(row["step"]) >= step for row in rows)
+    rows = read_metrics(metrics)
+    return any("train/loss" in row.scores and row.step >= step for row in rows)
 
 
 def own_seconds(log: Path) -> dict[str, float]:

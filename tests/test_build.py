@@ -36,7 +36,8 @@ from vivit_train.launch.devices import resolve_devices
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
 from vivit_train.runs.checkpoint import AtomicCheckpointIO
-from vivit_train.runs.run_dir import ConfigFile, MetricsCsv
+from vivit_train.runs.loggers import MetricsCsv
+from vivit_train.runs.run_dir import ConfigFile
 from vivit_train.transforms.processor import Processor
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.metrics_csv import MetricsFile
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "startup.py"
 
@@ -35,10 +35,10 @@ def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_step_is_seen_in_the_rows_of_a_run(benchmark: ModuleType, tmp_path: Path) -> None:
-    metrics = MetricsCsv(tmp_path / "metrics.csv")
+    metrics = MetricsFile(tmp_path / "metrics.csv")
     assert not benchmark.has_step(metrics.path, 0)
-    metrics.log_metrics({"val/loss": 1.0, "epoch": 0}, 0)
-    metrics.log_metrics({"train/loss": 2.0, "epoch": 0}, 1)
+    metrics.add({"val/loss": 1.0, "epoch": 0}, 0)
+    metrics.add({"train/loss": 2.0, "epoch": 0}, 1)
     metrics.save()
     assert benchmark.has_step(metrics.path, 1)
     assert not benchmark.has_step(metrics.path, 2)

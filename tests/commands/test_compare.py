@@ -183,7 +183,10 @@ def test_runs_are_found_in_the_layout_that_they_have_by_default(tmp_path: Path, 
         for name in ("config.yaml", "results.json", "trial.json")
         for text in ("", "{", "[1]", "3", "[" * 5000, '{"num_videos": "x"}', "a: !!python/name:os")
     ]
-    + [("metrics.csv", text) for text in ("a,b\n1,2\n", "epoch\nx\n", "epoch,val/top1\n1,x\n")],
+    + [
+        ("metrics.csv", text)
+        for text in ("a,b\n1,2\n", "epoch,step\nx,1\n", "epoch,step,val/top1\n1,1,x\n")
+    ],
 )
 def test_files_of_a_run_that_are_something_else(name: str, text: str, tmp_path: Path) -> None:
     """One line, or a run of which less is known."""

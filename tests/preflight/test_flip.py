@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vivit_train.build import build_data
 from vivit_train.config import compose_config, to_plain
-from vivit_train.preflight.features import Features
-from vivit_train.preflight.flip import judge_flip, measure_flip
+from vivit_train.preflight.features import Features, features_of, pretrained_model
+from vivit_train.preflight.flip import judge_flip
 from vivit_train.video.write import write_video
 
 NAMES = ["falling", "rising", "sideways", "up and down"]
@@ -88,7 +88,8 @@ def test_from_videos(small: tuple[str, ...], sides: Path) -> None:
     data = build_data(config)
     data.setup("fit")
     before = torch.get_rng_state()
-    flip = measure_flip(config, data)
+    features = features_of(pretrained_model(config), data, "train", seconds=60.0)
+    flip = judge_flip(features, data.class_names)
     assert torch.equal(torch.get_rng_state(), before)  # training draws what it would have drawn
     assert flip.judged, flip.text
     assert flip.pairs == [("left", "right")], flip.text

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivit_train.runs.comparison import metrics
 from vivit_train.runs.diagnosis import Case, Course, case_of, likely_causes, say_last
+from vivit_train.runs.metrics_csv import read_metrics
 from vivit_train.video.sampling import Sampling
 
 CLASSES = 4
@@ -121,7 +121,7 @@ def test_a_course_is_read_from_metrics(tmp_path: Path) -> None:
         "epoch,step,train/loss,train/top1,val/loss,test/loss\n"
         "0,9,1.4,0.25,,\n0,15,,,1.3,\n1,19,1.2,0.5,,\n1,31,,,1.1,\n2,32,,,,1.1\n"
     )
-    read = Course.of(metrics(tmp_path / "metrics.csv"))
+    read = Course.of(read_metrics(tmp_path / "metrics.csv"))
     assert read.steps == 32
     assert (read.loss.tolist(), read.top1.tolist()) == ([1.4, 1.2], [0.25, 0.5])
     assert read.quarters().tolist() == [1.4, 1.2]

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from vivit_train.errors import UserError
 from vivit_train.io.quiet import hush_lightning
 from vivit_train.runs import loggers
-from vivit_train.runs.loggers import build_loggers, why_wandb_is_offline
-from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.loggers import MetricsCsv, build_loggers, why_wandb_is_offline
+from vivit_train.runs.metrics_csv import read_metrics
 
 WANDB = {"project": "vivit-train", "entity": None, "tags": ["a"]}
 OFF = {"wandb": None, "tensorboard": None}
@@ -49,7 +49,16 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_csv_is_always_written(tmp_path: Path) -> None:
     (only,) = build_loggers(OFF, tmp_path, "x")
     assert isinstance(only, MetricsCsv)
-    assert only.path == tmp_path / "metrics.csv"
+    assert only.file.path == tmp_path / "metrics.csv"
+    assert (only.name, only.version) == ("csv", tmp_path.name)
+    only.log_metrics({"train/loss": 2.5, "epoch": 0}, 7)
+    only.save()
+    only.log_metrics({"train/loss": 1.5, "epoch": 0}, 8)
+    only.finalize("success")
+    assert read_metrics(only.file.path) == [
+        (0, 7, {"train/loss": 2.5}),
+        (0, 8, {"train/loss": 1.5}),
+    ]
 
 
 class TestWhyOffline:

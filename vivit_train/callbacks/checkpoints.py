@@ -18,7 +18,7 @@ from vivit_train.io.layout import BEST, LAST, CheckpointContent
 from vivit_train.io.terminal import say
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
 from vivit_train.runs.checkpoint import link_or_copy
-from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.loggers import MetricsCsv
 
 
 class Kept(NamedTuple):
@@ -283,7 +283,7 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 cast(CheckpointContent, checkpoint)["metrics_csv"] = {
-                    "rows": len(logger.rows),
+                    "rows": len(logger.file.rows),
                     "next": self._unlogged_row(trainer),
                 }
 

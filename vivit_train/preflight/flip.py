@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from torch import Tensor
 
-from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.preflight.features import Features, features_of, pretrained_model
+from vivit_train.preflight.features import Features
 from vivit_train.preflight.probe import Probe
 
 # How often, at most, pairs are found among classes of which the features tell nothing.
@@ -32,21 +30,6 @@ class Flip:
     judged: bool
     pairs: list[tuple[str, str]]
     text: str
-
-
-def measure_flip(config: dict[str, Any], data: VideoDataModule, seconds: float = 60.0) -> Flip:
-    """Looks at training videos and their mirror images with the model that training starts from.
-
-    Args:
-        config: The resolved configuration; `model`, `trainer.accelerator` and `seed` are read.
-        data: Set up for ``fit``.
-        seconds: For looking at the videos, at most: it is judged by those that were seen.
-
-    Raises:
-        UserError: If the weights do not fit the model.
-    """
-    features = features_of(pretrained_model(config), data, "train", seconds)
-    return judge_flip(features, data.class_names)
 
 
 def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:

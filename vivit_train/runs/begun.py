@@ -20,7 +20,7 @@ from vivit_train.io.layout import (
 )
 from vivit_train.model.weights.checkpoint import weights_of
 from vivit_train.model.weights.files import read_tensors
-from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.loggers import MetricsCsv
 from vivit_train.runs.splits import check_same_videos
 
 

@@ -13,6 +13,7 @@ from vivit_train.io.files import errors_name
 from vivit_train.io.foreign import is_of, read_json
 from vivit_train.io.layout import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, TRIAL_FILE
 from vivit_train.io.terminal import csv_cell, json_text, printable, say
+from vivit_train.runs.metrics_csv import read_metrics
 from vivit_train.runs.trial import Trial
 
 # The scores of an unfinished run are those of its last validation.
@@ -120,40 +121,18 @@ def read_run(folder: Path) -> Run:
                 "split_fingerprint or a score is missing or of another type"
             )
         return run
-    rows = metrics(folder / METRICS_FILE)
+    rows = read_metrics(folder / METRICS_FILE)
     if rows:
         epochs = run.settings.get("trainer.max_epochs")
-        run.state = f"epoch {int(rows[-1]['epoch']) + 1} of {epochs}"
-        validated = [row for row in rows if row.get("val/top1")]
-        if validated:
-            values = {name: validated[-1].get(f"val/{name}") for name in SCORES}
-            try:
-                run.scores = {name: float(value) for name, value in values.items() if value}
-            except ValueError as error:
-                raise UserError(f"{folder / METRICS_FILE}: {error}") from None
+        run.state = f"epoch {rows[-1].epoch + 1} of {epochs}"
+        validated = [row.scores for row in rows if "val/top1" in row.scores]
+        names = [name for name in SCORES if validated and f"val/{name}" in validated[-1]]
+        run.scores = {name: validated[-1][f"val/{name}"] for name in names}
     if error is not None:
         run.state = f"failed: {error}"
     elif pruned:
         run.state = "pruned"
     return run
-
-
-def metrics(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv that may be written to at this moment.
-
-    Raises:
-        UserError: If it is another file.
-    """
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not a metrics.csv: {error}") from None
-    if rows and not (rows[-1].get("epoch") or "").isdecimal():
-        raise UserError(f"{path} is not a metrics.csv: its last row has no number of an epoch")
-    return rows
 
 
 def flat(config: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:

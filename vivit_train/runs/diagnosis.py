@@ -19,7 +19,7 @@ from vivit_train.io.terminal import say
 from vivit_train.model.weights import read_weights
 from vivit_train.recipe.contract import differ, same_moments, word
 from vivit_train.recipe.preset import LEAST_STEPS, LR_RANGES
-from vivit_train.runs.comparison import metrics
+from vivit_train.runs.metrics_csv import Row, read_metrics
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.guard import CAN_GUARD, Tell
 from vivit_train.video.pool import guarded_map
@@ -53,15 +53,15 @@ class Course:
     top1: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, str]]) -> "Course":
+    def of(cls, rows: Sequence[Row]) -> "Course":
         """From the rows of a metrics.csv."""
-        rows = [row for row in rows if not row.get("test/loss")]  # which counts a step more
-        logged = [row for row in rows if row.get("train/loss")]
+        rows = [row for row in rows if "test/loss" not in row.scores]  # which counts a step more
+        logged = [row.scores for row in rows if "train/loss" in row.scores]
         loss, top1 = (
-            np.array([float(row.get(f"train/{name}") or "nan") for row in logged])
+            np.array([scores.get(f"train/{name}", math.nan) for scores in logged])
             for name in ("loss", "top1")
         )
-        return cls(max((int(row["step"]) for row in rows), default=-1) + 1, loss, top1)
+        return cls(max((row.step for row in rows), default=-1) + 1, loss, top1)
 
     def quarters(self) -> np.ndarray:
         """The mean loss of each quarter of the run, float64 ``[4]`` or fewer where N is less."""
@@ -276,7 +276,7 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
     """
     return Case(
         config=config,
-        course=Course.of(metrics(run_dir / METRICS_FILE)),
+        course=Course.of(read_metrics(run_dir / METRICS_FILE)),
         head_sizes=list(data.heads.values()) or [len(data.class_names)],
         clips=len(data.records["train"]),
         clip_share=_clip_share(data),

@@ -4,18 +4,20 @@ import netrc
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vivit_train.config.keys import in_words
 from vivit_train.errors import UserError
 from vivit_train.io.layout import METRICS_FILE
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
-from vivit_train.runs.run_dir import MetricsCsv
+from vivit_train.runs.metrics_csv import MetricsFile
 
 WANDB_SECONDS = 60.0  # for its server, at the start and at the end of a run
 # For the process that its client starts, which on a cold and busy machine takes above its 30 s.
@@ -50,6 +52,54 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
                 "logger=tensorboard needs TensorBoard: pip install 'vivit-train[tensorboard]'"
             ) from None
     return loggers
+
+
+class MetricsCsv(Logger):
+    """Writes every logged metric to metrics.csv.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file = MetricsFile(path)
+        self.resume = rank_zero_only(self.file.resume)
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """The run's folder."""
+        return self.file.path.parent.name
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MetricsCsv":
+        """The logger itself."""
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds metrics to the row of a step."""
+        self.file.add(metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what is new."""
+        self.file.save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes the rest."""
+        self.file.save()
 
 
 class Wandb(WandbLogger):

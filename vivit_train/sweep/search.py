@@ -17,7 +17,8 @@ from hydra.core.override_parser.types import (
 
 from vivit_train.errors import UserError
 from vivit_train.io.layout import METRICS_FILE, RESULTS_FILE, STUDY_FILE
-from vivit_train.runs.comparison import SCORES, metrics
+from vivit_train.runs.comparison import SCORES
+from vivit_train.runs.metrics_csv import read_metrics
 from vivit_train.runs.trial import Trial, trials_of
 
 try:
@@ -164,11 +165,12 @@ class OptunaSearch:
         asked = self._asked.get(trial.number)
         if not self.prune or asked is None:
             return False
-        scores = validation_scores(trial.folder / METRICS_FILE, f"val/{self.metric}")
-        new = scores[self._reported.get(trial.number, 0) :]
-        self._reported[trial.number] = len(scores)
-        for step, score in new:
-            asked.report(score, step)
+        name = f"val/{self.metric}"
+        validated = [r for r in read_metrics(trial.folder / METRICS_FILE) if name in r.scores]
+        new = validated[self._reported.get(trial.number, 0) :]
+        self._reported[trial.number] = len(validated)
+        for row in new:
+            asked.report(row.scores[name], row.step)
         return bool(new and asked.should_prune())
 
     @_names_the_study
@@ -237,13 +239,3 @@ def distribution(override: Override) -> BaseDistribution:
     if isinstance(value.start, int) and isinstance(value.end, int):
         return IntDistribution(value.start, value.end, log=log)
     return FloatDistribution(value.start, value.end, log=log)
-
-
-def validation_scores(path: Path, name: str) -> list[tuple[int, float]]:
-    """(step, score) of each validation in a run's metrics.csv; empty before the first.
-
-    Args:
-        path: The metrics.csv, which may be written to at this moment.
-        name: The score's column.
-    """
-    return [(int(row["step"]), float(row[name])) for row in metrics(path) if row.get(name)]
