@@ -23,7 +23,7 @@ from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import for_evaluation
 from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
-from vivit_train.video.guard import CAN_GUARD, DECODE_SECONDS, Failure, Tell
+from vivit_train.video.guard import CAN_GUARD, DECODE_SECONDS, Failure
 from vivit_train.video.pool import guarded_map
 from vivit_train.video.sampling import SPACINGS, Array, Sampling
 
@@ -254,7 +254,7 @@ class Classifier(nn.Module):
             return
         processes = min(len(paths), MOST_PROCESSES, len(os.sched_getaffinity(0)))
 
-        def decode(index: int, tell: Tell) -> Tensor | DecodeError:
+        def decode(index: int) -> Tensor | DecodeError:
             return self._decode(paths[index], num_views)
 
         for index, clips in guarded_map(decode, paths, processes, timeout):

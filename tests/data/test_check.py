@@ -71,7 +71,7 @@ def jobs_in(folder: Path) -> list[Job]:
 
 
 def look(path: Path, segment: tuple[float, float] | None = None, quick: bool = False) -> Verdict:
-    return check_video(job(path, segment), "auto", quick, lambda at: None)
+    return check_video(job(path, segment), "auto", quick)
 
 
 def test_each_file_of_the_torture_folder_has_its_verdict(

@@ -213,7 +213,7 @@ def test_a_web_server_and_a_fork(tmp_path: Path, server: str) -> None:
     assert stat.size == len(CONTENT)
     video = Span(f"{server}/0.tar", 1000, 3000, stat)
     assert video.read("video") == CONTENT[1000:4000]
-    guard = Guard(lambda name, tell: video.read(name), 60.0)
+    guard = Guard(lambda name: video.read(name), 60.0)
     assert guard("video") == CONTENT[1000:4000]
     guard.close()
 

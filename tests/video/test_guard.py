@@ -14,7 +14,9 @@ import torch
 from tests.conftest import REPOSITORY
 from vivit_train.errors import UserError
 from vivit_train.video import guard as guard_module
-from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video import watch
+from vivit_train.video.guard import CAN_GUARD, Failure, Guard
+from vivit_train.video.watch import begin, go_on
 
 pytestmark = [
     pytest.mark.skipif(not CAN_GUARD, reason="needs fork"),
@@ -22,21 +24,21 @@ pytestmark = [
 ]
 
 
-def act(argument: Any, tell: Tell) -> Any:
+def act(argument: Any) -> Any:
     """Does what it is told."""
     if argument == "hang":
-        tell("the long one")
+        begin(("the long one", None))
         time.sleep(1000)
     elif argument == "go on":
-        for step in range(4):
+        for _ in range(4):
             time.sleep(0.3)
-            tell(step)
+            go_on()
     elif argument == "wrong":
         raise UserError("no such thing")
     elif argument == "end":
         os._exit(3)
     elif isinstance(argument, signal.Signals):
-        tell("the deadly one")
+        begin(("the deadly one", None))
         faulthandler.disable()  # pytest's, which would print the stack
         os.kill(os.getpid(), argument)
     elif argument == "unsendable":
@@ -89,13 +91,14 @@ def test_silence_is_a_timeout(guard) -> None:
     with pytest.raises(Failure, match="no answer within 1 s") as caught:
         guard("hang")
     assert 1 <= time.monotonic() - start < 3
-    assert (caught.value.verdict, caught.value.at) == ("timeout", "the long one")
+    assert (caught.value.verdict, caught.value.at) == ("timeout", ("the long one", None))
     assert guard(0)[1] != first  # a new process
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
 
 
-def test_word_now_and_then_is_none(guard) -> None:
+def test_a_step_forward_now_and_then_is_no_silence(guard, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "WORD_SECONDS", 0.1)
     assert guard("go on")[0] == "go on"
 
 
@@ -111,7 +114,8 @@ def test_death_is_named(guard, argument: signal.Signals, reason: str) -> None:
     with pytest.raises(Failure) as caught:
         guard(argument)
     failure = caught.value
-    assert (failure.verdict, failure.reason, failure.at) == ("crashed", reason, "the deadly one")
+    assert (failure.verdict, failure.reason) == ("crashed", reason)
+    assert failure.at == ("the deadly one", None)
     assert guard(1)[0] == 1
 
 
@@ -170,13 +174,14 @@ def test_the_process_dies_with_its_parent() -> None:
     program = (
         "import os, time\n"
         "from vivit_train.video.guard import Guard\n"
-        "def work(argument, tell):\n"
-        "    tell(os.getpid())\n"
+        "from vivit_train.video.watch import begin\n"
+        "def work(argument):\n"
+        "    begin((str(os.getpid()), None))\n"
         "    time.sleep(1000)\n"
         "guard = Guard(work, 1000)\n"
         "guard.send(0)\n"
         "guard.receive()\n"
-        "print(guard._at, flush=True)\n"
+        "print(guard._at[0], flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(

@@ -1,6 +1,5 @@
 """Checks the videos of a data set, in parallel: each gets a verdict."""
 
-import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from vivit_train.data.shards import ReadError, Span
 from vivit_train.data.verdicts import Verdict, decoder_of, video_name
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
-from vivit_train.video.guard import CAN_GUARD, Failure, Tell
+from vivit_train.video.guard import CAN_GUARD, Failure
 from vivit_train.video.pool import guarded_map
 
 # Rates vary and sound may outlast the picture: what lacks less than this part is whole.
@@ -89,8 +88,8 @@ def check(
     if not CAN_GUARD:
         raise UserError("vivit check needs processes that can be forked: run it on Linux")
 
-    def look(identified: tuple[Job, Any], tell: Tell) -> Verdict:
-        return check_video(identified[0], decoder, quick, tell)
+    def look(identified: tuple[Job, Any]) -> Verdict:
+        return check_video(identified[0], decoder, quick)
 
     # Which file it is, is noted before it is opened: one that changes meanwhile is due again.
     identified = ((job, job.identity()) for job in jobs)
@@ -101,8 +100,8 @@ def check(
         yield replace(verdict, size=size, mtime=mtime, quick=quick, decoder=decoder_of(decoder))
 
 
-def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
-    """Decodes one video; ``tell`` hears about once a second that it goes on.
+def check_video(job: Job, decoder: str, quick: bool) -> Verdict:
+    """Decodes one video.
 
     Raises:
         UserError: If a store does not give the video.
@@ -121,11 +120,8 @@ def check_video(job: Job, decoder: str, quick: bool, tell: Tell) -> Verdict:
                     video.read([index])
                 frames = found
             else:
-                told = time.monotonic()
-                for frames in video.decode_all():
-                    if time.monotonic() - told > 1:
-                        told = time.monotonic()
-                        tell(frames)
+                for _ in video.decode_all():
+                    frames += 1
     except ReadError as failure:  # which says nothing of the video
         raise UserError(
             f"{failure}. What was found so far is kept: run the same again when it can be read"

@@ -18,7 +18,7 @@ from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.video.decode import DecodeError, VideoReader
-from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video.guard import CAN_GUARD, Failure, Guard
 
 # What a validation split may be called, besides `val`.
 OTHER_NAMES = ("valid", "validation", "dev", "eval")
@@ -320,18 +320,16 @@ def check_readable(
         UserError: If no video of a class can be opened.
     """
 
-    def open_video(path: Path, tell: Tell) -> None:
+    def open_video(path: Path) -> None:
         VideoReader(path, decoder).close()
 
     guard = Guard(open_video, timeout) if timeout is not None and CAN_GUARD else None
+    attempt = guard or open_video
     for name, paths in videos.items():
         errors: list[Exception] = []
         for path in paths:
             try:
-                if guard is not None:
-                    guard(folder / path)
-                else:
-                    VideoReader(folder / path, decoder).close()
+                attempt(folder / path)
                 break
             except DecodeError as error:
                 errors.append(error)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from vivit_train.data.dataset import Sample
 from vivit_train.errors import ProcessLost
 from vivit_train.video.decode import DecodeError, DecoderLost
-from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video.guard import CAN_GUARD, Failure, Guard
 from vivit_train.video.watch import Source, watched
 
 # How often a video is tried that hangs or kills its decoder, each time in a new process. The
@@ -101,7 +101,6 @@ def _sample(
     dataset: Any,
     refused: Mapping[Source, str],
     call: tuple[Any, Mapping[Source, str]],
-    tell: Tell = lambda at: None,  # of a `Guard`, which tells of each video by itself
 ) -> Sample:
     """The sample of a key, without the videos that have been lost over it."""
     key, lost = call

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from vivit_train.data.shard_index import FILE_NAME as INDEX_NAME
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
-from vivit_train.video.guard import CAN_GUARD, Failure, Tell
+from vivit_train.video.guard import CAN_GUARD, Failure
 from vivit_train.video.pool import guarded_map
 from vivit_train.video.write import Encoding, reencode_video
 
@@ -149,8 +148,8 @@ def prepare(
         raise UserError("vivit prepare needs processes that can be forked: run it on Linux")
     partial = output / PARTIAL
 
-    def work(job: Job, tell: Tell) -> Copy:
-        return prepare_video(job, partial, encoding, tell)
+    def work(job: Job) -> Copy:
+        return prepare_video(job, partial, encoding)
 
     try:
         shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed left
@@ -169,26 +168,18 @@ def prepare(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def prepare_video(job: Job, partial: Path, encoding: Encoding, tell: Tell) -> Copy:
-    """Re-encodes one video; ``tell`` hears about once a second that it goes on.
+def prepare_video(job: Job, partial: Path, encoding: Encoding) -> Copy:
+    """Re-encodes one video.
 
     Raises:
         OSError: If the copy cannot be written.
     """
-    told = 0.0
-
-    def tell_now_and_then(frames: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
-            tell(frames)
-
     broken = why_broken(job)
     if broken:
         return broken
     finished = partial / f"{os.getpid()}{job.target.suffix}"
     try:
-        frames = reencode_video(job.source, finished, encoding, tell_now_and_then)
+        frames = reencode_video(job.source, finished, encoding)
     except DecodeError as error:
         return Copy(job.video, "unreadable", error.reason)
     except ValueError as error:

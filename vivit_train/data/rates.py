@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from math import ceil, floor, inf, log2
 from statistics import median
 
@@ -15,7 +16,7 @@ from vivit_train.io.terminal import said_if_long
 from vivit_train.video.container import open_video
 from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate
-from vivit_train.video.guard import CAN_GUARD, Failure, Guard, Tell
+from vivit_train.video.guard import CAN_GUARD, Failure, Guard
 from vivit_train.video.sampling import Sampling
 
 # That the head of one video may take.
@@ -39,10 +40,8 @@ def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict
     """
     rows = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)
 
-    def look(row: int, tell: Tell) -> float:
-        return _rate(records, row)
-
     rates: dict[str, float] = {}
+    look = partial(_rate, records)
     guard = Guard(look, min(seconds, SECONDS)) if CAN_GUARD else None
     end = time.monotonic() + seconds
     with said_if_long(f"looking at the frame rates of {len(rows)} videos"):
@@ -50,7 +49,7 @@ def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict
             if time.monotonic() > end:
                 break
             try:
-                rates[records.name(row)] = guard(row) if guard else _rate(records, row)
+                rates[records.name(row)] = (guard or look)(row)
             except Failure:
                 continue
     if guard:

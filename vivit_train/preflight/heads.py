@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -62,9 +63,7 @@ def read_heads(data: VideoDataModule, most: int = 256, timeout: float = 10.0) ->
     rows = spread(records.labels, most, data.seed)
     if not CAN_GUARD:
         return _heads(records, rows)
-    guard: Guard[Sequence[int], list[Head]] = Guard(
-        lambda rows, tell: _heads(records, rows), timeout
-    )
+    guard: Guard[Sequence[int], list[Head]] = Guard(partial(_heads, records), timeout)
     try:
         return guard(rows)
     except Failure:

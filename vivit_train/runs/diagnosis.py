@@ -21,7 +21,7 @@ from vivit_train.recipe.contract import differ, same_moments, word
 from vivit_train.recipe.preset import LEAST_STEPS, LR_RANGES
 from vivit_train.runs.metrics_csv import Row, read_metrics
 from vivit_train.video.decode import DecodeError, VideoReader
-from vivit_train.video.guard import CAN_GUARD, Tell
+from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.pool import guarded_map
 
 # Of the loss of guessing: what is less than this is no change.
@@ -317,7 +317,7 @@ def _clip_share(data: VideoDataModule, most: int = 16, seconds: float = 10.0) ->
     if not span or not CAN_GUARD:
         return None
 
-    def count(row: int, tell: Tell) -> int:
+    def count(row: int) -> int:
         path, segment = records.source(row)
         try:
             with VideoReader(path, segment=segment) as video:

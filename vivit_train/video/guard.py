@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from vivit_train.video.handover import receive, send
-from vivit_train.video.watch import now_and_then, watched
+from vivit_train.video.watch import Source, now_and_then, watched
 
 # Elsewhere a process that talks to the system's frameworks may not survive its own fork.
 CAN_GUARD = sys.platform == "linux"
@@ -35,8 +35,6 @@ HINTS = {signal.SIGKILL: ", memory used up?"}
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-# Tells whom it may concern what is worked on, and that it goes on.
-Tell = Callable[[Any], None]
 
 
 class Failure(Exception):
@@ -45,10 +43,10 @@ class Failure(Exception):
     Attributes:
         verdict: ``timeout``: nothing was heard for too long; ``crashed``: the process died.
         reason: The same for people.
-        at: What the process last said it was at; ``None`` if nothing.
+        at: The video that the process was at; ``None`` if none was opened.
     """
 
-    def __init__(self, verdict: str, reason: str, at: Any) -> None:
+    def __init__(self, verdict: str, reason: str, at: Source | None) -> None:
         super().__init__(f"{reason} ({at})")
         self.verdict = verdict
         self.reason = reason
@@ -61,18 +59,17 @@ class Guard(Generic[Argument, Result]):
     The process may take `DECODE_BYTES` of memory; beyond them its allocations fail.
 
     Args:
-        function: Gets an argument and a function ``tell``. Whatever is told becomes `Failure.at`,
-            and the time limit starts afresh. What it decodes is told by itself: each video that
-            it opens, and that the one at hand goes on (`vivit_train.video.watch`).
-        timeout: Seconds that may pass without an answer or word.
+        function: What to call. Each video that it opens becomes `Failure.at`, and with it, or when
+            it goes on, the time limit starts afresh (`vivit_train.video.watch`).
+        timeout: Seconds that may pass without an answer or such a step.
     """
 
-    def __init__(self, function: Callable[[Argument, Tell], Result], timeout: float) -> None:
+    def __init__(self, function: Callable[[Argument], Result], timeout: float) -> None:
         self.function = function
         self.timeout = timeout
         self.connection: Connection | None = None
         self.deadline = 0.0
-        self._at: Any = None
+        self._at: Source | None = None
         self._calls = 0
         self._waiting = False
 
@@ -166,7 +163,7 @@ class Guard(Generic[Argument, Result]):
 
 
 def _serve(
-    function: Callable[[Any, Tell], Any], parents: Connection, connection: Connection, parent: int
+    function: Callable[[Any], Any], parents: Connection, connection: Connection, parent: int
 ) -> None:
     """The process: answers until the parent is gone."""
     parents.close()
@@ -177,7 +174,7 @@ def _serve(
     limit_memory(DECODE_BYTES)
     torch.set_num_threads(1)  # a fork has none of the threads that its parent started
 
-    def tell(at: Any) -> None:
+    def tell(at: Source | None) -> None:
         send(connection, ("at", at))
 
     while True:
@@ -187,7 +184,7 @@ def _serve(
             return
         try:
             with watched(now_and_then(tell)):
-                result = function(argument, tell)
+                result = function(argument)
             send(connection, ("result", result))
             del result  # megabytes
         except Exception as error:

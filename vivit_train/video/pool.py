@@ -5,14 +5,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from vivit_train.video.guard import Failure, Guard, Tell
+from vivit_train.video.guard import Failure, Guard
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
 def guarded_map(
-    function: Callable[[Argument, Tell], Result],
+    function: Callable[[Argument], Result],
     arguments: Iterable[Argument],
     num_workers: int,
     timeout: float,

@@ -1,7 +1,7 @@
 """Frames to a video file, and a video to one that decodes faster: whole, or not at all."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,6 +15,7 @@ from vivit_train.errors import UserError
 from vivit_train.video.container import ONE_THREAD, check_av, is_timed, local, open_video
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.picture import display_matrix, to_rgb, upright
+from vivit_train.video.watch import go_on
 
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that the file does not name
 # The coarsest tick of a container in which a copy is written, Matroska's: 1 ms.
@@ -132,7 +133,6 @@ def reencode_video(
     source: str | Path,
     target: str | Path,
     encoding: Encoding,
-    tell: Callable[[int], None] = lambda frames: None,
 ) -> int:
     """Copy a video into one that decodes faster: H.264, no sound, upright, each frame in its place.
 
@@ -145,7 +145,6 @@ def reencode_video(
             whose container cannot hold H.264, or not so that frames can be sought (``.webm``,
             ``.avi``, ...), gets the content of an mp4 file: FFmpeg goes by content.
         encoding: Size and quality.
-        tell: Hears after each frame how many there have been, written or read back.
 
     Returns:
         The number of frames.
@@ -170,7 +169,7 @@ def reencode_video(
             if index in samples:
                 thumbnails.append(_thumbnail(to_rgb(frame, to_picture)))
             times.append(time)
-            tell(len(times))
+            go_on()
             yield time, _small(frame, to_small, encoding.short_edge)
 
     container, stream = open_video(source)
@@ -179,7 +178,7 @@ def reencode_video(
             tick, fps = _clock(container, stream)
             frames = small(_frames(str(source), container, stream, num_frames))
             _encode(partial, frames, tick, fps, "libx264", encoding.options(), container_format)
-        _check_copy(partial, [time * tick for time in times], tell)
+        _check_copy(partial, [time * tick for time in times])
         _check_content(partial, samples, np.stack(thumbnails))
         os.replace(partial, target)
     except av.error.FFmpegError as error:
@@ -273,7 +272,7 @@ def _small(frame: av.VideoFrame, reformatter: VideoReformatter, short_edge: int)
     return small
 
 
-def _check_copy(path: Path, times: list[Fraction], tell: Callable[[int], None]) -> None:
+def _check_copy(path: Path, times: list[Fraction]) -> None:
     """Decode what was written.
 
     Raises:
@@ -281,9 +280,7 @@ def _check_copy(path: Path, times: list[Fraction], tell: Callable[[int], None]) 
     """
     try:
         with VideoReader(path, "pyav") as reader:
-            found = 0
-            for found in reader.decode_all():
-                tell(found)
+            found = sum(1 for _ in reader.decode_all())
     except DecodeError as error:
         raise ValueError(f"the copy does not decode: {error.reason}") from error
     if found != len(times):
