@@ -43,6 +43,11 @@ class DiskFull(OSError):
         return str(self.strerror)
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says, whatever lines its library breaks it into."""
+    return " ".join(str(error).split())
+
+
 def no_room(error: OSError) -> str:
     """What to tell about a file that could not be written for want of room."""
     if isinstance(error, DiskFull) or error.filename is None:

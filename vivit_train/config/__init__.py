@@ -6,14 +6,12 @@ Nothing here imports torch: a mistake is answered before anything heavy is loade
 from vivit_train.config.compose import (
     CONFIG_DIR,
     check_keys,
-    check_schedule,
-    check_warmup,
     complete_config,
     compose_config,
     override_config,
     replaced,
-    to_plain,
 )
+from vivit_train.config.plain import check_schedule, check_warmup, to_plain
 from vivit_train.config.saved import read_saved, saved_config
 from vivit_train.config.used import check_used
 from vivit_train.config.words import command_line, parse_overrides, word_of

@@ -1,8 +1,7 @@
-"""Composing a configuration, changing a saved one, and refusing what does not fit."""
+"""Composing a configuration, changing a saved one, and refusing words that do not fit."""
 
 import copy
 import difflib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config.keys import AUTO, KEYS, in_words, misfits, refusal
+from vivit_train.config.keys import in_words, misfits, refusal
+from vivit_train.config.plain import resolve
 from vivit_train.config.saved import check_target
 from vivit_train.config.words import parse_overrides, values_of
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, in_one_line
 from vivit_train.io.files import user_path
 from vivit_train.io.terminal import say
 
@@ -27,8 +27,6 @@ _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIR = _PACKAGE / "configs"
 if not CONFIG_DIR.is_dir():
     CONFIG_DIR = _PACKAGE.parent / "configs"
-# What a recipe has for model.pretrained that is to be given: Hydra merges no ??? over a null.
-REQUIRED = "required"
 _DEMO = "vivit_train.data.demo.Demo"
 
 
@@ -51,7 +49,7 @@ def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig
     groups = [override for override in parsed if is_group(override)]
     for group in groups:
         _check_option(group)
-    config = _compose([first_word(group) for group in groups])
+    config = compose_options([first_word(group) for group in groups])
     defaults = copy.deepcopy(config)
     ours = [o for o in parsed if not is_group(o) and not o.key_or_group.startswith("hydra.")]
     for override in [*ours, *parse_overrides(replaced(parsed))]:
@@ -119,7 +117,7 @@ def complete_config(saved: DictConfig) -> DictConfig:
     loggers = [name for name, settings in saved.get("logger", {}).items() if settings]
     # The demo, chosen by default, sets parts of other groups; data=video sets none.
     choices = ["data=video", f"optim={saved.optim.name}", f"logger={(loggers or ['csv'])[0]}"]
-    config = _compose(choices)
+    config = compose_options(choices)
     OmegaConf.set_struct(config, False)
     data = _data_option(saved.data._target_)
     config.data.merge_with(data or {})
@@ -179,7 +177,7 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             if group not in config:
                 raise UserError(f"{word} makes a new configuration; a saved one has no such part")
         # The demo, chosen by default, sets parts of other groups; data=video sets none.
-        composed = _compose([*({"data": "data=video"} | groups).values()])
+        composed = compose_options([*({"data": "data=video"} | groups).values()])
         for group in groups:
             # Against the saved model and the like, not against the defaults.
             part = OmegaConf.to_container(composed[group], resolve=False)
@@ -196,108 +194,20 @@ def override_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
-    """A resolved configuration of plain dicts, lists, strings and numbers.
-
-    A leading ``~`` of a path becomes the home directory.
-
-    Args:
-        config: Composed, or saved by a run.
-        needs_weights: Whether to refuse a recipe that starts from pretrained weights where none
-            are named; otherwise ``model.pretrained`` is then ``None``.
+def compose_options(overrides: Sequence[str], hydras: bool = False) -> DictConfig:
+    """What Hydra composes, with its own part where ``hydras``.
 
     Raises:
-        UserError: If a value is missing, refers to something that does not exist, or is not one
-            that its key takes.
+        UserError: In Hydra's words.
     """
-    plain = _resolve(config)
-    model = plain.get("model", {})
-    if model.get("pretrained") == REQUIRED:
-        if needs_weights:
-            raise UserError(
-                "model.pretrained is not set, and this recipe starts from pretrained weights: give "
-                "a file, a folder or a hub id (the head of its file in configs/experiment/ says of "
-                "which model), or model.pretrained=none to start from scratch"
-            )
-        model["pretrained"] = None
-    for key, value, told in misfits(plain):
-        raise UserError(f"{key}={in_words(value)}: {told}")
-    return _with_home(plain)
-
-
-def check_schedule(config: Mapping[str, Any]) -> None:
-    """Refuses a warm-up that does not end before ``trainer.max_epochs``.
-
-    Where ``trainer.max_steps`` ends the run, or a value is ``auto``, only the data tell.
-
-    Args:
-        config: Of a run, composed or resolved.
-
-    Raises:
-        UserError: With the arithmetic.
-    """
-    epochs, warmup = config["trainer"]["max_epochs"], config["optim"]["warmup_epochs"]
-    if AUTO not in (epochs, warmup) and epochs > 0:
-        check_warmup(warmup, epochs, f"trainer.max_epochs={epochs}")
-
-
-def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:
-    """Refuses a warm-up of the learning rate that does not end before the run.
-
-    Args:
-        warmup_epochs: Length of the warm-up.
-        epochs: Length of the run.
-        end: What ends the run, for the message.
-
-    Raises:
-        UserError: With the arithmetic.
-    """
-    if warmup_epochs and warmup_epochs >= epochs:
-        raise UserError(
-            f"optim.warmup_epochs={warmup_epochs:g}: the run ends after {epochs:.4g} epochs "
-            f"({end}), and the warm-up must end before: give less than {epochs:.4g}, e.g. "
-            f"optim.warmup_epochs={epochs / 10:.2g}, or 0 for none"
-        )
-
-
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain values, references resolved."""
-    data = config.get("data")
-    if isinstance(data, DictConfig) and OmegaConf.is_missing(data, "_target_"):
-        raise UserError(
-            "data=video is what all data sets have in common, and none of them: name one, e.g. "
-            "data=folder"
-        )
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration cannot be resolved: {_line(error)}") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _with_home(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same with ``~`` expanded in paths."""
-    expanded = {}
-    for name, value in part.items():
-        kind = KEYS.get(f"{prefix}{name}")
-        if isinstance(value, Mapping):
-            value = _with_home(value, f"{prefix}{name}.")
-        elif kind is not None and kind.is_path and isinstance(value, str):
-            value = os.path.expanduser(value)
-        expanded[name] = value
-    return expanded
-
-
-def _compose(overrides: list[str]) -> DictConfig:
     if not CONFIG_DIR.is_dir():
         raise UserError(f"{CONFIG_DIR} does not exist: run from a clone of the repository")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", overrides)
+            return compose("train", list(overrides), return_hydra_config=hydras)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_line(error)) from None
+        raise UserError(in_one_line(error)) from None
 
 
 def _has(config: DictConfig, key: str) -> bool:
@@ -316,11 +226,6 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(node, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
-
-
-def _line(error: Exception) -> str:
-    """An error of Hydra's or OmegaConf's in one line."""
-    return " ".join(str(error).split())
 
 
 def first_word(override: Override) -> str:
@@ -372,12 +277,12 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(config, key, value, force_add=False)
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}={in_words(value)}: {_line(error)}") from None
+        raise UserError(f"{key}={in_words(value)}: {in_one_line(error)}") from None
 
 
 def _check_values(config: DictConfig, defaults: DictConfig) -> None:
     """Refuses values that their keys do not take, also where they are another key's."""
-    for key, value, _ in misfits(_resolve(config)):
+    for key, value, _ in misfits(resolve(config)):
         _check_value(key, value, defaults)
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.keys import KEYS
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, in_one_line
 from vivit_train.io.foreign import check_regular
 
 # Saved configurations have about 100 values, 5 KB and 4 levels.
@@ -45,8 +45,8 @@ def read_values(path: Path) -> dict[str, Any]:
         content: Any = OmegaConf.load(io.StringIO(text)) if text.strip() else {}
         plain: Any = OmegaConf.to_container(content) if OmegaConf.is_config(content) else content
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a run's configuration: {reason}") from None
+        told = in_one_line(error)
+        raise UserError(f"{path} cannot be read as a run's configuration: {told}") from None
     _check_plain(plain, str(path))
     return plain
 

@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from vivit_train.class_names import shorten
 from vivit_train.data.records import Records
 from vivit_train.data.tables import to_text
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, in_one_line
 from vivit_train.video.decode import DecodeError
 from vivit_train.video.watch import Source, begin
 
@@ -304,7 +304,7 @@ def _fetch(files: Any, path: str, start: int, size: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {in_one_line(error)}"
 
 
 def open_shard(url: str, size: int) -> BinaryIO:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vivit_train.errors import NO_ROOM, ProcessLost, UserError, no_room
+from vivit_train.errors import NO_ROOM, ProcessLost, UserError, in_one_line, no_room
 from vivit_train.io.terminal import printable, say
 
 # Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
@@ -34,8 +34,8 @@ def lost_worker(error: Exception) -> str | None:
 
     torch raises it anywhere in the process, whatever that is at, when the worker ends.
     """
-    text = " ".join(str(error).split())
-    worker = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?( It is|$)", text)
+    said = r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?( It is|$)"
+    worker = re.match(said, in_one_line(error))
     if not isinstance(error, RuntimeError) or worker is None:
         return None
     return (
@@ -116,5 +116,5 @@ def errors_in_one_line() -> Iterator[None]:
         # Lightning's own word for a wrong option, and Hydra's; by name, as they are imported late.
         is_hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
         if is_hydras or type(error).__name__ == "MisconfigurationException":
-            sys.exit(printable(f"error: {' '.join(str(error).split())}"))
+            sys.exit(printable(f"error: {in_one_line(error)}"))
         raise

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config import CONFIG_DIR, check_keys, parse_overrides
+from vivit_train.config import check_keys, parse_overrides
+from vivit_train.config.compose import compose_options
 from vivit_train.config.keys import in_words, misfits
 from vivit_train.config.words import as_written
 from vivit_train.errors import UserError
@@ -54,12 +51,7 @@ def is_sweep(words: Sequence[str]) -> bool:
 def compose_hydra(words: Sequence[str]) -> DictConfig:
     """Hydra's own part of the configuration: ``sweep``, ``sweeper`` and ``launcher``."""
     own = as_written([word for word in words if word.lstrip("+").startswith("hydra")])
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            hydra = compose("train", own, return_hydra_config=True).hydra
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from None
+    hydra = compose_options(own, hydras=True).hydra
     parts = {name: OmegaConf.to_container(hydra[name]) for name in ("launcher", "sweeper")}
     for key, value, told in misfits({"hydra": parts}):
         raise UserError(f"{key}={in_words(value)}: {told}")

@@ -1,0 +1,107 @@
+"""A composed configuration as plain values, and what must hold between them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vivit_train.config.keys import AUTO, KEYS, in_words, misfits
+from vivit_train.errors import UserError, in_one_line
+
+# What a recipe has for model.pretrained that is to be given: Hydra merges no ??? over a null.
+REQUIRED = "required"
+
+
+def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
+    """A resolved configuration of plain dicts, lists, strings and numbers.
+
+    A leading ``~`` of a path becomes the home directory.
+
+    Args:
+        config: Composed, or saved by a run.
+        needs_weights: Whether to refuse a recipe that starts from pretrained weights where none
+            are named; otherwise ``model.pretrained`` is then ``None``.
+
+    Raises:
+        UserError: If a value is missing, refers to something that does not exist, or is not one
+            that its key takes.
+    """
+    plain = resolve(config)
+    model = plain.get("model", {})
+    if model.get("pretrained") == REQUIRED:
+        if needs_weights:
+            raise UserError(
+                "model.pretrained is not set, and this recipe starts from pretrained weights: give "
+                "a file, a folder or a hub id (the head of its file in configs/experiment/ says of "
+                "which model), or model.pretrained=none to start from scratch"
+            )
+        model["pretrained"] = None
+    for key, value, told in misfits(plain):
+        raise UserError(f"{key}={in_words(value)}: {told}")
+    return _with_home(plain)
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain values, references resolved."""
+    data = config.get("data")
+    if isinstance(data, DictConfig) and OmegaConf.is_missing(data, "_target_"):
+        raise UserError(
+            "data=video is what all data sets have in common, and none of them: name one, e.g. "
+            "data=folder"
+        )
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {in_one_line(error)}") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _with_home(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with ``~`` expanded in paths."""
+    expanded = {}
+    for name, value in part.items():
+        kind = KEYS.get(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            value = _with_home(value, f"{prefix}{name}.")
+        elif kind is not None and kind.is_path and isinstance(value, str):
+            value = os.path.expanduser(value)
+        expanded[name] = value
+    return expanded
+
+
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Refuses a warm-up that does not end before ``trainer.max_epochs``.
+
+    Where ``trainer.max_steps`` ends the run, or a value is ``auto``, only the data tell.
+
+    Args:
+        config: Of a run, composed or resolved.
+
+    Raises:
+        UserError: With the arithmetic.
+    """
+    epochs, warmup = config["trainer"]["max_epochs"], config["optim"]["warmup_epochs"]
+    if AUTO not in (epochs, warmup) and epochs > 0:
+        check_warmup(warmup, epochs, f"trainer.max_epochs={epochs}")
+
+
+def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:
+    """Refuses a warm-up of the learning rate that does not end before the run.
+
+    Args:
+        warmup_epochs: Length of the warm-up.
+        epochs: Length of the run.
+        end: What ends the run, for the message.
+
+    Raises:
+        UserError: With the arithmetic.
+    """
+    if warmup_epochs and warmup_epochs >= epochs:
+        raise UserError(
+            f"optim.warmup_epochs={warmup_epochs:g}: the run ends after {epochs:.4g} epochs "
+            f"({end}), and the warm-up must end before: give less than {epochs:.4g}, e.g. "
+            f"optim.warmup_epochs={epochs / 10:.2g}, or 0 for none"
+        )
