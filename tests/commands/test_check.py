@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY, hears_ctrl_c
 from tests.data.torture import UNUSABLE, USABLE, evil_decoder, noise, write_torture
 from vivit_train.__main__ import main
 from vivit_train.commands import check, evaluate
+from vivit_train.commands.videos import STOPPED, cut_short
 from vivit_train.data.verdicts import FILE_NAME, read_verdicts
 from vivit_train.errors import UserError
 from vivit_train.video.guard import CAN_GUARD
@@ -208,7 +209,7 @@ def test_names_that_are_no_text(root: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_very_many_lines_are_cut_short() -> None:
-    lines = list(check.cut_short(str(i) for i in range(250)))
+    lines = list(cut_short(str(i) for i in range(250)))
     assert (len(lines), lines[-1]) == (101, "... and 150 more: see --json")
 
 
@@ -240,20 +241,6 @@ def test_the_counts_stand_beside_the_score(
     assert score("later")["checked"] == {"ok": 14, "unreadable": 1, "unchecked": 1}
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress(
-    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
-    with check.progress(3, line_seconds=0) as advance:
-        for verdict in ("ok", "missing", "ok"):
-            advance(verdict)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "3/3" in captured.err
-    assert "2 ok, 1 missing" in captured.err
-
-
 def test_ctrl_c_keeps_the_verdicts(tmp_path: Path) -> None:
     root = tmp_path / "data"
     (root / "train" / "a").mkdir(parents=True)
@@ -272,7 +259,7 @@ def test_ctrl_c_keeps_the_verdicts(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == check.STOPPED, err
+    assert process.returncode == STOPPED, err
     done = len(read_verdicts(file))
     assert 0 < done < 401
     assert err.splitlines()[-1].startswith(f"stopped: {done} of 401 videos have a verdict in ")

@@ -10,7 +10,7 @@ from tests.data.torture import noise
 from vivit_train.__main__ import main
 from vivit_train.build import build_data
 from vivit_train.commands import prepare
-from vivit_train.commands.check import STOPPED
+from vivit_train.commands.videos import STOPPED
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.manifest import FILE_NAME, Manifest
 from vivit_train.errors import UserError

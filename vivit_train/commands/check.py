@@ -11,27 +11,28 @@ evaluation says beside its scores what was found. The exit code is 1 if some vid
 """
 
 import argparse
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from vivit_train.errors import UserError
+from vivit_train.commands.videos import (
+    STOPPED,
+    add_limits,
+    all_videos,
+    check_limits,
+    cut_short,
+    work_through,
+)
 from vivit_train.io.files import user_path
+from vivit_train.io.progress import in_words
 from vivit_train.io.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vivit_train.data.check import Job
     from vivit_train.data.datamodule import VideoDataModule
     from vivit_train.data.records import Records
     from vivit_train.data.verdicts import Verdict, VerdictFile
-
-STOPPED = 130  # the exit code of a program that Ctrl-C ended
-MOST_LINES = 100
 
 # Keys that this command uses; see `is_used`.
 USES = (
@@ -52,45 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Declares what bounds the work on videos in processes."""
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS",
-        help="without a decoded frame, after which a video is given up (default 60)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: data.num_workers)"
-    )
-
-
-def check_limits(arguments: argparse.Namespace) -> None:
-    """Refuses what `add_limits` declares where it is out of range.
-
-    Raises:
-        UserError: If a number is.
-    """
-    if arguments.timeout <= 0:
-        raise UserError(f"--timeout must be above 0 seconds, got {arguments.timeout:g}")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be 1 or more, got {arguments.workers}")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and prints the summary."""
-    from vivit_train.config import compose_config, to_plain
-
     check_limits(arguments)
-    config = to_plain(compose_config(arguments.overrides), needs_weights=False)
+    data = all_videos(arguments.overrides)
 
-    from vivit_train.build import build_data
     from vivit_train.data.check import check, jobs_of, jobs_to_do
     from vivit_train.data.verdicts import FILE_NAME, VerdictFile
-    from vivit_train.io.quiet import hush_lightning
 
-    hush_lightning()
-    config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left
-    data = build_data(config)
-    data.keeps_all = True
     data.setup()
     file = VerdictFile(arguments.output or data.root / FILE_NAME)
     jobs = jobs_of(data.records.values(), data.root)
@@ -100,75 +70,23 @@ def run(arguments: argparse.Namespace) -> int:
         to_do, decoder=decoder, quick=arguments.quick, timeout=arguments.timeout,
         num_workers=arguments.workers or max(1, data.num_workers),
     )  # fmt: skip
+
+    def done() -> str:
+        left = jobs_to_do(to_do, file.verdicts, arguments.quick, decoder)
+        return f"{len(jobs) - len(left)} of {len(jobs)} videos have a verdict in {file.path}"
+
     start = time.perf_counter()
-    try:
-        with progress(len(to_do)) as advance:
-            for verdict in verdicts:
-                file.add(verdict)
-                advance(verdict.verdict)
-    except KeyboardInterrupt:
-        verdicts.close()
-        left = len(jobs_to_do(to_do, file.verdicts, arguments.quick, decoder))
-        say(
-            f"stopped: {len(jobs) - left} of {len(jobs)} videos have a verdict in {file.path}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-        )
-        return STOPPED
-    finally:
-        file.close()
+    with closing(file):
+        if not work_through(verdicts, len(to_do), file.add, done):
+            return STOPPED
     summary = summarise(data, jobs.values(), file)
     summary |= {"checked_now": len(to_do), "seconds": round(time.perf_counter() - start, 3)}
     if arguments.json:
         say_json(summary)
     else:
-        print_summary(summary)
+        for line in summary_lines(summary):
+            say(line)
     return 1 if summary["unusable"] else 0
-
-
-@contextmanager
-def progress(total: int, line_seconds: float = 10) -> "Iterator[Callable[[str], None]]":
-    """A bar with the time left, or a line now and then where there is no terminal.
-
-    Args:
-        total: Videos to go through.
-        line_seconds: Between two lines, where there is no terminal.
-
-    Yields:
-        What to call after each video, with its verdict in a word.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    counts: Counter[str] = Counter()
-    console = Console(stderr=True, markup=False, highlight=False)
-    if not console.is_terminal:
-        last = time.monotonic()
-
-        def tell(verdict: str) -> None:
-            nonlocal last
-            counts[verdict] += 1
-            if time.monotonic() - last > line_seconds:
-                last = time.monotonic()
-                say(f"{counts.total()}/{total}  {in_words(counts)}", file=sys.stderr)
-
-        yield tell
-        return
-    columns = (MofNCompleteColumn(), BarColumn(), TimeLeft(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(verdict: str) -> None:
-            counts[verdict] += 1
-            bar.update(task, advance=1, description=in_words(counts))
-
-        yield advance
-
-
-def in_words(counts: "dict[str, int] | Counter[str]") -> str:
-    """``12 ok, 1 missing``."""
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing"
 
 
 def summarise(
@@ -272,14 +190,8 @@ def shared_videos(data: "VideoDataModule") -> list[str]:
     return [name for name in jobs_of(others, data.root) if name in train]
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """Prints the splits, the classes that lack videos, and the videos that are not ok."""
-    for line in summary_lines(summary):
-        say(line)
-
-
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
-    """The lines of the summary."""
+    """The splits, the classes that lack videos, and the videos that are not ok."""
     from vivit_train.data.rates import bars
 
     for split, part in summary["splits"].items():
@@ -324,11 +236,3 @@ def class_table(splits: dict[str, Any]) -> Iterator[str]:
     for name, *counts in [("class", *splits), *rows]:
         padded = (f"{count:>{max(8, len(split) + 2)}}" for count, split in zip(counts, splits))
         yield f"{name:<{max(map(len, [*names, 'class']))}}{''.join(padded)}"
-
-
-def cut_short(lines: Iterable[str]) -> Iterator[str]:
-    """Lines, and of very many only the first."""
-    lines = list(lines)
-    yield from lines[:MOST_LINES]
-    if len(lines) > MOST_LINES:
-        yield f"... and {len(lines) - MOST_LINES} more: see --json"

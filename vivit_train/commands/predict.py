@@ -16,9 +16,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vivit_train.commands.check import progress
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path, write_whole, written_whole
+from vivit_train.io.progress import progress
 from vivit_train.io.terminal import csv_cell, say, say_json
 
 if TYPE_CHECKING:

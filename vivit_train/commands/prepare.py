@@ -11,23 +11,23 @@ if there are any.
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivit_train.commands.check import (
+from vivit_train.commands.videos import (
     STOPPED,
     add_limits,
+    all_videos,
     check_limits,
     cut_short,
-    in_words,
-    progress,
+    work_through,
 )
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
+from vivit_train.io.progress import in_words
 from vivit_train.io.terminal import say
 
 if TYPE_CHECKING:
@@ -66,12 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copies, and prints what was done."""
-    from vivit_train.config import compose_config, to_plain
-
     check_options(arguments)
-    config = to_plain(compose_config(arguments.overrides), needs_weights=False)
+    data = all_videos(arguments.overrides)
 
-    from vivit_train.build import build_data
     from vivit_train.data.manifest import FILE_NAME, Manifest
     from vivit_train.data.prepare import (
         check_folders,
@@ -81,13 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         prepare,
         unlisted_videos,
     )
-    from vivit_train.io.quiet import hush_lightning
     from vivit_train.video.write import Encoding
 
-    hush_lightning()
-    config["data"]["verdicts"] = None  # all that is listed, not what an earlier check left
-    data = build_data(config)
-    data.keeps_all = True
     check_short_edge(arguments.short_edge, data)
     check_folders(data.root, arguments.output)
     data.setup()
@@ -100,29 +92,21 @@ def run(arguments: argparse.Namespace) -> int:
         to_do = jobs_to_do(jobs, manifest.copies)
         workers = arguments.workers or max(1, data.num_workers)
         copies = prepare(to_do, output, encoding, workers, arguments.timeout)
-        try:
+
+        def done() -> str:
+            left = jobs_to_do(to_do, manifest.copies)
+            return f"{len(jobs) - len(left)} of {len(jobs)} videos are done"
+
+        with closing(manifest):
             annotations, outside = copy_annotations(root, output)
-            with progress(len(to_do)) as advance:
-                for copy in copies:
-                    manifest.add(copy)
-                    advance(copy.verdict)
-        except KeyboardInterrupt:
-            copies.close()
-            left = len(jobs_to_do(to_do, manifest.copies))
-            say(
-                f"stopped: {len(jobs) - left} of {len(jobs)} videos are done; the same command "
-                "goes on from there",
-                file=sys.stderr,
-            )
-            return STOPPED
-        finally:
-            manifest.close()
-    done = [manifest.copies[job.video] for job in jobs]
+            if not work_through(copies, len(to_do), manifest.add, done):
+                return STOPPED
+    copied = [manifest.copies[job.video] for job in jobs]
     unlisted = unlisted_videos(root, jobs)
-    for line in summary_lines(done, len(to_do), annotations, unlisted, outside):
+    for line in summary_lines(copied, len(to_do), annotations, unlisted, outside, manifest.path):
         say(line)
     say(output)
-    return 1 if outside or any(copy.verdict != "ok" for copy in done) else 0
+    return 1 if outside or any(copy.verdict != "ok" for copy in copied) else 0
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -190,16 +174,22 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def summary_lines(
-    copies: "Iterable[Copy]", done_now: int, annotations: int, unlisted: int, outside: Sequence[str]
+    copies: "Iterable[Copy]",
+    done_now: int,
+    annotations: int,
+    unlisted: int,
+    outside: Sequence[str],
+    manifest: Path,
 ) -> Iterator[str]:
     """What the copy holds: the broken videos, counts and bytes."""
     copies = list(copies)
     broken = [copy for copy in copies if copy.verdict != "ok"]
-    yield from cut_short(
+    told = [
         f"{copy.verdict:<10}  {copy.video}: {copy.reason}"
         for copy in sorted(broken, key=lambda copy: copy.verdict)
-    )
-    yield from cut_short(f"outside     {name}: a link out of data.root" for name in outside)
+    ]
+    yield from cut_short(told, manifest)
+    yield from (f"outside     {name}: a link out of data.root" for name in outside)
     yield in_words(Counter(copy.verdict for copy in copies))
     num_outside = sum(copy.verdict == "outside" for copy in copies)
     if len(broken) > num_outside:

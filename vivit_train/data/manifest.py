@@ -1,13 +1,12 @@
 """What a prepared copy of a data set holds: a file in it that says so, video by video."""
 
 import errno
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vivit_train.errors import UserError
-from vivit_train.io.foreign import open_own
+from vivit_train.io.foreign import OwnLines, from_json
 
 FILE_NAME = "vivit_prepare.jsonl"
 
@@ -38,6 +37,13 @@ class Copy:
     copy_size: int | None = None
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """The line before all others."""
+
+    settings: dict[str, Any]
+
+
 class Manifest:
     """What a copy holds: its settings, then a line of JSON for each video as it is done.
 
@@ -55,10 +61,10 @@ class Manifest:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_own(path, begins=b'{"settings": ')
+            self._lines = OwnLines(path, begins=b'{"settings": ')
         except OSError as error:
             raise cannot_write(path.parent, error) from error
-        self._path = path
+        self.path = path
         self.copies: dict[str, Copy] = {}
         earlier = self._read()
         if earlier is None:
@@ -84,34 +90,22 @@ class Manifest:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
     def _add(self, content: dict[str, Any]) -> None:
         try:
-            # ASCII: names that are not valid text survive as escapes.
-            self._file.write(json.dumps(content).encode() + b"\n")
-            self._file.flush()
+            self._lines.add(content)
         except OSError as error:
-            raise cannot_write(self._path.parent, error) from error
+            raise cannot_write(self.path.parent, error) from error
 
     def _read(self) -> dict[str, Any] | None:
         """Reads the copies, and returns the settings; lines that were cut off do not count."""
         settings = None
-        names = {field.name for field in fields(Copy)}
-        self._file.seek(0)
-        line = b"\n"
-        for line in self._file:
-            try:
-                content = json.loads(line)
-                if "settings" in content:
-                    settings = content["settings"]
-                else:
-                    copy = Copy(**{k: v for k, v in content.items() if k in names})
-                    self.copies[copy.video] = copy
-            except (ValueError, TypeError, AttributeError):
-                continue
-        if not line.endswith(b"\n"):
-            self._file.write(b"\n")
+        for line in self._lines:
+            if (copy := from_json(Copy, line)) is not None:
+                self.copies[copy.video] = copy
+            elif (head := from_json(_Settings, line)) is not None:
+                settings = head.settings
         return settings
 
 

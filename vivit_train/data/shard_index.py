@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,7 +20,7 @@ from vivit_train.class_names import shorten
 from vivit_train.data.records import is_video
 from vivit_train.data.shards import THREADS, Stat, is_remote, join, open_shard
 from vivit_train.errors import UserError
-from vivit_train.io.foreign import from_json, open_own, own_lock
+from vivit_train.io.foreign import OwnLines, from_json, own_lock
 from vivit_train.io.terminal import say
 
 FILE_NAME = "vivit_index.jsonl"
@@ -185,16 +186,14 @@ def _build(root: str, shards: Mapping[str, Stat], fields: Fields, file: Path) ->
             pool.submit(index_shard, root, name, stat, fields): name
             for name, stat in shards.items()
         }
-        with open_own(file, begins=b'{"name": ') as lines:
+        with closing(OwnLines(file, begins=b'{"name": ')) as lines:
             for done, task in enumerate(as_completed(tasks), start=1):
                 try:
                     shard = task.result()
                 except ShardFault as fault:
                     faults.append(f"{tasks[task]}: {fault}")
                     continue
-                # A line that an earlier process left unfinished is ended first.
-                lines.write(f"\n{json.dumps(asdict(shard))}\n".encode())
-                lines.flush()
+                lines.add(asdict(shard))
                 videos += len(shard.members)
                 if time.monotonic() - told > LINE_SECONDS:
                     told = time.monotonic()

@@ -1,6 +1,5 @@
 """Verdicts on the videos of a data set: kept in a file by `vivit check`, heeded by training."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
-from vivit_train.io.foreign import from_json, open_own
+from vivit_train.io.foreign import OwnLines, from_json
 from vivit_train.video.sampling import Sampling
 from vivit_train.video.watch import Source
 
@@ -82,8 +81,12 @@ def video_name(records: Records, row: int, root: Path) -> str:
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """Video -> its last verdict; lines that are none, such as one cut off, do not count."""
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        found = [from_json(Verdict, line) for line in lines]
+    with path.open("rb") as lines:
+        return _last_verdicts(lines)
+
+
+def _last_verdicts(lines: Iterable[bytes]) -> dict[str, Verdict]:
+    found = (from_json(Verdict, line) for line in lines)
     return {v.video: v for v in found if v is not None and v.verdict in VERDICTS}
 
 
@@ -103,28 +106,22 @@ class VerdictFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open_own(path, begins=b'{"video": ')
+            self._lines = OwnLines(path, begins=b'{"video": ')
         except OSError as error:
             raise UserError(
                 f"the verdicts cannot be written to {path} ({error.strerror}): name another file "
                 "with --output, and let training read it with data.verdicts=FILE"
             ) from None
-        self.verdicts = read_verdicts(path)
-        if self._file.tell():
-            self._file.seek(-1, os.SEEK_END)
-            if self._file.read() != b"\n":  # a line was cut off
-                self._file.write(b"\n")
+        self.verdicts = _last_verdicts(self._lines)
 
     def add(self, verdict: Verdict) -> None:
         """Adds a verdict, which replaces an earlier one on the same video."""
         self.verdicts[verdict.video] = verdict
-        # ASCII: names that are not valid text survive as escapes.
-        self._file.write(json.dumps(asdict(verdict)).encode() + b"\n")
-        self._file.flush()
+        self._lines.add(asdict(verdict))
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def count_verdicts(found: Iterable[Verdict | None], sampling: Sampling) -> dict[str, int]:

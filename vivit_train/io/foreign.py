@@ -168,6 +168,44 @@ def open_own(path: Path, begins: bytes) -> BinaryIO:
     return file
 
 
+class OwnLines:
+    """A file of ours with a line of JSON for each thing, to which every new one is added at once.
+
+    Args:
+        path: The file; it is made if need be.
+        begins: See `open_own`.
+
+    Raises:
+        OSError: If it cannot be opened.
+        UserError: If something else is there.
+    """
+
+    def __init__(self, path: Path, begins: bytes) -> None:
+        self._file = open_own(path, begins)
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read() != b"\n":  # a line was cut off
+                self._file.write(b"\n")
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        yield from self._file
+
+    def add(self, content: dict[str, Any]) -> None:
+        """Adds a line.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        # ASCII: names that are not valid text survive as escapes.
+        self._file.write(json.dumps(content).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
 @contextlib.contextmanager
 def own_lock(path: Path) -> Iterator[None]:
     """Holds the lock file of this name, which is empty, while the block runs.
