@@ -237,8 +237,9 @@ def test_damaged_rows(tmp_path: Path, line: str, message: str) -> None:
     [
         ("id,name\n0,tap\n", r"line 2: expected the columns id and key, got 0,tap"),
         ("id,key\nzero,tap\n", r"line 2: expected the columns id and key, got zero,tap"),
-        ("id,key\n0,tap\n2,pan\n", r"expected each id from 0 on once, got 0, 2"),
-        ("id,key\n", r"expected each id from 0 on once, got none"),
+        ("id,key\n0,tap\n2,pan\n", r"expected each index from 0 on once, got 0, 2"),
+        ("id,key\n0,tap\n1,pan\n1,pot\n", r"expected each index from 0 on once, got 0, 1, 1"),
+        ("id,key\n", r"expected each index from 0 on once, got none"),
     ],
 )
 def test_damaged_classes(tmp_path: Path, text: str, message: str) -> None:

@@ -11,7 +11,7 @@ from tests.video.test_decode import numbered, numbers
 from vivit_train.errors import UserError
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import (
-    FRAME_ORDERS,
+    Array,
     Sampling,
     frames_at,
     random_moments,
@@ -114,21 +114,18 @@ def test_reorder_draws_every_frame_and_permutation():
     assert len({tuple(reorder(clip, "shuffled", generator)) for _ in range(200)}) == 6
 
 
-@pytest.mark.parametrize("name", ["num_frames", "clip_frames", "frame_stride", "num_views"])
-def test_counts_below_one_are_refused(name):
-    arguments = {"num_frames": 9, "clip_frames": 4, "frame_stride": 2, "num_views": 3, name: 0}
-    with pytest.raises(UserError, match=f"{name}=0 must be at least 1"):
-        spread_windows(**arguments)
-    if name != "num_views":
-        del arguments["num_views"]
-        with pytest.raises(UserError, match=f"{name}=0"):
-            random_window(**arguments, rng=rng())
+@pytest.mark.parametrize(
+    "sampling", [{"frame_stride": 2}, {"frame_rate": 5}, {"sampling": "whole"}]
+)
+def test_no_view_is_refused(sampling):
+    video = Array(9, np.arange(10.0))
+    with pytest.raises(UserError, match="0 temporal views: 1 or more"):
+        Sampling(4, **sampling).spread(video, 0)
 
 
 def test_unknown_order_is_refused():
-    with pytest.raises(UserError, match="backwards") as error:
-        reorder(np.arange(4), "backwards", rng())
-    assert all(order in str(error.value) for order in FRAME_ORDERS)
+    with pytest.raises(UserError, match="data.frame_order='backwards' is not one of natural, sh"):
+        Sampling(4, frame_order="backwards")
 
 
 def at(rate, seconds):

@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and writes results.json."""
     from vivit_train.config import (
-        check_keys,
         complete_config,
         compose_config,
         override_config,
@@ -61,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not any(word.startswith(("data=", "experiment=")) for word in words):
         # Which keys `data` has depends on the data set, which the checkpoint may name.
         words = [word for word in words if not word.startswith("data.")]
-    check_keys(words)
+    compose_config(words)  # a mistake is answered before the checkpoint is read
 
     from vivit_train import build
     from vivit_train.classifier import load_classifier

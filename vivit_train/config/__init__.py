@@ -5,7 +5,6 @@ Nothing here imports torch: a mistake is answered before anything heavy is loade
 
 from vivit_train.config.compose import (
     CONFIG_DIR,
-    check_keys,
     complete_config,
     compose_config,
     override_config,
@@ -18,7 +17,6 @@ from vivit_train.config.words import command_line, parse_overrides, word_of
 
 __all__ = [
     "CONFIG_DIR",
-    "check_keys",
     "check_schedule",
     "check_used",
     "check_warmup",

@@ -90,11 +90,6 @@ def replaced(overrides: Sequence[Override]) -> list[str]:
     return [f"{key}={value}" for key, value in others.items() if key not in given]
 
 
-def check_keys(overrides: Sequence[str], sweeps: bool = False) -> None:
-    """Refuses keys that do not exist and values that they do not take: see `compose_config`."""
-    compose_config(overrides, sweeps)
-
-
 def is_group(override: Override) -> bool:
     """Whether an override chooses an option of a config group."""
     return (CONFIG_DIR / override.key_or_group).is_dir() or override.key_or_group.startswith(

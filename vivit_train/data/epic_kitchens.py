@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import cut, read_table, seconds
+from vivit_train.data.tables import cut, in_order, read_table, seconds
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = (
@@ -81,21 +81,16 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         UserError: If it has other columns, or the ids are not 0, 1, 2, ...
     """
-    order: dict[int, str] = {}
+    pairs = []
     for line, row in read_table(path):
         try:
-            order[int(row["id"])] = row["key"]
+            pairs.append((int(row["id"]), row["key"]))
         except (KeyError, ValueError):
             raise UserError(
                 f"{path}, line {line}: expected the columns id and key, got "
                 f"{cut(','.join(row.values()))}"
             ) from None
-    if not order or sorted(order) != list(range(len(order))):
-        raise UserError(
-            f"{path}: expected each id from 0 on once, got "
-            f"{', '.join(map(str, sorted(order)[:8])) or 'none'}, ...; take the official file"
-        )
-    return [order[i] for i in range(len(order))]
+    return in_order(pairs, path)
 
 
 def read_segments(path: Path, heads: dict[str, int]) -> list[Segment]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import cut, read_rows, read_text
+from vivit_train.data.tables import cut, in_order, read_rows, read_text
 from vivit_train.errors import UserError
 
 CATEGORIES = "moments_categories.txt"
@@ -52,22 +52,15 @@ def read_categories(path: Path) -> list[str]:
     Raises:
         UserError: If a row is not of that form, or the indices are not 0, 1, 2, ...
     """
-    order: dict[int, str] = {}
+    pairs = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         name, _, index = line.rpartition(",")
         if not line.strip():
             continue
-        if not name or not re.fullmatch("[0-9]{1,6}", index.strip()) or int(index) in order:
-            raise UserError(
-                f"{path}, line {number}: expected class,index, each index once, got {cut(line)!r}"
-            )
-        order[int(index)] = name.strip()
-    if not order or sorted(order) != list(range(len(order))):
-        raise UserError(
-            f"{path}: expected each index from 0 to {len(order) - 1} once; "
-            f"the highest is {max(order, default='missing')}. Take the file from the download"
-        )
-    return [order[i] for i in range(len(order))]
+        if not name or not re.fullmatch("[0-9]{1,6}", index.strip()):
+            raise UserError(f"{path}, line {number}: expected class,index, got {cut(line)!r}")
+        pairs.append((int(index), name.strip()))
+    return in_order(pairs, path)
 
 
 def read_split_list(path: Path, index: dict[str, int]) -> tuple[list[str], list[int]]:

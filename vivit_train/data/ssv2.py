@@ -6,7 +6,7 @@ from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import cut, read_text
+from vivit_train.data.tables import cut, in_order, read_text
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -79,15 +79,10 @@ def read_classes(path: Path) -> list[str]:
     """
     content = _read_json(path)
     try:
-        order = {int(index): name for name, index in content.items()}
+        pairs = [(int(index), name) for name, index in content.items()]
     except (AttributeError, OverflowError, TypeError, ValueError):
         raise UserError(f'{path}: expected an object like {{"Closing something": "0"}}') from None
-    if sorted(order) != list(range(len(content))):
-        raise UserError(
-            f"{path}: expected each index from 0 to {len(content) - 1} once, got "
-            f"{', '.join(map(str, sorted(order)[:8]))}, ...; take the file from the download"
-        )
-    return [order[i] for i in range(len(order))]
+    return in_order(pairs, path)
 
 
 def read_rows(path: Path) -> list[tuple[str, str]]:

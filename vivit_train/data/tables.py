@@ -115,6 +115,25 @@ def check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
         )
 
 
+def in_order(pairs: Sequence[tuple[int, str]], path: Path) -> list[str]:
+    """Class names in the order of an official index.
+
+    Args:
+        pairs: Index and name of each class.
+        path: The file that says so, for the message.
+
+    Raises:
+        UserError: If the indices are not 0, 1, 2, ..., each once.
+    """
+    indices = sorted(index for index, _ in pairs)
+    if not pairs or indices != list(range(len(pairs))):
+        raise UserError(
+            f"{path}: expected each index from 0 on once, got "
+            f"{', '.join(map(str, indices[:8])) or 'none'}, ...; take the file from the download"
+        )
+    return [name for _, name in sorted(pairs)]
+
+
 def cut(text: str, most: int = 120) -> str:
     """The beginning of a text that may be long."""
     return text if len(text) <= most else f"{text[:most]}..."

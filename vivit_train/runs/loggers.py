@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vivit_train.config.keys import in_words
@@ -76,12 +75,6 @@ class MetricsCsv(Logger):
         """The run's folder."""
         return self.file.path.parent.name
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "MetricsCsv":
-        """The logger itself."""
-        return self
-
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
@@ -93,12 +86,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes what is new."""
-        self.file.save()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes the rest."""
+        """Writes what is new; Lightning asks for it now and then, and at the end."""
         self.file.save()
 
 

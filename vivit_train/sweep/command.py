@@ -5,12 +5,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from vivit_train.config import check_keys, parse_overrides
+from vivit_train.config import compose_config, parse_overrides
 from vivit_train.config.compose import compose_options
 from vivit_train.config.keys import in_words, misfits
 from vivit_train.config.words import as_written
@@ -20,8 +20,12 @@ from vivit_train.io.terminal import say
 from vivit_train.runs.folders import names_the_moment, owned
 from vivit_train.runs.trial import Trial, trials_of
 from vivit_train.sweep.grid import Grid
-from vivit_train.sweep.protocols import Launcher, Search
+from vivit_train.sweep.local import LocalLauncher
 from vivit_train.sweep.runner import Sweep
+from vivit_train.sweep.slurm import SlurmLauncher
+
+if TYPE_CHECKING:
+    from vivit_train.sweep.search import OptunaSearch
 
 _FLAGS = ("-m", "--multirun")
 # What a sweep sets for each trial.
@@ -70,16 +74,19 @@ def sweep(arguments: Sequence[str]) -> int:
     Raises:
         UserError: For what would fail in every trial.
     """
-    arguments = [word for word in arguments if word not in _FLAGS]
-    settings = compose_hydra(arguments)
+    given = [word for word in arguments if word not in _FLAGS]
+    settings = compose_hydra(given)
     words = [f"{key}={value}" for key, value in settings.sweeper.params.items()]
-    words += [word for word in arguments if not word.lstrip("+").startswith("hydra")]
+    words += [word for word in given if not word.lstrip("+").startswith("hydra")]
     # The last word for a key counts, as without a sweep.
     overrides = list({o.key_or_group: o for o in parse_overrides(words, sweeps=True)}.values())
     check(overrides)
     is_new = names_the_moment(settings.sweep, "dir")
     with owned(Path(str(settings.sweep.dir)), "hydra.sweep.dir", is_new) as home:
-        running = Sweep(build_search(home, overrides, settings), build_launcher(settings))
+        launchers = {"local": LocalLauncher, "slurm": SlurmLauncher}
+        chosen: dict[str, Any] = dict(settings.launcher)
+        launcher = launchers[chosen.pop("name")](**chosen)
+        running = Sweep(build_search(home, overrides, settings.sweeper), launcher)
         failed = running.run()
         return report(home, failed, running.received)
 
@@ -92,7 +99,7 @@ def check(overrides: Sequence[Override]) -> None:
                 f"{override.key_or_group}={override.value()}: each trial of a sweep has a numbered "
                 "folder in the sweep's, hydra.sweep.dir=FOLDER, and goes on from its own checkpoint"
             )
-    check_keys([override.input_line or "" for override in overrides], sweeps=True)
+    compose_config([override.input_line or "" for override in overrides], sweeps=True)
     if any(name in os.environ for name in _LAUNCHED):
         raise UserError(
             "a sweep starts the processes of its trials itself: run python train.py -m without "
@@ -100,24 +107,15 @@ def check(overrides: Sequence[Override]) -> None:
         )
 
 
-def build_search(home: Path, overrides: Sequence[Override], settings: DictConfig) -> Search:
+def build_search(
+    home: Path, overrides: Sequence[Override], sweeper: DictConfig
+) -> "Grid | OptunaSearch":
     """The search that ``hydra/sweeper`` chooses."""
-    if "n_trials" in settings.sweeper:
-        from vivit_train.sweep.search import OptunaSearch
+    if "n_trials" not in sweeper:
+        return Grid(home, overrides)
+    from vivit_train.sweep.search import OptunaSearch
 
-        arguments = {k: v for k, v in settings.sweeper.items() if k != "params"}
-        return OptunaSearch(home, overrides, **arguments)
-    return Grid(home, overrides)
-
-
-def build_launcher(settings: DictConfig) -> Launcher:
-    """The launcher that ``hydra/launcher`` chooses."""
-    from vivit_train.sweep.local import LocalLauncher
-    from vivit_train.sweep.slurm import SlurmLauncher
-
-    arguments: dict[str, Any] = dict(settings.launcher)
-    kind = {"local": LocalLauncher, "slurm": SlurmLauncher}[arguments.pop("name")]
-    return kind(**arguments)
+    return OptunaSearch(home, overrides, **{k: v for k, v in sweeper.items() if k != "params"})
 
 
 def report(home: Path, failed: Sequence[Trial], received: int) -> int:

@@ -37,15 +37,15 @@ class Grid:
         self._left = iter([trial for trial in self.trials if not trial.is_finished])
 
     def next(self) -> Trial | None:
-        """The next that has not finished."""
+        """The next to run, one that has not finished; ``None`` if there is none for now."""
         return next(self._left, None)
 
     def should_stop(self, trial: Trial) -> bool:
-        """Never: a grid is complete."""
+        """Whether a running trial is not worth going on with: never, a grid is complete."""
         return False
 
     def done(self, trial: Trial) -> None:
-        """Nothing: the others do not depend on it."""
+        """Takes the outcome of a trial: the others do not depend on it."""
 
 
 def combinations(overrides: Sequence[Override]) -> Iterator[tuple[list[str], list[str]]]:

@@ -14,7 +14,6 @@ from typing import Any
 from vivit_train.errors import UserError
 from vivit_train.io.layout import LOG_FILE
 from vivit_train.runs.trial import Trial
-from vivit_train.sweep.protocols import Job
 
 # A line of Python's or of ours that says why a program ended.
 _ERROR_LINE = re.compile(r"(error: |[\w.]*(Error|Exception|Lost|Interrupt)\b)")
@@ -47,14 +46,14 @@ class LocalJob:
             )  # fmt: skip
 
     def poll(self) -> str | None:
-        """See `Job`."""
+        """``None`` while it runs; then what its failure says, empty if it succeeded."""
         code = self.process.poll()
         if code is None:
             return None
         return "" if code == 0 else error_line(self.log, code, self.begin)
 
     def stop(self, number: int) -> None:
-        """See `Job`."""
+        """Passes a signal on."""
         if self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -107,8 +106,13 @@ class LocalLauncher:
                 "trial per GPU runs at a time"
             )
 
-    def start(self, trial: Trial, slot: int) -> Job:
-        """See `Launcher`."""
+    def start(self, trial: Trial, slot: int) -> LocalJob:
+        """Starts a trial.
+
+        Args:
+            trial: What to run.
+            slot: 0 to ``n_jobs`` - 1; no other trial that runs has the same.
+        """
         env = dict(os.environ)
         if "SLURM_JOB_NAME" in env:
             # Else Lightning takes the trial for a task of srun's, and starts no processes for it.

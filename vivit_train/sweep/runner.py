@@ -3,12 +3,17 @@
 import shlex
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vivit_train.io.terminal import say
 from vivit_train.launch.stop_watch import STOPPING, leave_terminal
 from vivit_train.runs.trial import Trial
-from vivit_train.sweep.protocols import Job, Launcher, Search
+
+if TYPE_CHECKING:
+    from vivit_train.sweep.grid import Grid
+    from vivit_train.sweep.local import LocalJob, LocalLauncher
+    from vivit_train.sweep.search import OptunaSearch
+    from vivit_train.sweep.slurm import SlurmLauncher
 
 POLL_SECONDS = 0.2
 
@@ -23,12 +28,14 @@ class Sweep:
         launcher: Runs them.
     """
 
-    def __init__(self, search: Search, launcher: Launcher) -> None:
+    def __init__(
+        self, search: "Grid | OptunaSearch", launcher: "LocalLauncher | SlurmLauncher"
+    ) -> None:
         self.search = search
         self.launcher = launcher
         self.received = 0
         self._untold: list[int] = []
-        self._running: dict[int, tuple[Trial, Job]] = {}
+        self._running: dict[int, tuple[Trial, LocalJob]] = {}
 
     def run(self) -> list[Trial]:
         """Runs all trials. Returns those that failed in this call."""

@@ -14,7 +14,6 @@ from vivit_train.io.layout import LOG_FILE
 from vivit_train.launch import slurm
 from vivit_train.runs.trial import Trial
 from vivit_train.sweep.local import LocalJob
-from vivit_train.sweep.protocols import Job
 
 
 class SlurmJob(LocalJob):
@@ -64,8 +63,8 @@ class SlurmLauncher:
         self.options = dict(sbatch)
         self.setup = setup
 
-    def start(self, trial: Trial, slot: int) -> Job:
-        """See `Launcher`."""
+    def start(self, trial: Trial, slot: int) -> SlurmJob:
+        """See `LocalLauncher`; the slot means nothing here."""
         return SlurmJob(trial, self.command(trial), dict(os.environ))
 
     def command(self, trial: Trial) -> list[str]:

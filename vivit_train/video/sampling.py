@@ -71,8 +71,9 @@ class Sampling:
     decoder: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.sampling not in SAMPLINGS:
-            raise UserError(f"data.sampling={self.sampling!r} is not one of {', '.join(SAMPLINGS)}")
+        for name, choices in (("sampling", SAMPLINGS), ("frame_order", FRAME_ORDERS)):
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"data.{name}={value!r} is not one of {', '.join(choices)}")
         spacing = {name: getattr(self, name) for name in SPACINGS}
         given = {name: value for name, value in spacing.items() if value is not None}
         for name, value in {"clip_frames": self.clip_frames, **given}.items():
@@ -152,7 +153,10 @@ class Sampling:
 
         Raises:
             DecodeError: As for `draw`.
+            UserError: If there is no view.
         """
+        if num_views < 1:
+            raise UserError(f"{num_views} temporal views: 1 or more are needed")
         if self.frame_stride:
             return spread_windows(video.num_frames, self.clip_frames, self.frame_stride, num_views)
         duration = float(video.shown_at[-1])
@@ -177,11 +181,7 @@ def random_window(
 
     Returns:
         int64 [clip_frames], frame numbers in [0, num_frames).
-
-    Raises:
-        UserError: If a count is below 1.
     """
-    _check_at_least_one(num_frames=num_frames, clip_frames=clip_frames, frame_stride=frame_stride)
     num_offsets = num_frames - (clip_frames - 1) * frame_stride
     offset = rng.integers(num_offsets if num_offsets > 0 else num_frames)
     return (offset + frame_stride * np.arange(clip_frames, dtype=np.int64)) % num_frames
@@ -200,16 +200,7 @@ def spread_windows(
 
     Returns:
         int64 [num_views, clip_frames], frame numbers in [0, num_frames).
-
-    Raises:
-        UserError: If a count is below 1.
     """
-    _check_at_least_one(
-        num_frames=num_frames,
-        clip_frames=clip_frames,
-        frame_stride=frame_stride,
-        num_views=num_views,
-    )
     last_offset = max(0, num_frames - clip_frames * frame_stride)
     if num_views == 1:
         offsets = np.array([last_offset // 2])
@@ -309,22 +300,9 @@ def reorder(indices: np.ndarray, frame_order: str, rng: np.random.Generator) -> 
 
     Returns:
         int64 [T].
-
-    Raises:
-        UserError: If ``frame_order`` is not one of the three.
     """
     if frame_order == "natural":
         return indices
     if frame_order == "shuffled":
         return rng.permutation(indices)
-    if frame_order == "repeated":
-        return np.full_like(indices, rng.choice(indices))
-    raise UserError(
-        f"frame_order={frame_order!r} does not exist; choose {' or '.join(FRAME_ORDERS)}"
-    )
-
-
-def _check_at_least_one(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+    return np.full_like(indices, rng.choice(indices))
