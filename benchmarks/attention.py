@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from measure import (
-    PRECISIONS,
     Arguments,
     Machine,
     cell,
     head,
     in_turns,
     machine_line,
+    need_transformers,
     ratio,
     set_tf32,
     write_report,
@@ -35,14 +35,13 @@ from rich.console import Console
 from rich.table import Table
 from steps import (
     ORIGINS,
-    PHASES,
-    SIZES,
     Variant,
+    add_kinds,
+    add_size,
     build_alike,
     describe,
     make_step,
     memory,
-    need_transformers,
     random_clips,
     sdpa_backend,
     size_of,
@@ -85,14 +84,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Arguments(__doc__, "attention_{device}")
-    parser.add_argument("--model", choices=SIZES, default="b")
-    parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
+    add_size(parser)
     parser.add_argument("--steps", type=int, help="of training; default 3, on a GPU 100")
     parser.add_argument("--batches", type=int, help="of inference; default 3, on a GPU 20")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8], help="clips, of it")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
-    parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
+    add_kinds(parser)
     args = parser.parse(argv)
     steps, batches = REPEATS[args.device]
     args.steps, args.batches = args.steps or steps, args.batches or batches

@@ -33,7 +33,7 @@ from typing import Any, Self
 import torch
 from lightning import Callback, LightningModule, Trainer
 from loader import write_videos
-from measure import Arguments, head, write_report
+from measure import Arguments, head, need_transformers, write_report
 from recipe import (
     CLASSES,
     EPOCHS,
@@ -62,13 +62,7 @@ WHO = ("ours", "recipe")
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise SystemExit(
-            "this benchmark compares with Hugging Face transformers, which is not installed: "
-            'pip install -e ".[dev]"'
-        ) from None
+    need_transformers()
     with ExitStack() as stack:
         root = write_data(Path(stack.enter_context(tempfile.TemporaryDirectory())), args)
         sides = {"recipe": stack.enter_context(OwnProcess(Recipe, root, args))}

@@ -10,7 +10,6 @@ the loader nothing touches the frames, as of the loop.
 """
 
 import argparse
-import datetime
 import multiprocessing
 import statistics
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import Arguments, versions, write_report
+from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -46,17 +45,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         root = args.videos or write_videos(Path(folder), args.seconds)
         dataset = make_dataset(root, args)
         results = [measure(dataset, num_workers, args) for num_workers in args.workers]
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions("torch", "av", "vivit-train"),
-        "cores": available_cores(),
-        "settings": {
-            name: getattr(args, name)
-            for name in ("clips", "batch", "clip_frames", "frame_stride", "repeats")
-        }
-        | {"videos": str(args.videos) if args.videos else f"generated, {args.seconds} s"},
-        "results": results,
-    }
+    settings = {
+        name: getattr(args, name)
+        for name in ("clips", "batch", "clip_frames", "frame_stride", "repeats")
+    } | {"videos": str(args.videos) if args.videos else f"generated, {args.seconds} s"}
+    found = {"cores": available_cores(), "results": results}
+    report = head(settings, "cpu", "torch", "av", "vivit-train") | found
     print_report(report)
     write_report(report, args.output)
     return report

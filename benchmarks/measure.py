@@ -201,6 +201,17 @@ def high_water() -> int:
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
 
 
+def need_transformers() -> None:
+    """Ends the program with advice where Hugging Face's library is missing."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise SystemExit(
+            "this benchmark compares with Hugging Face transformers, which is not installed: "
+            'pip install -e ".[dev]"'
+        ) from None
+
+
 def set_tf32(allowed: bool) -> None:
     """Whether a GPU may round the factors of fp32 matrix products and convolutions to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 from measure import (
-    PRECISIONS,
     Arguments,
     Machine,
     cell,
     head,
     in_turns,
     machine_line,
+    need_transformers,
     ratio,
     set_tf32,
     write_report,
@@ -39,16 +39,15 @@ from rich.table import Table
 from steps import (
     FORMS,
     ORIGINS,
-    PHASES,
-    SIZES,
     Variant,
+    add_kinds,
+    add_size,
     build_alike,
     compiled,
     describe,
     flops,
     make_step,
     memory,
-    need_transformers,
     random_clips,
     sdpa_backend,
     size_of,
@@ -109,14 +108,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Arguments(__doc__, "model_{device}")
-    parser.add_argument("--model", choices=SIZES, default="b")
-    parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
+    add_size(parser)
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="clips")
     parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
+    add_kinds(parser)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["eager"])
-    parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
     parser.add_argument(
         "--memory",
         action=argparse.BooleanOptionalAction,

@@ -10,7 +10,6 @@ defaults, and with other intervals of key frames for comparison.
 """
 
 import argparse
-import datetime
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Arguments, versions, write_report
+from measure import Arguments, head, write_report
 from rich.console import Console
 from rich.table import Table
 
@@ -39,17 +38,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         videos = args.videos or make_videos(Path(folder), args.sizes, args.seconds)
         results = [measure(video, Path(folder), args) for video in videos]
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions("av", "vivit-train"),
-        "settings": {
-            "clip_frames": CLIP_FRAMES,
-            "frame_stride": FRAME_STRIDE,
-            "clips": args.clips,
-            **DEFAULT._asdict(),
-        },
-        "results": results,
+    settings = {
+        "clip_frames": CLIP_FRAMES,
+        "frame_stride": FRAME_STRIDE,
+        "clips": args.clips,
+        **DEFAULT._asdict(),
     }
+    report = head(settings, "cpu", "av", "vivit-train") | {"results": results}
     print_report(report)
     write_report(report, args.output)
     return report

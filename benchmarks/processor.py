@@ -10,7 +10,6 @@ programs disturb least. The floor is a copy of the bytes that any implementation
 """
 
 import argparse
-import datetime
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from measure import Arguments, versions, write_report
+from measure import Arguments, head, need_transformers, write_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -30,19 +29,11 @@ SIZES = ["340x256", "320x240", "426x240", "640x360", "1280x720"]
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise SystemExit(
-            "this benchmark compares with Hugging Face transformers, which is not installed: "
-            'pip install -e ".[dev]"'
-        ) from None
+    need_transformers()
     torch.set_num_threads(args.threads)
     packages = ("torch", "torchvision", "transformers", "pillow", "vivit-train")
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(*packages),
-        "settings": {name: getattr(args, name) for name in ("device", "frames", "threads")},
+    settings = {name: getattr(args, name) for name in ("device", "frames", "threads")}
+    report = head(settings, args.device, *packages) | {
         "results": [
             measure(size, normalize, args) for size in args.sizes for normalize in (False, True)
         ],

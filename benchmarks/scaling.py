@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from steps import (
     PHASES,
-    SIZES,
+    add_size,
     build_ours,
     describe,
     flops,
@@ -131,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Arguments(__doc__, "scaling_{phase}_{device}")
-    parser.add_argument("--model", choices=SIZES, default="b")
-    parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
+    add_size(parser)
     parser.add_argument("--phase", choices=PHASES, default="training")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--batch", type=int, default=1, help="clips")
@@ -147,7 +146,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--attention", nargs="+", choices=ATTENTIONS, default=[ATTENTIONS[0]],
         help="whose growth with frames and side",
     )  # fmt: skip
-    parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
     args = parser.parse(argv)
     kinds = [k for k in KINDS if args.phase == "training" or k not in ONLY_TRAINING]
     try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from measure import PRECISIONS, in_fresh_process, peak_memory
+from measure import PRECISIONS, Arguments, in_fresh_process, peak_memory
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
@@ -58,15 +58,17 @@ class Variant(NamedTuple):
     attention: str = "sdpa"
 
 
-def need_transformers() -> None:
-    """Ends the program with advice where Hugging Face's library is missing."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise SystemExit(
-            "this benchmark compares with Hugging Face transformers, which is not installed: "
-            'pip install -e ".[dev]"'
-        ) from None
+def add_size(parser: Arguments) -> None:
+    """Declares what is measured: which ViViT, how much of it, how exact fp32 is."""
+    parser.add_argument("--model", choices=SIZES, default="b")
+    parser.add_argument("--layers", type=int, help="blocks, in place of the model's own")
+    parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32 on a GPU")
+
+
+def add_kinds(parser: Arguments) -> None:
+    """Declares in which precisions, and if training, inference or both."""
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
 
 
 def size_of(name: str, layers: int | None) -> dict[str, Any]:

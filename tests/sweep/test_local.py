@@ -11,22 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.sweep_program import Run, signal_once_begun, sweeping
+from tests.sweep_program import signal_once_begun
 from vivit_train.errors import UserError
 from vivit_train.runs.trial import Trial, trials_of
 from vivit_train.sweep.local import LocalLauncher, error_line
 from vivit_train.sweep.slurm import SlurmLauncher
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The sweep's folder; its name is one that a shell, and Hydra, would stumble over."""
-    return tmp_path / "a sweep, of=lr"
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return sweeping(home, monkeypatch)
 
 
 class TestLocalLauncher:

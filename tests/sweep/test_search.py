@@ -9,24 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
+from tests.sweep_program import scores, signal_once_begun, starts
 from vivit_train.config import parse_overrides
 from vivit_train.errors import UserError
 from vivit_train.runs.trial import Trial, trials_of
 from vivit_train.sweep.search import OptunaSearch
 
 OPTUNA = ("hydra/sweeper=optuna", "optim.lr=interval(0.0,1.0)")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The sweep's folder; its name is one that a shell, and Hydra, would stumble over."""
-    return tmp_path / "a sweep, of=lr"
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return sweeping(home, monkeypatch)
 
 
 def test_finds_the_best_and_goes_on(run, home: Path) -> None:

@@ -12,23 +12,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.sweep_program import Run, scores, signal_once_begun, starts, sweeping
+from tests.sweep_program import scores, signal_once_begun, starts
 from vivit_train.errors import UserError
 from vivit_train.runs import folders
 from vivit_train.runs.trial import trials_of
 from vivit_train.sweep.command import compose_hydra, is_sweep
 from vivit_train.sweep.runner import Sweep
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The sweep's folder; its name is one that a shell, and Hydra, would stumble over."""
-    return tmp_path / "a sweep, of=lr"
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return sweeping(home, monkeypatch)
 
 
 class TestGrid:

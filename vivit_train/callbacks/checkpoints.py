@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks.stop_signals import Stopped, validates_next
-from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.layout import BEST, LAST, CheckpointContent
@@ -179,14 +178,7 @@ class Checkpoints(Checkpoint):
         self._last_saved_step = trainer.global_step
         self._stop_is_due = False
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ClipBatch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Saves every so many optimiser steps.
 
         Not where validation comes next, which saves at its end. A run that is to end
