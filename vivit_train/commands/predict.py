@@ -8,8 +8,6 @@ A folder is searched for videos, with all below it. Exits with 1 if a video cann
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path, write_whole, written_whole
 from vivit_train.io.progress import progress
-from vivit_train.io.terminal import csv_cell, say, say_json
+from vivit_train.io.terminal import csv_text, say, say_json
 
 if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
@@ -176,12 +174,8 @@ def write_csv(path: Path, predictions: "Sequence[Prediction]") -> None:
     rows = [row_of(prediction) for prediction in predictions]
     columns = dict.fromkeys(name for row in rows for name in row)  # those of errors have none
     columns.pop("error")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=[*columns, "error"])
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     try:
-        write_whole(path, text.getvalue())
+        write_whole(path, csv_text([*columns, "error"], rows))
     except OSError:
         for prediction in predictions:
             say_prediction(prediction)

@@ -6,12 +6,14 @@ a spreadsheet takes for a formula. All that is printed goes through `say`, all t
 through `csv_cell`. JSON, which is for programs, keeps names exactly: `json_text`.
 """
 
+import csv
+import io
 import json
 import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -99,3 +101,12 @@ def csv_cell(value: object) -> object:
         return value
     text = printable(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A table as a csv with a header, every cell by `csv_cell`; empty where a row has none."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    for row in (dict(zip(columns, columns)), *rows):
+        writer.writerow({name: csv_cell(value) for name, value in row.items()})
+    return text.getvalue()

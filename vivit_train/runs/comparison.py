@@ -1,6 +1,5 @@
 """Runs side by side: what differs between them, their scores and how far they are."""
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name
 from vivit_train.io.foreign import is_of, read_json
 from vivit_train.io.layout import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, TRIAL_FILE
-from vivit_train.io.terminal import csv_cell, json_text, printable, say
+from vivit_train.io.terminal import csv_text, json_text, printable, say
 from vivit_train.runs.metrics_csv import read_metrics
 from vivit_train.runs.trial import Trial
 
@@ -207,10 +206,8 @@ class Comparison:
 
     def write_csv(self, path: Path) -> None:
         """Writes the table; scores in full, empty where there is none."""
-        with errors_name(path), path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writerow({k: csv_cell(k) for k in self.columns})
-            writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in self.rows)
+        with errors_name(path):
+            path.write_text(csv_text(self.columns, self.rows), encoding="utf-8", newline="")
 
     def write_json(self, path: Path) -> None:
         """Writes ``{"runs": [...], "warnings": [...]}``."""

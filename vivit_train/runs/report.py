@@ -1,7 +1,5 @@
 """What lies behind a score: each class and each video, in two tables beside results.json."""
 
-import csv
-import io
 import json
 import math
 from collections import Counter
@@ -15,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.files import write_whole
 from vivit_train.io.layout import CLASSES_FILE, PREDICTIONS_FILE
-from vivit_train.io.terminal import csv_cell, is_rank_zero, say
+from vivit_train.io.terminal import csv_text, is_rank_zero, say
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.runs.run_dir import write_results
 
@@ -213,8 +211,4 @@ def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
 
 @rank_zero_only
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text(list(rows[0]), rows))
