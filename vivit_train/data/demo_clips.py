@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,7 +170,6 @@ def write_demo(
     val_per_class: int,
     seed: int = 0,
     num_workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the demo data set, one folder per class, unless it is there already.
 
@@ -186,7 +184,6 @@ def write_demo(
         seed: 0 or more. Each clip is drawn from (seed, split, class, number): a larger set begins
             with the clips of a smaller one.
         num_workers: Processes; as many as this one may use cores if None, none but this one if 0.
-        progress: Called with the number of clips written and of all clips, after each.
 
     Raises:
         UserError: If a count or the seed cannot be used, or ``root`` holds something else.
@@ -201,9 +198,7 @@ def write_demo(
         clips = _list_clips(staging, recipe)
         for clip in clips:
             clip.path.parent.mkdir(parents=True, exist_ok=True)
-        for done, _ in enumerate(_write_all(clips, num_workers), start=1):
-            if progress:
-                progress(done, len(clips))
+        _write_all(clips, num_workers)
         (staging / "demo.json").write_text(json.dumps(recipe, indent=2) + "\n")
         try:
             staging.rename(root)
@@ -242,17 +237,18 @@ def _list_clips(root: Path, recipe: dict[str, int]) -> list[_Clip]:
     ]
 
 
-def _write_all(clips: list[_Clip], num_workers: int | None) -> Iterator[None]:
+def _write_all(clips: list[_Clip], num_workers: int | None) -> None:
     if num_workers is None:
         # Not cpu_count(): a container may have a few of the machine's cores.
         has_affinity = hasattr(os, "sched_getaffinity")
         num_workers = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if num_workers < 2:
-        yield from map(_write_clip, clips)
+        for clip in clips:
+            _write_clip(clip)
         return
     # Spawned: a fork would copy the locks of whatever threads the caller runs.
     with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        yield from pool.imap_unordered(_write_clip, clips, chunksize=8)
+        pool.map(_write_clip, clips, chunksize=8)
 
 
 def _write_clip(clip: _Clip) -> None:
