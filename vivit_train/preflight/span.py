@@ -9,8 +9,7 @@ import torch
 
 from vivit_train.config.keys import AUTO
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.io.terminal import said_if_long, say
-from vivit_train.launch.processes import is_rank_zero
+from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.preflight.features import Features, features_of, pretrained_model
 from vivit_train.preflight.flip import binomial_tail
 from vivit_train.preflight.heads import read_heads
