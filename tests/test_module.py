@@ -32,8 +32,7 @@ class Stub(VivitModule):
         self.logged: dict[str, Any] = {}
         self.model.forward = lambda clips: logits
         group = type("Optimizer", (), {"param_groups": [{"lr": 0.1}]})
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
-        self._trainer = SimpleNamespace(optimizers=[group], fit_loop=loop, log_every_n_steps=0)
+        self._trainer = SimpleNamespace(optimizers=[group], global_step=0, log_every_n_steps=0)
 
     def log(self, name: str, value: Any, **_: Any) -> None:  # type: ignore[override]
         self.logged[name] = value

@@ -134,8 +134,7 @@ class VivitModule(LightningModule):
         has those of the first process in between.
         """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        done = self.trainer.fit_loop.epoch_loop._batches_that_stepped
-        return every > 0 and (done + 1) % every == 0
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, stepped once per optimiser step."""

@@ -127,13 +127,11 @@ def _saved_for_backward(
     for module in model.modules():
         if isinstance(module, Attention) and module.kernel is F.scaled_dot_product_attention:
             module.attention_dropout = 0.0
-    sizes: dict[int, int] = {}
-    kept: list[Any] = []  # a freed memory's number might be another's later
+    sizes: dict[torch.UntypedStorage, int] = {}  # of views of one memory there is one storage
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept.append(storage)
-        sizes.setdefault(storage._cdata, storage.nbytes())
+        sizes[storage] = storage.nbytes()
         return tensor
 
     batch_size, *clip = batch
@@ -148,5 +146,5 @@ def _saved_for_backward(
         with torch.autocast("cpu", autocast, enabled=autocast is not None), hooks:
             functional_call(model, weights, (clips,))
         for weight in weights.values():
-            sizes.pop(weight.untyped_storage()._cdata, None)
+            sizes.pop(weight.untyped_storage(), None)
     return sum(sizes.values())

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
@@ -39,9 +39,8 @@ _TEMPORARY = re.compile(r".+\.\w+\.tmp-\d+", re.DOTALL)  # see `vivit_train.io.f
 
 def names_the_moment(config: DictConfig, key: str) -> bool:
     """Whether a folder's name is made of the time of the call, as the default names are."""
-    node: Any = config._get_node(key)
-    value = node._value()
-    return isinstance(value, str) and "${now:" in value
+    as_written: Any = OmegaConf.to_container(config, resolve=False)
+    return "${now:" in str(as_written[key])
 
 
 def new_folder(path: Path) -> Path:
