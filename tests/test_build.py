@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 
 from tests.golden_files import GOLDEN
 from vivit_train import build
@@ -13,6 +14,7 @@ from vivit_train.build import (
     build_data,
     build_module,
     build_trainer,
+    first_batch,
     open_data,
 )
 from vivit_train.callbacks.broken_videos import BrokenVideos
@@ -26,6 +28,7 @@ from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.callbacks.throughput import Throughput
 from vivit_train.config import compose_config, to_plain
+from vivit_train.data.batch import ClipBatch
 from vivit_train.data.dataset import Sampling
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
@@ -310,6 +313,35 @@ class TestPreparing:
         arguments = module.hparams["model"]
         assert "activation_checkpointing" not in arguments
         assert "compile" not in arguments
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_the_first_batch_is_that_of_a_run(small: tuple[str, ...], precision: str) -> None:
+    mixed = ("augment.cutmix=1.0", "augment.repeats=2")
+    words = [*small, *mixed, "data.num_workers=0", f"trainer.precision={precision}"]
+    plain, data = open_data(to_plain(compose_config(words)), "fit")
+    first = first_batch(data, plain["trainer"])
+
+    class Catch(Callback):
+        batch: ClipBatch
+
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> int:
+            self.batch = batch
+            return -1  # which ends the epoch
+
+    catch = Catch()
+    trainer = Trainer(
+        accelerator="cpu", devices=1, precision=precision, max_epochs=1, limit_val_batches=0,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, callbacks=[catch],
+    )  # fmt: skip
+    trainer.fit(build_module(plain, data), datamodule=data)
+    assert first.shares is not None
+    assert first.clips.dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
+    for name in ("clips", "labels", "shares", "indices", "decoded"):
+        assert torch.equal(getattr(first, name), getattr(catch.batch, name)), name
+    assert first.seeds == catch.batch.seeds
 
 
 def test_a_linear_probe_trains_nothing_else(

@@ -76,6 +76,19 @@ def test_python(
         assert len(names["several"]) == 3
 
 
+def test_a_batch_in_python(small: tuple[str, ...]) -> None:
+    """In five lines, besides the imports none of them Lightning's; here of the demo, on the CPU."""
+    page = (REPOSITORY / "docs/augmentation.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) == 5
+    code = re.sub(r"\[\"data=folder.*?\]", repr([*small, "data.num_workers=0"]), code)
+    names: dict = {}
+    exec(code.replace('"cuda"', '"cpu"'), names)
+    assert len(names["decoded"].frames) == len(names["batch"].labels)
+    assert names["batch"].clips.shape[1:] == (3, 4, 16, 16)
+    assert names["batch"].clips.dtype == torch.float32
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())

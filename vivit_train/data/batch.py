@@ -80,7 +80,7 @@ class DecodedBatch(Batch):
     frames: Clips
     shrunk: list[bool]
 
-    def to(self, device: torch.device) -> "DecodedBatch":
+    def to(self, device: torch.device | str) -> "DecodedBatch":
         """The batch on another device; the copy overlaps with work where memory is pinned."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
