@@ -25,7 +25,8 @@ def commands(program: str) -> list[str]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+        fenced = re.split(r"^```", text, flags=re.MULTILINE)[1::2]
+        blocks = [block for block in fenced if block.startswith("\n")]  # in no language
         lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
         lines += [line for line in re.findall(r"`([^`\n]+)`", text) if line.count(" ") >= 2]
         found += [line for line in lines if program in shlex.split(line, posix=True)[:4]]
