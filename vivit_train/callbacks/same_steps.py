@@ -134,8 +134,11 @@ class SameSteps(Callback):
         due = saved.get("validation_due", validation["started"] > validation["processed"])
         epoch, steps = saved["epoch"], checkpoint["global_step"]
         done, batches = (
-            self._converted(saved[f"videos_{name}"] // saved["videos_per_batch"], batch, what)
-            for name, what in (("done", "the checkpoint's position"), ("per_epoch", "an epoch"))
+            self._converted(videos // saved["videos_per_batch"], batch, what)
+            for videos, what in (
+                (saved["videos_done"], "the checkpoint's position"),
+                (saved["videos_per_epoch"], "an epoch"),
+            )
         )
         if due and done == 0:  # that of the epoch before
             epoch, done = epoch - 1, batches
