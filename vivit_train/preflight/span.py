@@ -15,7 +15,7 @@ from vivit_train.preflight.flip import binomial_tail
 from vivit_train.preflight.heads import read_heads
 from vivit_train.preflight.probe import Probe
 from vivit_train.recipe.contract import KEYS
-from vivit_train.video.sampling import SPACINGS
+from vivit_train.video.sampling import Sampling
 
 # How often, at most, whole videos are taken where they show no more than windows.
 LEVEL = 0.05
@@ -59,7 +59,7 @@ def fit_sampling(config: dict[str, Any], data: VideoDataModule) -> dict[str, Any
         if span.judged:
             data.sampling_reason = span.text
         if span.sampling == "whole":
-            data.sampling = replace(data.sampling, sampling="whole", **dict.fromkeys(SPACINGS))
+            data.sampling = over_whole_videos(data.sampling)
     return config | {"data": config["data"] | {key: getattr(data.sampling, key) for key in KEYS}}
 
 
@@ -85,12 +85,18 @@ def measure_span(config: dict[str, Any], data: VideoDataModule) -> Span:
         text = f"a clip covers {covered:.2g} s, and most videos last no longer"
         return Span("window", False, text)
     model = pretrained_model(config)
-    whole = replace(data.sampling, sampling="whole", **dict.fromkeys(SPACINGS))
-    seen = [
+    window, whole = (
         features_of(model, data, "train", float("inf"), sampling=sampling, mirror=False)
-        for sampling in (data.sampling, whole)
-    ]
-    return judge_span(*seen, len(data.class_names))
+        for sampling in (data.sampling, over_whole_videos(data.sampling))
+    )
+    return judge_span(window, whole, len(data.class_names))
+
+
+def over_whole_videos(sampling: Sampling) -> Sampling:
+    """The same number of frames, spread over the whole of a video."""
+    return replace(
+        sampling, sampling="whole", frame_stride=None, frame_rate=None, clip_seconds=None
+    )
 
 
 def judge_span(window: Features | None, whole: Features | None, num_classes: int) -> Span:
