@@ -115,7 +115,7 @@ def build_search(
         return Grid(home, overrides)
     from vivit_train.sweep.search import OptunaSearch
 
-    return OptunaSearch(home, overrides, **{k: v for k, v in sweeper.items() if k != "params"})
+    return OptunaSearch(home, overrides, **{str(k): v for k, v in sweeper.items() if k != "params"})
 
 
 def report(home: Path, failed: Sequence[Trial], received: int) -> int:
