@@ -55,10 +55,11 @@ def train(config: DictConfig) -> Path:
         from vivit_train.preflight.advice import say_advice
         from vivit_train.preflight.span import fit_sampling
         from vivit_train.runs.begun import check_resumable, read_begun, resume_metrics
+        from vivit_train.report.page import page_of_test
         from vivit_train.runs.checkpoint import restoring
         from vivit_train.runs.diagnosis import say_last
-        from vivit_train.runs.report import write_scores
         from vivit_train.runs.results import results_of, say_scores
+        from vivit_train.runs.scores import write_scores
 
     hush_lightning()
     run_dir = Path(plain["run_dir"])
@@ -85,6 +86,7 @@ def train(config: DictConfig) -> Path:
         told = write_scores(run_dir, results, module.accuracy, data)
     if trainer.is_global_zero:
         say_scores(results)
+        page_of_test(run_dir, data.records.get("test"))
         say_last(run_dir, told, plain, data)
     return run_dir
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+)
 
 from tests.golden_files import GOLDEN
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy, joint_labels, joint_logits
@@ -148,29 +153,100 @@ def test_a_video_counted_twice() -> None:
         metric.compute()
 
 
-def test_two_processes_count_as_one() -> None:
-    """States are summed, as torchmetrics does between processes; the padding is in one of them."""
+def shared(
+    logits: Tensor, labels: Tensor, decoded: Tensor, processes: int
+) -> tuple[VideoAccuracy, VideoAccuracy]:
+    """A metric that saw all videos, and one whose states are summed over processes, padded."""
+    num_videos, num_classes = logits.shape
+    parts = []
+    for rank in range(processes):
+        metric = VideoAccuracy(num_classes, num_videos)
+        rows = torch.arange(rank, -(-num_videos // processes) * processes, processes)
+        rows[rows >= num_videos] = -1
+        metric.update(logits[rows], labels[rows], rows, decoded[rows])
+        parts.append(metric)
+    merged = VideoAccuracy(num_classes, num_videos)
+    for name, reduce in merged._reductions.items():
+        states = torch.stack([getattr(metric, name) for metric in parts])
+        setattr(merged, name, reduce(states))
+    merged._update_count = 1
+    return score(logits, labels, decoded, batch=4), merged
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_count_as_one(processes: int) -> None:
+    """States are summed, as torchmetrics does between processes; padding is in some of them."""
     logits, labels = draw(11, 5)
     decoded = torch.ones(11, dtype=torch.bool)
     decoded[[2, 7]] = False
-    whole = score(logits, labels, decoded, batch=4)
-    halves = []
-    for rank in range(2):
-        metric = VideoAccuracy(5, 11)
-        rows = torch.arange(rank, 12, 2)
-        rows[rows == 11] = -1
-        metric.update(logits[rows], labels[rows], rows, decoded[rows])
-        halves.append(metric)
-    merged = VideoAccuracy(5, 11)
-    for name, reduce in merged._reductions.items():
-        states = torch.stack([getattr(metric, name) for metric in halves])
-        setattr(merged, name, reduce(states))
-    merged._update_count = 1
+    whole, merged = shared(logits, labels, decoded, processes)
     exact, loss = whole.compute(), merged.compute()
     assert loss.pop("loss") == pytest.approx(exact.pop("loss"))
     assert loss == exact
-    assert torch.equal(merged.seen, whole.seen)
-    assert torch.equal(merged.undecodable, whole.undecodable)
+    assert merged.details() == whole.details()
+    for name in ("seen", "right", "undecodable", "top_classes", "true_probability"):
+        assert torch.equal(getattr(merged, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("case", ["plain", "ties", "absent", "undecodable"])
+def test_details_are_scikit_learns(case: str, processes: int) -> None:
+    logits, labels = draw(101, 12)
+    decoded = torch.ones(101, dtype=torch.bool)
+    if case == "ties":
+        logits = logits.round()
+    if case == "absent":  # a class without videos, one that is never predicted, one with neither
+        labels[(labels == 3) | (labels == 7)] = 4
+        logits[:, [5, 7]] = -9
+    if case == "undecodable":
+        decoded[::9] = False
+    whole, merged = shared(logits, labels, decoded, processes)
+    guesses = np.where(decoded, logits.numpy().argmax(axis=1), 12)  # 12: none
+    expected = {}
+    present = sorted({*labels.tolist(), *guesses.tolist()} - {12})
+    for average in ("macro", "weighted"):
+        values = precision_recall_fscore_support(
+            labels, guesses, labels=present, average=average, zero_division=0
+        )
+        names = (f"{average}_{name}" for name in ("precision", "recall", "f1"))
+        expected |= dict(zip(names, values))
+    found = merged.details()
+    found.pop("calibration_error")
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found["weighted_recall"] == pytest.approx(whole.compute()["top1"], abs=1e-12)
+
+
+def test_calibration_error_is_that_of_torchmetrics() -> None:
+    logits, labels = draw(500, 6)
+    theirs = MulticlassCalibrationError(6, n_bins=15, norm="l1")(logits.softmax(dim=1), labels)
+    assert score(logits, labels).details()["calibration_error"] == pytest.approx(
+        float(theirs), abs=1e-6
+    )
+    sure = F.one_hot(labels, 6) * 50.0
+    assert score(sure, labels).details()["calibration_error"] == pytest.approx(0)
+    assert score(sure.roll(1, 1), labels).details()["calibration_error"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("num_classes", [3, 12])
+def test_the_top_classes_of_each_video(num_classes: int) -> None:
+    """Ties go to the lower class, as in top-1; what is not decoded has none."""
+    logits, labels = draw(20, num_classes)
+    logits = logits.round()
+    decoded = torch.arange(20) != 4
+    metric = score(logits, labels, decoded)
+    probabilities = logits.double().softmax(dim=1).numpy()
+    for row in range(20):
+        best = np.argsort(-logits[row].numpy(), kind="stable")[:5]
+        expected = best + 1 if row != 4 else np.zeros_like(best)
+        assert metric.top_classes[row].tolist() == expected.tolist()
+        shown = probabilities[row, best] if row != 4 else np.zeros(len(best))
+        np.testing.assert_allclose(metric.top_probabilities[row], shown, atol=1e-6)
+        true = probabilities[row, labels[row]] if row != 4 else 0
+        assert float(metric.true_probability[row]) == pytest.approx(true, abs=1e-6)
+
+
+def test_details_without_a_video() -> None:
+    assert set(VideoAccuracy(3, 0).details().values()) == {0.0}
 
 
 def test_batch_size_changes_nothing() -> None:

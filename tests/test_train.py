@@ -36,8 +36,10 @@ def test_run_folder(finished_run: Path) -> None:
         "checkpoints/previous.ckpt",
         "classes.csv",
         "config.yaml",
+        "confusion.csv",
         "metrics.csv",
         "predictions.csv",
+        "report.html",
         "results.json",
         "videos.json.gz",
     ]

@@ -19,6 +19,7 @@ VERBS = (
     "export",
     "predict",
     "prepare",
+    "report",
     "show-batch",
 )
 

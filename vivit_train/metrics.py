@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+# Classes that are kept of each video, most probable first.
+TOP = 5
+# Of equal width, in which confidence and accuracy are compared.
+CALIBRATION_BINS = 15
+
 
 class VideoAccuracy(Metric):
     """Top-1, top-5, mean class accuracy and macro-F1 over the videos of a split.
@@ -22,9 +27,12 @@ class VideoAccuracy(Metric):
         num_videos: Rows of the split.
 
     Attributes:
-        predicted: int32 ``[num_videos]``, 1 + the class that each video was taken for; 0 where it
-            was not seen, could not be decoded, or has logits that are not finite. Like all counts
-            of one process until synced.
+        right: int32 ``[num_videos]``, 1 where the most probable class is the video's own.
+        top_classes: int32 ``[num_videos, 5]``, 1 + the most probable classes of each video, best
+            first, with fewer columns among fewer classes; 0 where it was not seen, could not be
+            decoded, or has logits that are not finite. Like all counts of one process until synced.
+        top_probabilities: float32 ``[num_videos, 5]``, their probabilities.
+        true_probability: float32 ``[num_videos]``, that of the video's own class.
         non_finite: int32 ``[num_videos]``, 1 for each video whose logits are NaN or infinite.
     """
 
@@ -33,8 +41,11 @@ class VideoAccuracy(Metric):
     correct5: Tensor
     total: Tensor
     seen: Tensor
+    right: Tensor
     undecodable: Tensor
-    predicted: Tensor
+    top_classes: Tensor
+    top_probabilities: Tensor
+    true_probability: Tensor
     non_finite: Tensor
     loss_sum: Tensor
 
@@ -42,8 +53,15 @@ class VideoAccuracy(Metric):
         super().__init__()
         for name in ("correct1", "correct5", "total"):  # per class
             self.add_state(name, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("seen", "undecodable", "predicted", "non_finite"):  # per video
+        for name in ("seen", "right", "undecodable", "non_finite"):  # per video
             self.add_state(name, torch.zeros(num_videos, dtype=torch.int), dist_reduce_fx="sum")
+        top = min(TOP, num_classes)
+        for name, state in {
+            "top_classes": torch.zeros(num_videos, top, dtype=torch.int),
+            "top_probabilities": torch.zeros(num_videos, top),
+            "true_probability": torch.zeros(num_videos),
+        }.items():
+            self.add_state(name, state, dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, indices: Tensor, decoded: Tensor) -> None:
@@ -62,14 +80,29 @@ class VideoAccuracy(Metric):
         rank = ranks(logits, labels)
         self.total.index_add_(0, labels, torch.ones_like(labels))
         self.correct1.index_add_(0, labels, (valid & (rank < 1)).long())
+        self.right.index_add_(0, indices, (valid & (rank < 1)).int())
         self.correct5.index_add_(0, labels, (valid & (rank < 5)).long())
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=torch.int))
         self.undecodable.index_add_(0, indices, (~decoded).int())
         self.non_finite.index_add_(0, indices, (decoded & ~valid).int())
-        # argmax gives the lower index where two are equal, as `ranks` does.
-        self.predicted.index_add_(0, indices, (valid * (logits.argmax(dim=1) + 1)).int())
+        probabilities = logits.float().softmax(dim=1)
+        # A stable sort puts the lower index first where two are equal, as `ranks` does.
+        order = logits.sort(dim=1, descending=True, stable=True).indices
+        best = order[:, : self.top_classes.shape[1]]  # [B, 5]
+        self.top_classes.index_add_(0, indices, (valid[:, None] * (best + 1)).int())
+        for state, places in (
+            (self.top_probabilities, best),
+            (self.true_probability, labels[:, None]),
+        ):
+            found = probabilities.gather(1, places).where(valid[:, None], 0.0)
+            state.index_add_(0, indices, found.view(len(found), *state.shape[1:]))
         losses = logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
         self.loss_sum += losses[decoded].sum()
+
+    @property
+    def predicted(self) -> Tensor:
+        """int32 ``[num_videos]``, 1 + the class that each video was taken for, or 0."""
+        return self.top_classes[:, 0]
 
     def compute(self) -> dict[str, float]:
         """``top1``, ``top5``, ``mean_class_accuracy`` and ``macro_f1``, and the mean ``loss``.
@@ -93,8 +126,7 @@ class VideoAccuracy(Metric):
         videos = int(self.total.sum())
         present = self.total > 0
         per_class = self.correct1[present].double() / self.total[present]
-        taken = self.predicted[self.predicted > 0].long() - 1
-        both = self.total + torch.bincount(taken, minlength=len(self.total))
+        both = self.total + self._taken()
         f1 = 2 * self.correct1[both > 0].double() / both[both > 0]
         decoded = max(1, videos - int(self.undecodable.sum()))
         top5 = {"top5": int(self.correct5.sum()) / max(1, videos)}
@@ -107,6 +139,44 @@ class VideoAccuracy(Metric):
             "macro_f1": float(f1.mean()) if videos else 0.0,
             "loss": float(self.loss_sum) / decoded,
         }
+
+    def details(self) -> dict[str, float]:
+        """More scores, for results.json, of the videos with a prediction or without.
+
+        ``macro_`` and ``weighted_`` ``precision``, ``recall`` and ``f1``, as scikit-learn computes
+        them with ``zero_division=0``: the plain mean over the classes with a video, or for which
+        one was taken, and the mean weighted by the videos of each class. ``calibration_error`` is
+        the expected calibration error of the most probable class in 15 bins of equal width
+        (Guo et al., arXiv 1706.04599), over the videos that have a prediction.
+        """
+        taken, right, total = self._taken().double(), self.correct1.double(), self.total.double()
+        per_class = {
+            "precision": right / taken.clamp(min=1),
+            "recall": right / total.clamp(min=1),
+            "f1": 2 * right / (total + taken).clamp(min=1),
+        }
+        present = (total + taken) > 0
+        scores: dict[str, float] = {}
+        for name, values in per_class.items():
+            scores[f"macro_{name}"] = float(values[present].mean()) if present.any() else 0.0
+            scores[f"weighted_{name}"] = float((values * total).sum() / total.sum().clamp(min=1))
+        return scores | {"calibration_error": self._calibration_error()}
+
+    def _taken(self) -> Tensor:
+        """int64 ``[K]``, how many videos were taken for each class."""
+        taken = self.predicted[self.predicted > 0].long() - 1
+        return torch.bincount(taken, minlength=len(self.total))
+
+    def _calibration_error(self) -> float:
+        counted = self.predicted > 0
+        if not counted.any():
+            return 0.0
+        sure = self.top_probabilities[counted, 0].double().cpu()
+        right = self.right[counted].double().cpu()
+        edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.double)
+        inside = torch.bucketize(sure, edges[1:-1])  # [N], a bin's upper end belongs to it
+        gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.double).index_add_(0, inside, right - sure)
+        return float(gaps.abs().sum() / len(sure))
 
 
 class MultiHeadAccuracy(VideoAccuracy):

@@ -254,7 +254,7 @@ def test_scores_that_cannot_be_written_are_shown(
     def fail(folder: Path, results: dict[str, Any]) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(folder / "results.json"))
 
-    monkeypatch.setattr("vivit_train.runs.report.write_results", fail)
+    monkeypatch.setattr("vivit_train.runs.scores.write_results", fail)
     with pytest.raises(OSError, match="Read-only"):
         score("data.eval_views=[1,1]")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("results ")]
@@ -342,16 +342,19 @@ class TestWhereResultsGo:
     def test_into_the_run(self, finished_run: Path, capsys: pytest.CaptureFixture) -> None:
         before = (finished_run / "results.json").read_text()
         run(finished_run, "data.num_workers=0", "data.eval_views=[1,1]")
-        *_, scores, path = capsys.readouterr().out.splitlines()
+        *_, scores, report, path = capsys.readouterr().out.splitlines()
         folder = Path(path).parent
         assert folder.parent == finished_run / "evaluations"
         assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
         results = json.loads(Path(path).read_text())
+        assert report == f"report: {folder / 'report.html'}"
         assert scores.startswith("results ")
         shown = json.loads(scores.removeprefix("results "))
         assert shown == {name: results[name] for name in (*SCORES, "macro_f1", "num_videos")}
         names = sorted(p.name for p in folder.iterdir())
-        assert names == ["classes.csv", "predictions.csv", "results.json"]
+        assert names == [
+            "classes.csv", "confusion.csv", "predictions.csv", "report.html", "results.json"
+        ]  # fmt: skip
         assert (finished_run / "results.json").read_text() == before
 
     def test_by_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from vivit_train.config import compose_config, to_plain
 from vivit_train.io.terminal import csv_cell
-from vivit_train.runs.report import class_table
+from vivit_train.runs.scores import class_table
 
 NASTY = [
     "</script><script>document.title='taken'</script>",

@@ -69,9 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
     from vivit_train.recipe.preset import without_auto
-    from vivit_train.runs.report import write_scores
+    from vivit_train.report.page import page_of_test
     from vivit_train.runs.results import results_of
     from vivit_train.runs.splits import known_validation
+    from vivit_train.runs.scores import write_scores
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
@@ -150,7 +151,9 @@ def run(arguments: argparse.Namespace) -> int:
             results = results_of(trainer, data, plain) | {"checkpoint": str(source)}
             write_scores(output, results, module.accuracy, data)
         if is_rank_zero():
-            print_results(results, output)
+            print_results(results)
+            page_of_test(output, data.records["test"])
+            say(output / RESULTS_FILE)
     return 0
 
 
@@ -186,8 +189,8 @@ def default_output(source: Path) -> Path:
     return home / EVALUATIONS / stamp
 
 
-def print_results(results: dict[str, Any], output: Path) -> None:
-    """Prints the scores, what could not be decoded, and where the rest is written."""
+def print_results(results: dict[str, Any]) -> None:
+    """Prints the scores, and what could not be decoded."""
     from vivit_train.runs.results import say_scores
 
     say_scores(results)
@@ -196,4 +199,3 @@ def print_results(results: dict[str, Any], output: Path) -> None:
     if results["checked"]:
         counts = ", ".join(f"{count} {kind}" for kind, count in results["checked"].items())
         say(f"vivit check found of these videos: {counts}")
-    say(output / RESULTS_FILE)

@@ -15,8 +15,11 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 # runs/run_dir -> runs/comparison, sweep/search: the scores of the test
 RESULTS_FILE = "results.json"
-# runs/report -> people: each class and each video of the test
-CLASSES_FILE, PREDICTIONS_FILE = "classes.csv", "predictions.csv"
+# runs/scores -> report, people: each class, pair of classes and video of the test
+CLASSES_FILE, CONFUSION_FILE = "classes.csv", "confusion.csv"
+PREDICTIONS_FILE = "predictions.csv"
+# report -> people: the page of a run or an evaluation
+REPORT_FILE = "report.html"
 # runs/splits -> runs/splits: the videos of both splits by name
 VIDEOS_FILE = "videos.json.gz"
 # runs/folders -> runs/folders: which process owns the folder

@@ -5,7 +5,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.preflight.features import Features
 from vivit_train.preflight.finding import Finding
 from vivit_train.preflight.probe import Probe
-from vivit_train.runs.report import wilson_interval
+from vivit_train.runs.scores import wilson_interval
 
 # Labels are mixed up rather than hard if the probe errs in clearly more than this share of the
 # quarter of the videos that it is surest of ...

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vivit_train.runs.report import wilson_interval
+from vivit_train.runs.scores import wilson_interval
 
 # Penalties, relative to the mean square of the features, of which the best is taken.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)

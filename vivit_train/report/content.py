@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vivit_train.errors import UserError
+from vivit_train.io.layout import CLASSES_FILE, METRICS_FILE, PREDICTIONS_FILE, RESULTS_FILE
 from vivit_train.io.foreign import check_regular, read_json
 from vivit_train.runs.comparison import Run, metrics, read_run
 
@@ -42,13 +43,13 @@ class Content:
         Raises:
             UserError: If a file is not what a run writes.
         """
-        results = folder / "results.json"
+        results = folder / RESULTS_FILE
         return cls(
             run=read_run(folder),
             results=read_json(results) if results.is_file() else {},
-            rows=metrics(folder / "metrics.csv"),
-            classes=_table(folder / "classes.csv", ("class", "videos", "correct", "predicted")),
-            videos=_table(folder / "predictions.csv", ("video", "class", "predicted")),
+            rows=metrics(folder / METRICS_FILE),
+            classes=_table(folder / CLASSES_FILE, ("class", "videos", "correct", "predicted")),
+            videos=_table(folder / PREDICTIONS_FILE, ("video", "class", "predicted")),
         )
 
     @property
@@ -81,7 +82,7 @@ class Content:
             try:
                 step, value = float(row.get("step") or "nan"), float(row.get(column) or "nan")
             except ValueError:
-                raise UserError(f"{self.run.path / 'metrics.csv'}: {column} is no number") from None
+                raise UserError(f"{self.run.path / METRICS_FILE}: {column} is no number") from None
             if math.isfinite(step) and math.isfinite(value):
                 points.append((step, value))
         return points

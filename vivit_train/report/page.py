@@ -1,6 +1,7 @@
 """`report.html`: one file, no network, for whoever wants to know what a run learned."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,8 @@ from markupsafe import Markup
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.io.files import write_whole
-from vivit_train.io.terminal import printable, said_if_long
+from vivit_train.io.layout import REPORT_FILE
+from vivit_train.io.terminal import printable, said_if_long, say
 from vivit_train.report.charts import Line, chart, number, smoothed
 from vivit_train.report.confusion import counts_of, grouped_order, worst
 from vivit_train.report.content import Content
@@ -22,7 +24,6 @@ from vivit_train.report.repeat import command_of
 from vivit_train.report.strips import strips_of
 from vivit_train.runs.comparison import differences
 
-FILE_NAME = "report.html"
 # Film strips of the worst videos, and as many of the most uncertain.
 STRIPS = 12
 # Classes up to which the matrix has a row of text for each.
@@ -61,6 +62,21 @@ def write_page(folders: Sequence[Path], output: Path, records: Records | None = 
         runs = first + [_run(content, None) for content in contents[1:]]
         write_whole(output, render(contents, runs))
     return output
+
+
+def page_of_test(folder: Path, records: Records | None) -> None:
+    """Writes the page at the end of a run or an evaluation, and says where it is.
+
+    Where that fails it is said: the scores are written, and `vivit report` writes it later.
+
+    Args:
+        folder: Where the scores were written.
+        records: Of the test split; ``None``: there was no test.
+    """
+    try:
+        say(f"report: {write_page([folder], folder / REPORT_FILE, records)}")
+    except (UserError, OSError) as error:
+        say(f"warning: no report was written: {error}", file=sys.stderr)
 
 
 def render(contents: Sequence[Content], runs: Sequence[Mapping[str, Any]]) -> str:

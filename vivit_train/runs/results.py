@@ -1,8 +1,11 @@
 """What results.json says of a test: scores, and what they were measured on."""
 
 import json
+import os
+import platform
 from typing import Any
 
+import torch
 from lightning import Trainer
 
 from vivit_train.class_names import shorten
@@ -32,6 +35,7 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
     if accuracy is not None:
         scores = {k: v for k, v in accuracy.compute().items() if k != "loss"}
         with accuracy.sync_context():  # sums over processes within
+            scores |= accuracy.details()
             rows = accuracy.seen.nonzero()[:, 0].tolist()
             undecodable = accuracy.undecodable.nonzero()[:, 0].tolist()
             non_finite = accuracy.non_finite.nonzero()[:, 0].tolist()
@@ -58,8 +62,16 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
         "precision": str(trainer.precision),
         "seed": config["seed"],
         "devices": trainer.world_size,
+        "hardware": hardware(trainer.strategy.root_device),
         "versions": versions(),
     }
+
+
+def hardware(device: torch.device) -> str:
+    """What a run computed on: the GPU's name, or the CPU and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from vivit_train.data.records import Records
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy, joint_labels
-from vivit_train.runs.report import (
+from vivit_train.runs.scores import (
     class_table,
     no_better_than_guessing,
     split_heads,
@@ -67,7 +67,21 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         "run", "walk, slowly", "sit", "sit", "walk, slowly", "",
     ]  # fmt: skip
     assert [row["correct"] for row in rows] == ["1", "0", "0", "0", "1", "0"]
-    assert rows[5] == {"video": "5.mp4", "class": "run", "predicted": "", "correct": "0"}
+    assert rows[5] == {
+        "video": "5.mp4", "class": "run", "predicted": "", "correct": "0", "probability": "",
+        "true_probability": "", "top5": "",
+    }  # fmt: skip
+    sure, unsure = np.exp(1) / (np.exp(1) + 2), 1 / (np.exp(1) + 2)
+    assert rows[1]["probability"] == f"{sure:.4f}"
+    assert rows[1]["true_probability"] == f"{unsure:.4f}"
+    expected = f"walk, slowly {sure:.4f} | run {unsure:.4f} | sit {unsure:.4f}"
+    assert rows[1]["top5"] == expected
+    assert read(tmp_path / "confusion.csv") == [
+        {"class": "run", "run": "1", "walk, slowly": "1", "sit": "0", "(not decoded)": "1"},
+        {"class": "walk, slowly", "run": "0", "walk, slowly": "1", "sit": "2",
+         "(not decoded)": "0"},
+        {"class": "sit", "run": "0", "walk, slowly": "0", "sit": "0", "(not decoded)": "0"},
+    ]  # fmt: skip
     # The tables add up to the score.
     assert sum(int(row["correct"]) for row in rows) / 6 == accuracy.compute()["top1"]
     expected = "weakest classes: run 0.33, walk, slowly 0.33 (classes.csv)\n"
@@ -154,6 +168,8 @@ def test_several_heads(tmp_path: Path) -> None:
         "noun: pan; verb: put", "noun: tap; verb: take",
     ]  # fmt: skip
     assert [row["correct"] for row in rows] == ["1", "0"]
+    assert rows[0]["top5"].startswith(f"noun: pan; verb: put {rows[0]['probability']} | noun: ")
+    assert not (tmp_path / "confusion.csv").exists()
     table = {row["class"]: row for row in read(tmp_path / "classes.csv")}
     assert table["noun: lid"]["taken_for"] == "noun: tap (1)"
     assert [table[f"verb: {verb}"]["top1"] for verb in ("take", "put")] == ["1.0", "1.0"]

@@ -1,4 +1,4 @@
-"""What lies behind a score: each class and each video, in two tables beside results.json."""
+"""What lies behind a score: classes, confusions and videos, in tables beside results.json."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.files import write_whole
-from vivit_train.io.layout import CLASSES_FILE, PREDICTIONS_FILE
+from vivit_train.io.layout import CLASSES_FILE, CONFUSION_FILE, PREDICTIONS_FILE
 from vivit_train.io.terminal import csv_text, is_rank_zero, say
 from vivit_train.metrics import VideoAccuracy
 from vivit_train.runs.run_dir import write_results
@@ -42,7 +42,11 @@ def write_scores(
 
 
 def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> str | None:
-    """Writes ``predictions.csv`` and ``classes.csv`` of the test split; all processes call it.
+    """Writes the tables of the test split; all processes call it.
+
+    ``classes.csv`` is `class_table`, ``confusion.csv`` `confusion_table` (of one head), and
+    ``predictions.csv`` has a row for each video that was scored, with the probabilities of the
+    class that it was taken for and of its own, and the five most probable classes.
 
     Prints the classes that are found least often, and warns where the top-1 accuracy is not above
     that of always naming the most frequent class.
@@ -58,14 +62,16 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
     """
     if accuracy is None:
         if is_rank_zero():
-            for name in (CLASSES_FILE, PREDICTIONS_FILE):
+            for name in (CLASSES_FILE, CONFUSION_FILE, PREDICTIONS_FILE):
                 (folder / name).unlink(missing_ok=True)
         return None
     with accuracy.sync_context():  # sums over processes within
-        predicted = accuracy.predicted.cpu().numpy().astype(np.int64) - 1
+        top = accuracy.top_classes.cpu().numpy().astype(np.int64) - 1  # [N, 5]
+        probabilities = accuracy.top_probabilities.cpu().numpy()  # [N, 5]
+        true_probability = accuracy.true_probability.cpu().numpy()  # [N]
         seen = accuracy.seen.cpu().numpy() > 0
     labels = data.records["test"].labels.reshape(len(seen), -1)  # [N, heads]
-    guesses = split_heads(predicted, data.heads)  # [N, heads]
+    guesses = split_heads(top[:, 0], data.heads)  # [N, heads]
     rows = class_table(labels[seen], guesses[seen], data.class_names)
     if told := no_better_than_guessing(labels[seen], guesses[seen]):
         used = {row["class"] for row in rows if row["predicted"]}
@@ -78,7 +84,12 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
             "it, its score is a little too good. data.test_split names another"
         )
     _write(folder / CLASSES_FILE, rows)
-    _write(folder / PREDICTIONS_FILE, _prediction_table(labels, guesses, seen, data))
+    if not data.heads:
+        _write(folder / CONFUSION_FILE, confusion_table(labels[seen], guesses[seen], data.class_names))
+    _write(
+        folder / PREDICTIONS_FILE,
+        _prediction_table(labels, top, probabilities, true_probability, seen, data),
+    )
     return told
 
 
@@ -180,24 +191,66 @@ def class_table(
     ]
 
 
-def _prediction_table(
-    labels: np.ndarray, guesses: np.ndarray, seen: np.ndarray, data: VideoDataModule
+def confusion_table(
+    labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for each video that was scored; of several heads the classes are joined by ``; ``."""
+    """The confusion matrix: a row for each class, with its videos by what they were taken for.
+
+    Args:
+        labels: int ``[N, 1]``.
+        guesses: int ``[N, 1]``; -1 where a video could not be decoded.
+        class_names: All classes K.
+
+    Returns:
+        ``class``, a column for each class, and ``(not decoded)``.
+    """
+    counts = np.zeros((len(class_names), len(class_names) + 1), dtype=int)
+    np.add.at(counts, (labels[:, 0], guesses[:, 0]), 1)  # -1 is the last column
+    columns = [*class_names, "(not decoded)"]
+    return [
+        {"class": name, **dict(zip(columns, row))}
+        for name, row in zip(class_names, counts.tolist())
+    ]
+
+
+def _prediction_table(
+    labels: np.ndarray,
+    top: np.ndarray,
+    probabilities: np.ndarray,
+    true_probability: np.ndarray,
+    seen: np.ndarray,
+    data: VideoDataModule,
+) -> list[dict[str, Any]]:
+    """A row for each video that was scored; of several heads the classes are joined by ``; ``.
+
+    Args:
+        labels: int ``[N, heads]``.
+        top: int ``[N, 5]``, the most probable classes, or actions of several heads; -1: none.
+        probabilities: Float ``[N, 5]``.
+        true_probability: Float ``[N]``.
+        seen: bool ``[N]``.
+        data: Whose split ``test`` was scored.
+    """
+    best = np.stack([split_heads(column, data.heads) for column in top.T], axis=1)  # [N, 5, heads]
+    records = data.records["test"]
 
     def names(row: np.ndarray) -> str:
         return "; ".join(data.class_names[k] for k in row if k >= 0)
 
-    records = data.records["test"]
-    return [
-        {
-            "video": records.name(int(i)),
+    def table_row(i: int) -> dict[str, Any]:
+        shown = zip(best[i], probabilities[i])
+        is_decoded = top[i, 0] >= 0
+        return {
+            "video": records.name(i),
             "class": names(labels[i]),
-            "predicted": names(guesses[i]),
-            "correct": int((labels[i] == guesses[i]).all()),
+            "predicted": names(best[i, 0]),
+            "correct": int((labels[i] == best[i, 0]).all()),
+            "probability": f"{probabilities[i, 0]:.4f}" if is_decoded else "",
+            "true_probability": f"{true_probability[i]:.4f}" if is_decoded else "",
+            "top5": " | ".join(f"{names(k)} {p:.4f}" for k, p in shown) if is_decoded else "",
         }
-        for i in np.flatnonzero(seen)
-    ]
+
+    return [table_row(int(i)) for i in np.flatnonzero(seen)]
 
 
 @rank_zero_only
