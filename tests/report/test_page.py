@@ -51,7 +51,7 @@ def browse(page: Path, script: str = "", width: int = 1280) -> tuple[str, str]:
         width: Of the window, in CSS pixels.
     """
     copy = page.with_name(f"copy_{width}.html")
-    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    copy.write_text(page.read_text().replace("</body>", f"<script>{{{script}}}</script></body>"))
     done = subprocess.run(
         [
             BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
