@@ -54,8 +54,8 @@ def train(config: DictConfig) -> Path:
         from vivit_train.io.quiet import hush_lightning
         from vivit_train.preflight.advice import say_advice
         from vivit_train.preflight.span import fit_sampling
-        from vivit_train.runs.begun import check_resumable, read_begun, resume_metrics
         from vivit_train.report.page import page_of_test
+        from vivit_train.runs.begun import check_resumable, read_begun, resume_metrics
         from vivit_train.runs.checkpoint import restoring
         from vivit_train.runs.diagnosis import say_last
         from vivit_train.runs.results import results_of, say_scores

@@ -1,6 +1,5 @@
 """Folders of runs as a training leaves them, written without training."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from vivit_train.config import compose_config, to_plain
-from vivit_train.io.terminal import csv_cell
+from vivit_train.io.terminal import csv_text
 from vivit_train.runs.scores import class_table
 
 NASTY = [
@@ -96,7 +95,4 @@ def write_run(
 
 
 def _write(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in rows)
+    path.write_text(csv_text(list(rows[0]), rows), encoding="utf-8", newline="")

@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.recipe.preset import without_auto
     from vivit_train.report.page import page_of_test
     from vivit_train.runs.results import results_of
-    from vivit_train.runs.splits import known_validation
     from vivit_train.runs.scores import write_scores
+    from vivit_train.runs.splits import known_validation
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from vivit_train.errors import UserError
-from vivit_train.io.layout import CLASSES_FILE, METRICS_FILE, PREDICTIONS_FILE, RESULTS_FILE
 from vivit_train.io.foreign import check_regular, read_json
-from vivit_train.runs.comparison import Run, metrics, read_run
+from vivit_train.io.layout import CLASSES_FILE, METRICS_FILE, PREDICTIONS_FILE, RESULTS_FILE
+from vivit_train.runs.comparison import Run, read_run
+from vivit_train.runs.metrics_csv import Row, read_metrics
 
 # More than this is no table of a data set that a page could show.
 _MOST_ROWS = 2_000_000
@@ -32,7 +33,7 @@ class Content:
 
     run: Run
     results: dict[str, Any]
-    rows: list[dict[str, str]]
+    rows: list[Row]
     classes: list[dict[str, str]]
     videos: list[dict[str, str]]
 
@@ -47,7 +48,7 @@ class Content:
         return cls(
             run=read_run(folder),
             results=read_json(results) if results.is_file() else {},
-            rows=metrics(folder / METRICS_FILE),
+            rows=read_metrics(folder / METRICS_FILE),
             classes=_table(folder / CLASSES_FILE, ("class", "videos", "correct", "predicted")),
             videos=_table(folder / PREDICTIONS_FILE, ("video", "class", "predicted")),
         )
@@ -77,15 +78,8 @@ class Content:
 
     def curve(self, column: str) -> list[tuple[float, float]]:
         """(step, value) of a column of metrics.csv, where it has a finite value."""
-        points = []
-        for row in self.rows:
-            try:
-                step, value = float(row.get("step") or "nan"), float(row.get(column) or "nan")
-            except ValueError:
-                raise UserError(f"{self.run.path / METRICS_FILE}: {column} is no number") from None
-            if math.isfinite(step) and math.isfinite(value):
-                points.append((step, value))
-        return points
+        points = ((row.step, row.scores.get(column, math.nan)) for row in self.rows)
+        return [(step, value) for step, value in points if math.isfinite(value)]
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

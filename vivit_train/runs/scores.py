@@ -85,7 +85,9 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         )
     _write(folder / CLASSES_FILE, rows)
     if not data.heads:
-        _write(folder / CONFUSION_FILE, confusion_table(labels[seen], guesses[seen], data.class_names))
+        _write(
+            folder / CONFUSION_FILE, confusion_table(labels[seen], guesses[seen], data.class_names)
+        )
     _write(
         folder / PREDICTIONS_FILE,
         _prediction_table(labels, top, probabilities, true_probability, seen, data),
