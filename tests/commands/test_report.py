@@ -55,19 +55,14 @@ def test_several_runs(
     ],
 )
 def test_what_is_refused(
-    words: list[str],
-    told: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run")
     (tmp_path / "folder").mkdir()
     with pytest.raises(SystemExit) as end:
         main(["report", *words])
-    assert end.value.code == 1
-    assert told in capsys.readouterr().err
+    assert told in str(end.value.code)
 
 
 def test_a_page_that_cannot_be_written_costs_no_run(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vivit_train.data.records import Records
 from vivit_train.video.decode import DecodeError, VideoReader
-from vivit_train.video.guard import CAN_GUARD, Tell
+from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.pool import guarded_map
 
 FRAMES, HEIGHT_PX, MOST_WIDTH_PX = 6, 72, 160
@@ -30,7 +30,7 @@ def strips_of(records: Records, names: Sequence[str]) -> dict[str, str]:
     wanted = set(names)
     rows = {n: i for i in range(len(records)) if (n := records.name(i)) in wanted}
 
-    def strip(name: str, tell: Tell) -> str:
+    def strip(name: str) -> str:
         path, segment = records.source(rows[name])
         span = records.span(rows[name])
         try:
