@@ -42,6 +42,7 @@ def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
     needed = {
         "compare": ["RUN"], "evaluate": ["RUN"], "predict": ["RUN", "clip.mp4"],
         "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
+        "report": ["RUN"],
         "show-batch": ["--output", "x"],
     }  # fmt: skip
     assert parsed(verb, *needed.get(verb, []))
