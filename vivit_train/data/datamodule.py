@@ -5,34 +5,25 @@ The journey of one clip: a sampler names a row, a worker decodes frames, `collat
 model sees.
 """
 
-import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 from lightning import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from vivit_train.class_names import check_heads, find_classes, look_alikes, shorten
 from vivit_train.data.batch import ClipBatch, DecodedBatch
 from vivit_train.data.class_sampling import rows_of_epoch
 from vivit_train.data.dataset import EvalDataset, TrainDataset
 from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
-from vivit_train.data.rates import video_rates
-from vivit_train.data.records import Records, count_rows
+from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
-from vivit_train.data.verdicts import Verdicts
+from vivit_train.data.splits import VideoSplits
 from vivit_train.errors import UserError
-from vivit_train.io.files import user_path
-from vivit_train.io.terminal import said_if_long, say
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.labels import LabelRules, within_heads
 from vivit_train.transforms.processor import Processor
@@ -41,8 +32,8 @@ from vivit_train.video.guard import DECODE_SECONDS
 from vivit_train.video.sampling import FRAME_ORDERS, Sampling
 
 
-class VideoDataModule(LightningDataModule, ABC):
-    """Videos with one class each, or one per head. `read_split` of a subclass says what there is.
+class VideoDataModule(VideoSplits, LightningDataModule):
+    """Batches of a data set. `read_split` of a subclass says what there is: see `VideoSplits`.
 
     Args:
         root: Folder of the data set.
@@ -76,16 +67,8 @@ class VideoDataModule(LightningDataModule, ABC):
         class_names: The order of classes to use; ``None``: the data set's own. Classes of the
             data set are found in it by name.
 
-    Attributes:
-        heads: Where a video has several classes, the name and number of classes of each head, in
-            the order in which ``class_names`` has them; else empty. `read_split` sets it.
-        records: The rows of each role ``train``, ``val`` and ``test`` that was set up.
-        keeps_all: Whether training splits keep rows whose video is not on disk, as those of
-            evaluation do (`vivit check` wants them).
-        verdicts: What an earlier `vivit check` found.
+    Attributes, besides those of `VideoSplits`:
         sampling_reason: Why clips are taken so, where that was measured (`data.sampling=auto`).
-        known_val: Videos that an earlier start of the run held out for validation, by name. A data
-            set that holds out a part itself holds out these again.
         given_up: Training videos that hung or killed the decoder each time, by name, with the
             epoch in which they did and the reason. In that epoch another video took the place of
             each draw that met one, and in all later epochs they are not opened. So training
@@ -125,9 +108,16 @@ class VideoDataModule(LightningDataModule, ABC):
         verdicts: str | None = "auto",
         class_names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        if root is None:
-            raise UserError("data.root is not set: give the folder of the data set, data.root=...")
+        LightningDataModule.__init__(self)
+        VideoSplits.__init__(
+            self,
+            root=root,
+            name=name,
+            splits={"train": train_split, "val": val_split, "test": test_split},
+            verdicts=verdicts,
+            decoder=decoder,
+            class_names=class_names,
+        )
         check_count("batch_size", batch_size)
         check_count("num_workers", num_workers or 0, least=0)
         check_choice("frame_order", frame_order, FRAME_ORDERS)
@@ -138,13 +128,10 @@ class VideoDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"data.decode_timeout must be above 0 seconds, or null, got {decode_timeout}"
             )
-        self.root = user_path(root)
-        self.name = name
         self.batch_size = batch_size
         self.num_workers = available_cores() if num_workers is None else num_workers
         self.eval_views = (eval_views[0], eval_views[1])
         self.val_views = (val_views[0], val_views[1])
-        self.splits = {"train": train_split, "val": val_split, "test": test_split}
         spacing = (frame_stride, frame_rate, clip_seconds)
         how = sampling or "window"
         self.sampling = Sampling(clip_frames, *spacing, how, frame_order, decoder)
@@ -152,135 +139,10 @@ class VideoDataModule(LightningDataModule, ABC):
         self.class_sampling = class_sampling
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout
-        self.verdicts = Verdicts(verdicts, self.root, decoder)
-        self.keeps_all = False
         self.processor = processor
         self.augment = augment
         self.seed = seed
-        self.class_names: list[str] = list(class_names or ())
-        self.heads: dict[str, int] = {}
-        self.records: dict[str, Records] = {}
-        self._told: set[str] = set()
-        self.known_val: frozenset[str] = frozenset()
         self.given_up: dict[str, tuple[int, str]] = {}
-
-    @abstractmethod
-    def read_split(self, split: str) -> tuple[Records, list[str]]:
-        """What a split holds.
-
-        Args:
-            split: The split's name, e.g. ``train``.
-
-        Returns:
-            Its records, and the class names in the order of their labels.
-
-        Raises:
-            UserError: If the files are not there or not as expected.
-        """
-
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the splits; called by Lightning, and earlier to learn the class names.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``None`` for all.
-
-        Raises:
-            UserError: If the data set is missing, empty or has classes that do not match.
-        """
-        if not self.root.is_dir():
-            raise UserError(
-                f"data.root={self.root} is not a folder. Give the folder of {self.name} with "
-                "data.root=...; data/README.md says what it should hold"
-            )
-        roles = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        wanted = roles.get(stage or "", ("train", "val", "test"))
-        if not self.records.keys() >= set(wanted):
-            for role in wanted:
-                if role not in self.records:
-                    self._read(role)
-            counts, shown = count_rows(self.records, self.splits), shorten(self.class_names, 5)
-            self.tell(f"{self.name}: {counts}; {len(self.class_names)} classes: {shown}")
-
-    @property
-    def tests_on_validation(self) -> bool:
-        """Whether the test is on the videos by which best.ckpt is chosen."""
-        return self.splits["test"] == self.splits["val"]
-
-    @rank_zero_only
-    def tell(self, line: str) -> None:
-        """Says once how the data set was understood."""
-        if line not in self._told:
-            self._told.add(line)
-            say(line, file=sys.stderr)
-
-    def _read(self, role: str) -> None:
-        split = self.splits[role]
-        done = next((r for r in self.records if self.splits[r] == split and r != "train"), None)
-        if done and role != "train":  # validation and test on the same split
-            self.records[role] = self.records[done]
-            return
-        with said_if_long(f"{self.name}: reading the split {split} under {self.root}"):
-            records, names = self.read_split(split)
-        if len(records) == 0:
-            raise UserError(f"{self.name}: the split {split!r} under {self.root} lists no video")
-        if not self.class_names:
-            self.class_names = names
-            for group in look_alikes(names):
-                rank_zero_warn(f"{self.name}: {group} are different classes: if not, rename them")
-        if names != self.class_names:
-            places = find_classes(names, self.class_names, "the model")
-            check_heads(places, self.heads, self.name)
-            records = records.with_labels(places)
-        if role == "train":
-            records = self.verdicts.without_unusable(records, self.name)
-        self.records[role] = records
-
-    def rows_to_use(self, split: str, on_disk: Sequence[bool], folder: Path) -> list[int]:
-        """Rows of a list of videos of which some may be missing; says how many are.
-
-        In training these are left out; in evaluation they stay, and count as wrong.
-
-        Args:
-            split: The split's name.
-            on_disk: For each row whether its video is there.
-            folder: Where the videos were looked for, for the message.
-
-        Returns:
-            Row numbers, in order.
-
-        Raises:
-            UserError: If none is there.
-        """
-        if on_disk and not any(on_disk):
-            raise UserError(
-                f"{self.name}: none of the {len(on_disk)} videos that the split {split!r} lists is "
-                f"under {folder}; data/README.md shows where they should be"
-            )
-        trains = self.leaves_out(split)
-        if not all(on_disk) and not self.keeps_all:
-            rank_zero_warn(
-                f"{self.name}: {len(on_disk) - sum(on_disk)} of the {len(on_disk)} videos of "
-                f"{split} are not on disk and are {'left out' if trains else 'counted as wrong'}"
-            )
-        return [row for row, there in enumerate(on_disk) if there or not trains]
-
-    @property
-    def video_rate(self) -> float | None:
-        """Frames per second of the training videos: the median of some; ``None``: unknown."""
-        return median(self.train_rates.values()) if self.train_rates else None
-
-    @property
-    def train_rates(self) -> dict[str, float]:
-        """Frames per second of some training videos, by name; none before they are set up."""
-        return self._train_rates if "train" in self.records else {}
-
-    @cached_property
-    def _train_rates(self) -> dict[str, float]:
-        return video_rates(self.records["train"])
-
-    def leaves_out(self, split: str) -> bool:
-        """Whether rows of a split whose video is not on disk are dropped."""
-        return split == self.splits["train"] and not self.keeps_all
 
     def train_dataloader(self) -> DataLoader:
         """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
@@ -314,22 +176,6 @@ class VideoDataModule(LightningDataModule, ABC):
         augment = self.augment if self.augment.repeats == 1 else None
         dataset = TrainDataset(self._rows("train"), self.sampling, self.seed, augment)
         return self._loader(dataset, sampler, videos)
-
-    def class_counts(self, key: str) -> np.ndarray:
-        """Training videos of each class: int64 ``[K]``.
-
-        Args:
-            key: Of the configuration, that asks for it.
-
-        Raises:
-            UserError: If a video has several classes.
-        """
-        if self.heads:
-            raise UserError(
-                f"{key} needs one class per video, and a video of {self.name} has "
-                f"{len(self.heads)}: {', '.join(self.heads)}"
-            )
-        return np.bincount(self.records["train"].labels, minlength=len(self.class_names))
 
     def videos_per_batch(self) -> int:
         """Videos to decode for one training batch of this process.
