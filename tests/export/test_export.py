@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.export.classifiers import build
 from vivit_train import load
@@ -47,6 +48,24 @@ def test_logits_that_differ(tmp_path: Path, broken: Any, error: float, sizes: tu
     with pytest.raises(UserError, match=message):
         export(classifier, "safetensors", tmp_path / "new" / "x", demo_clips(classifier))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("own_resize", [False, True])
+def test_a_runtime_that_resizes_on_its_own(tmp_path: Path, broken: Any, own_resize: bool) -> None:
+    """It is given frames that need no resize."""
+    classifier, shapes = build(), set()
+
+    def logits(frames: Tensor) -> Tensor:
+        shapes.add(tuple(frames.shape[2:4]))
+        return classifier(frames)
+
+    broken(read=lambda folder: ("a library", logits), own_resize=own_resize)
+    clips = demo_clips(classifier)
+    export(classifier, "safetensors", tmp_path / "x", clips)
+    height, width = clips.shape[2:4]
+    resized = classifier.processor.resized_size(height, width)
+    assert (height, width) != resized
+    assert shapes == {resized if own_resize else (height, width)}
 
 
 @pytest.mark.parametrize("part", ["write", "read"])

@@ -154,8 +154,8 @@ class TestGeometry:
         assert 1.19 < factors.max() < 1.29
         assert abs(np.corrcoef(factors.T)[0, 1]) < 0.4
 
-    @pytest.mark.parametrize("resample", [0, 2, 3])
-    def test_stretches_with_pillow(self, resample):
+    @pytest.mark.parametrize(("resample", "levels"), [(2, 1), (3, 2)])
+    def test_stretches_as_pillow(self, resample, levels):
         raw = {"do_rescale": False, "offset": False}
         processor = Processor(size=32, crop_size=28, resample=resample, **raw)
         clip = noise(2, 40, 50, 3)
@@ -163,7 +163,7 @@ class TestGeometry:
         images = [Image.fromarray(frame).resize((48, 38), resample) for frame in clip.numpy()]
         expected = np.stack(images)[:, 5:33, 10:38]  # 32x40 pixels times 1.2, centre crop
         result = augment.clips([clip], [0])[0].movedim(0, -1)
-        np.testing.assert_array_equal(result.numpy(), expected)
+        np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=levels)
 
     def test_jitter_never_goes_below_the_crop(self, processor):
         augment = Augment(processor, scale_jitter=(0.1, 0.2))
@@ -254,7 +254,7 @@ class TestRandAugment:
 
 class TestResizedCrop:
     def test_is_torchvisions_with_the_processors_resize(self, raw):
-        """Pillow resizes the part of the frame that torchvision draws."""
+        """The part of the frame that torchvision draws, within a grey level of Pillow's resize."""
         augment = Augment(raw, **OFF | {"random_resized_crop": (0.2, 0.6)})
         clip = noise(2, 60, 80, 3)
         for seed in range(10):
@@ -265,7 +265,8 @@ class TestResizedCrop:
         augment.resized_crop.make_params = lambda inputs: box
         images = [Image.fromarray(f[5:45, 7:37]).resize((28, 28), 2) for f in clip.numpy()]
         expected = np.stack(images)
-        assert np.array_equal(augment.clips([clip], [0])[0].movedim(0, -1).numpy(), expected)
+        result = augment.clips([clip], [0])[0].movedim(0, -1)
+        np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1)
 
     def test_area_and_ratio_are_in_range(self):
         """Of a gradient, rows and columns tell the size of the part."""

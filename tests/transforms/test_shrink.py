@@ -17,10 +17,10 @@ def shrink_all(shrink, frames):
     return torch.from_numpy(np.stack([shrink(frame) for frame in frames]))
 
 
-def test_a_large_frame_is_pillows():
+def test_a_large_frame_is_pillows_within_one_level():
     shrink, frame = for_evaluation(Processor(size=32, crop_size=28)), noise(90, 160, 3)
     expected = Image.fromarray(frame).resize((56, 32), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(shrink(frame), np.asarray(expected))
+    np.testing.assert_allclose(shrink(frame).astype(int), np.asarray(expected), rtol=0, atol=1)
     assert shrink.shrunk
 
 

@@ -313,7 +313,8 @@ class Augment(nn.Module):
             top, left, height, width, size = self.resize(*size, seed)
             clip = clip[:, top : top + height, left : left + width]
         corners = [(0, 0)] if self.resized_crop is not None else [self._corner(*size, draws)]
-        images = self.processor.resize_and_crop(clip[None], size, corners)  # uint8 [1, T, 3, h, w]
+        images = self.processor.resize(clip[None], size)  # uint8 [1, T, 3, H', W']
+        images = self.processor.crop(images, corners)  # [1, T, 3, h, w]
         if draws.flip < self.horizontal_flip:
             images = F.horizontal_flip(images)
         if self.rand_augment is not None:

@@ -53,9 +53,3 @@ def check_frames(frames: Tensor, layout: str) -> None:
         )
     if 0 in shape:
         raise UserError(f"frames must be {layout} with at least one pixel, not {shape}")
-
-
-def is_eager_on_cpu(tensor: Tensor) -> bool:
-    """Whether NumPy may work on it: a trace would hold its result as a constant."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return tensor.device.type == "cpu" and not traced

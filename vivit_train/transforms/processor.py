@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
 from vivit_train.io.foreign import is_of
-from vivit_train.transforms.frames import check_frames, is_eager_on_cpu
+from vivit_train.transforms.frames import check_frames
 from vivit_train.transforms.huggingface import read_settings, size_to_dict
-from vivit_train.transforms.resize import Window
-from vivit_train.transforms.resize import resize as resize_exactly
+from vivit_train.transforms.resize import resize
 from vivit_train.transforms.settings import (
     RESAMPLE,
     format_range,
@@ -45,9 +43,8 @@ class Processor(nn.Module):
     no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
     ``Processor.from_huggingface({})``.
 
-    Resize and crop work on uint8. On the CPU the pixels are exactly the installed Pillow's, and so
-    those of ``VivitImageProcessor``. On other devices, and in compiled or exported graphs,
-    torchvision does: ``resize`` says how far it may differ.
+    Resize and crop work on uint8. Pixels are those of ``VivitImageProcessor``, i.e. Pillow's, but
+    for one grey level in at most 5 % of the values: ``transforms.resize`` has the exceptions.
 
     The module holds neither parameters nor buffers: casting the model to bfloat16 cannot coarsen
     the pixels.
@@ -132,7 +129,7 @@ class Processor(nn.Module):
 
         Returns:
             float32 [N * spatial_views, 3, T, h, w], the spatial views of a clip side by side, with
-            values in ``value_range``.
+            values in ``value_range``; its order in memory is not specified.
 
         Raises:
             UserError: Frames of another type or shape, or smaller than the crop once resized.
@@ -142,7 +139,7 @@ class Processor(nn.Module):
             raise UserError(f"spatial_views={spatial_views} are crops: set do_center_crop=True")
         size = self.resized_size(*frames.shape[2:4])
         corners = self.corners(*size, spatial_views) if self.do_center_crop else [(0, 0)]
-        return self.to_float(self.resize_and_crop(frames, size, corners))
+        return self.to_float(self.crop(self.resize(frames, size), corners))
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in pixels, to which frames of this height and width are resized."""
@@ -156,12 +153,7 @@ class Processor(nn.Module):
         return int(self.size * height / width), self.size
 
     def resize(self, frames: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Resize all images of all clips: on the CPU as Pillow does, elsewhere with torchvision.
-
-        Torchvision serves other devices and what ``torch.compile`` and ``torch.export`` trace. It
-        rounds otherwise than Pillow: bilinear, it may differ by one grey level. Nearest, it may
-        take the other of two pixels equally near; bicubic, it may clip overshoot at another point
-        (on a GPU only at the end), so at sharp edges some pixels differ by tens of levels.
+        """Resize all images of all clips; ``transforms.resize`` says how close it is to Pillow.
 
         Args:
             frames: uint8 [N, T, H, W, 3].
@@ -176,52 +168,10 @@ class Processor(nn.Module):
         """
         check_frames(frames, "[N, T, H, W, 3]")
         size = size or self.resized_size(*frames.shape[2:4])
-        if size != frames.shape[2:4]:
-            if is_eager_on_cpu(frames):
-                images = self._resize_by_pillow(frames, size, Window(0, 0, *size))
-                frames = images.movedim(2, -1).contiguous()
-            else:
-                frames = self._resize_by_torchvision(frames, size)
-        return frames.movedim(-1, 2)  # [N, T, H', W', 3] -> [N, T, 3, H', W']
-
-    def resize_and_crop(
-        self, frames: Tensor, size: tuple[int, int], corners: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """The same as ``crop(resize(frames, size), corners)``; on the CPU in half the time.
-
-        There nothing is computed that no crop keeps.
-
-        Args:
-            frames: uint8 [N, T, H, W, 3].
-            size: (height, width) of the resized frames, in pixels.
-            corners: (top, left) of each view, in pixels, inside ``free_pixels``.
-
-        Returns:
-            uint8 [N * views, T, 3, h, w], the views of a clip side by side.
-
-        Raises:
-            UserError: Frames of another type or shape.
-        """
-        check_frames(frames, "[N, T, H, W, 3]")
-        if size == frames.shape[2:4] or not is_eager_on_cpu(frames):
-            return self.crop(self.resize(frames, size), corners)
-        height, width = self.crop_size if self.do_center_crop else size
-        (top, bottom), (left, right) = ((min(axis), max(axis)) for axis in zip(*corners))
-        window = Window(top, left, bottom - top + height, right - left + width)
-        images = self._resize_by_pillow(frames, size, window)
-        return self.crop(images, [(y - top, x - left) for y, x in corners])
-
-    def _resize_by_pillow(self, frames: Tensor, size: tuple[int, int], window: Window) -> Tensor:
-        """uint8 [N, T, H, W, 3] on the CPU -> the window of the resized, [N, T, 3, h, w]."""
-        source = frames.flatten(0, 1).numpy()
-        resized = resize_exactly(source, size, self.resample, window, torch.get_num_threads())
-        return torch.from_numpy(resized).unflatten(0, frames.shape[:2])
-
-    def _resize_by_torchvision(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
-        """uint8 [N, T, H, W, 3] on any device -> [N, T, H', W', 3], all in one call."""
-        _, mode = RESAMPLE[self.resample]
-        images = frames.movedim(-1, 2)  # torchvision resizes these, still channels last, fastest
-        return F.resize(images, list(size), interpolation=mode, antialias=True).movedim(2, -1)
+        images = frames.movedim(-1, 2)  # [N, T, H, W, 3] -> [N, T, 3, H, W]
+        if size == frames.shape[2:4]:
+            return images
+        return resize(images.flatten(0, 1), size, self.resample).unflatten(0, frames.shape[:2])
 
     def corners(self, height: int, width: int, spatial_views: int = 1) -> list[tuple[int, int]]:
         """Place the crop of each view in resized frames.
@@ -292,15 +242,20 @@ class Processor(nn.Module):
             images: uint8, or float32 with values 0..255, [N, T, 3, h, w].
 
         Returns:
-            float32 [N, 3, T, h, w], contiguous and never ``images`` itself.
+            float32 [N, 3, T, h, w], never ``images`` itself; its order in memory is not specified.
         """
+        affine = self.affine()
+        alike = len(set(affine)) == 1
+        # One map for all channels needs no order in memory: the copy stays channels last, and the
+        # model's, which cuts tubelets out, is the only one to move pixels.
+        order = torch.preserve_format if alike else torch.contiguous_format
         video = images.transpose(1, 2)  # [N, T, 3, h, w] -> [N, 3, T, h, w]
-        video = video.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        video = video.to(torch.float32, copy=True, memory_format=order)
         # Rescale, offset and mean/std are one affine map. Subtracting first is exact for integers,
         # so 0 and 255 become exactly -1 and 1. Scalars rather than tensors of three channels: they
         # need no buffer and no copy to the device.
-        for channel, (shift, scale) in zip(video.unbind(1), self.affine()):
-            channel.sub_(shift).div_(scale)
+        for part, (shift, scale) in zip([video] if alike else video.unbind(1), affine):
+            part.sub_(shift).div_(scale)
         return video
 
     def settings(self) -> dict[str, Any]:
@@ -370,7 +325,7 @@ class Processor(nn.Module):
             "image_processor_type": "VivitImageProcessor",
             **self.settings(),
             "size": size_to_dict(self.size),
-            "resample": RESAMPLE[self.resample][0],
+            "resample": RESAMPLE[self.resample],
             "crop_size": size_to_dict(self.crop_size),
         }
 

@@ -2,18 +2,10 @@
 
 from collections.abc import Sequence
 
-from torchvision.transforms import InterpolationMode
-
 from vivit_train.errors import UserError
 from vivit_train.io.foreign import is_of
 
-# name -> (PIL's code, torchvision's mode). PIL's "nearest" samples at pixel centres, which
-# torchvision calls NEAREST_EXACT; its plain NEAREST is OpenCV's and shifts the picture.
-RESAMPLE = {
-    "nearest": (0, InterpolationMode.NEAREST_EXACT),
-    "bilinear": (2, InterpolationMode.BILINEAR),
-    "bicubic": (3, InterpolationMode.BICUBIC),
-}
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # name -> PIL's code
 
 
 # A side of a frame that is resized to: no clip of larger ones fits into memory.
@@ -55,14 +47,11 @@ def per_channel(name: str, value: float | Sequence[float]) -> tuple[float, float
 
 def resample_name(resample: str | int) -> str:
     """The filter by its name or by PIL's code."""
-    for name, (code, _) in RESAMPLE.items():
+    for name, code in RESAMPLE.items():
         if resample in (name, code):
             return name
-    choices = ", ".join(f'"{name}" ({code})' for name, (code, _) in RESAMPLE.items())
-    raise UserError(
-        f"resample must be one of {choices}, not {resample!r:.80}: "
-        "on a GPU torchvision has no other filter"
-    )
+    choices = ", ".join(f'"{name}" ({code})' for name, code in RESAMPLE.items())
+    raise UserError(f"resample must be one of {choices}, not {resample!r:.80}")
 
 
 def format_range(value_range: Sequence[tuple[float, float]]) -> str:
