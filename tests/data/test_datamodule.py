@@ -116,17 +116,6 @@ def test_values_out_of_range(root: Path, change: dict[str, Any], message: str) -
         build(change.pop("root", root), **change)
 
 
-def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.root=.*nowhere is not a folder.*of listed with"):
-        build(tmp_path / "nowhere").setup()
-
-
-def test_an_empty_split(root: Path) -> None:
-    splits = {"train": ([("0.mp4", 0)], ["a"]), "val": ([], ["a"])}
-    with pytest.raises(UserError, match=r"listed: the split 'val' under .* lists no video"):
-        build(root, splits).setup()
-
-
 def test_fewer_videos_than_a_global_batch(root: Path) -> None:
     data = build(root, batch_size=5)
     data.setup()
@@ -138,52 +127,6 @@ def test_fewer_videos_than_a_global_batch(root: Path) -> None:
     attach(data, "fit", world_size=2)
     with pytest.raises(UserError, match="global batch of 6"):
         data.train_dataloader()
-
-
-def test_labels_are_those_of_the_model_by_name(root: Path) -> None:
-    data = build(root, class_names=["b", "c", "a"])
-    data.setup()
-    assert data.class_names == ["b", "c", "a"]
-    assert data.records["train"].labels.tolist() == [2, 0, 2, 0]
-    assert data.records["val"].labels.tolist() == [2, 0, 2]
-
-
-def test_splits_of_one_data_set_agree_by_name(root: Path) -> None:
-    rows = [(f"{i}.mp4", i % 2) for i in range(4)]
-    data = build(root, {"train": (rows, ["a", "b"]), "val": (rows, ["B_", "a"])})
-    data.setup()
-    assert data.class_names == ["a", "b"]
-    assert data.records["train"].labels.tolist() == [0, 1, 0, 1]
-    assert data.records["val"].labels.tolist() == [1, 0, 1, 0]
-
-
-def test_a_class_that_the_model_does_not_know(root: Path) -> None:
-    data = build(root, class_names=["a", "x"])
-    with pytest.raises(UserError, match=r"among the 2 of the model: b\. Left over there: x\."):
-        data.setup()
-
-
-def test_each_split_is_read_once(root: Path) -> None:
-    data = build(root)
-    data.setup()
-    data.setup("fit")
-    data.setup("test")
-    assert data.asked == ["train", "val"]
-    assert data.records["test"] is data.records["val"]
-    only = build(root)
-    only.setup("test")
-    assert only.asked == ["val"]
-    assert list(only.records) == ["test"]
-
-
-def test_other_split_names(root: Path) -> None:
-    rows = [("0.mp4", 0)]
-    given = {name: (rows * n, ["a"]) for n, name in enumerate(("t", "v", "s"), start=1)}
-    data = build(root, given, train_split="t", val_split="v", test_split="s")
-    data.setup()
-    assert {role: len(records) for role, records in data.records.items()} == {
-        "train": 1, "val": 2, "test": 3,
-    }  # fmt: skip
 
 
 def test_training_loader_starts_where_the_run_stands(root: Path) -> None:
