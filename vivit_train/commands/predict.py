@@ -3,8 +3,10 @@
   vivit predict RUN clip.mp4 other.webm
   vivit predict RUN/checkpoints/last.ckpt clips/ --csv out.csv
   vivit predict owner/name clip.mp4 --top-k 3 --json
+  vivit predict RUN film.mp4 --window 2s --every 1s --timeline film.srt
 
 A folder is searched for videos, with all below it. Exits with 1 if a video cannot be decoded.
+With --window one long video gets a timeline: rows of start, end, class and probability.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from vivit_train.errors import UserError
 from vivit_train.io.files import user_path, write_whole, written_whole
 from vivit_train.io.progress import progress
 from vivit_train.io.terminal import csv_text, say, say_json
+from vivit_train.timeline import command as timeline
 
 if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video, or a folder of them")
-    parser.add_argument("--top-k", type=int, default=5, help="classes to give (default 5)")
+    parser.add_argument("--top-k", type=int, help="classes to give (default 5)")
     parser.add_argument(
         "--views",
         metavar="TEMPORALxSPATIAL",
@@ -42,12 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--csv", type=user_path, metavar="FILE", help="write a table with a row for each video"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
+    timeline.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts; a video that cannot be decoded is named, and the exit code is then 1."""
-    if arguments.top_k < 1:
-        raise UserError(f"--top-k must be 1 or more, got {arguments.top_k}")
+    if (options := timeline.options_of(arguments)) is not None:
+        return timeline.run(load_on_device(arguments.checkpoint, arguments.device), options)
+    top_k = 5 if arguments.top_k is None else arguments.top_k
+    if top_k < 1:
+        raise UserError(f"--top-k must be 1 or more, got {top_k}")
     views = parse_views(arguments.views) if arguments.views else None
     if arguments.csv is not None:
         check_place(arguments.csv)
@@ -57,11 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     videos = videos_in(arguments.videos)
     classifier = load_on_device(arguments.checkpoint, arguments.device)
     warn_of_rates(classifier, videos)
+    timeline.hint_at_timelines(classifier, videos)
     predictions: list[Prediction] = []
     is_text = not arguments.json and arguments.csv is None  # which shows by itself how far it is
     try:
         with nullcontext(lambda _: None) if is_text else progress(len(videos)) as advance:
-            for prediction in classifier.predictions(videos, arguments.top_k, views):
+            for prediction in classifier.predictions(videos, top_k, views):
                 predictions.append(prediction)
                 advance("predicted" if prediction.error is None else "failed")
                 if is_text or (prediction.error is not None and not arguments.json):

@@ -1,4 +1,4 @@
-"""How far work on many videos is: a bar, or lines where the output is no terminal."""
+"""How far work on videos or parts of them is: a bar, or lines where the output is no terminal."""
 
 import sys
 import time
@@ -14,11 +14,11 @@ def progress(total: int, line_seconds: float = 10) -> Iterator[Callable[[str], N
     """A bar with the time left, or a line now and then where there is no terminal.
 
     Args:
-        total: Videos to go through.
+        total: Videos, or parts of one, to go through.
         line_seconds: Between two lines, where there is no terminal.
 
     Yields:
-        What to call after each video, with what became of it in a word.
+        What to call after each, with what became of it in a word.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

@@ -155,13 +155,9 @@ class VideoReader:
         Raises:
             DecodeError: If an index is outside the video or one of the frames does not decode.
         """
-        if self._closed:
-            raise DecodeError(self.path, "the reader is closed")
         # Forward and once each: going back would decode again from a key frame.
         wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        for index in wanted[[0, -1]]:
-            if not 0 <= index < self.num_frames:
-                raise DecodeError(self.path, f"there is no frame {index}, only {self.num_frames}")
+        self._check_there(wanted[[0, -1]])
         sizes = set()
 
         def check_and_resize(frame: np.ndarray) -> np.ndarray:
@@ -177,6 +173,43 @@ class VideoReader:
             raise  # by `resize`
         except Exception as error:
             raise DecodeError(self.path, _reason(error)) from error
+
+    def stream(
+        self, indices: np.ndarray, resize: OnFrame | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode frames forward, and give each as soon as it is there: none is decoded twice.
+
+        Args:
+            indices: int64 [N], frame numbers that ascend, each once.
+            resize: As for `read`.
+
+        Yields:
+            The number of a frame, and the frame: uint8 [H, W, 3] as by `read`.
+
+        Raises:
+            DecodeError: As by `read`, when the frame is met.
+        """
+        self._check_there(indices[[0, -1]])
+        size = None
+        frames = zip(indices.tolist(), self._backend.stream(indices.tolist()))
+        while True:
+            try:
+                index, frame = next(frames)
+                if size not in (None, frame.shape[:2]):
+                    raise ValueError(f"frame {index} differs in size from those before it")
+            except StopIteration:
+                return
+            except Exception as error:
+                raise DecodeError(self.path, _reason(error)) from error
+            size = frame.shape[:2]
+            yield index, resize(frame) if resize else frame
+
+    def _check_there(self, indices: np.ndarray) -> None:
+        if self._closed:
+            raise DecodeError(self.path, "the reader is closed")
+        for index in indices:
+            if not 0 <= index < self.num_frames:
+                raise DecodeError(self.path, f"there is no frame {index}, only {self.num_frames}")
 
     def decode_all(self) -> Iterator[int]:
         """Decode every frame in order and keep none, whatever the length.

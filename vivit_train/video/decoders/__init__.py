@@ -30,6 +30,10 @@ class Backend(Protocol):
         """Sorted, distinct, existing frames, of which only one is held as it was decoded."""
         ...
 
+    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """The same frames one by one, each as it was decoded, without decoding any twice."""
+        ...
+
     def decode_all(self) -> Iterator[int]:
         """Decodes every frame in order; yields how many there have been."""
         ...

@@ -258,6 +258,17 @@ class PyAV:
             if index in wanted:
                 yield to_rgb(frame, self._reformatter)
 
+    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """From the first frame on: going by key frames would decode again where one is false."""
+        due = iter(wanted)
+        index = next(due, None)
+        for place, frame in enumerate(self._all_frames() if wanted else ()):
+            if place == index:
+                yield to_rgb(frame, self._reformatter)
+                index = next(due, None)
+                if index is None:
+                    return
+
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""
         for count, frame in zip(range(1, self.num_frames + 1), self._all_frames()):

@@ -49,7 +49,11 @@ class TorchCodec:
 
     def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
         """One after the other: a batch would hold them all as decoded."""
-        return [on_frame(self._frame(index)) for index in wanted]
+        return [on_frame(frame) for frame in self.stream(wanted)]
+
+    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """One by one."""
+        return (self._frame(index) for index in wanted)
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""

@@ -1,0 +1,1 @@
+"""Timelines: what a long video shows, and when."""

@@ -1,0 +1,107 @@
+"""From the logits of windows to the rows of a timeline."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivit_train.classifier import Classifier, NonFiniteLogits
+from vivit_train.prediction import Guess, prediction_of
+
+# Clips that the model gets at once.
+BATCH = 8
+
+
+class Row(NamedTuple):
+    """What is shown from ``start`` to ``end``, in seconds; the probability is a fraction."""
+
+    start: float
+    end: float
+    name: str
+    probability: float
+
+
+class Joiner:
+    """Makes rows of spans that come in order: neighbours of one class are one.
+
+    A row's probability is the mean over its spans.
+
+    Args:
+        threshold: A span of a lower probability is in no row.
+    """
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.threshold = threshold
+        self._spans: list[tuple[float, float]] = []  # start and end of the row that goes on
+        self._name = ""
+        self._sum, self._number = 0.0, 0
+
+    def add(self, span: tuple[float, float], guess: Guess) -> Row | None:
+        """Adds a span; gives the row that ended with it, if one did."""
+        name, probability = guess
+        is_shown = probability >= self.threshold
+        if self._spans and is_shown and name == self._name:
+            self._spans = [(self._spans[0][0], span[1])]
+            self._sum, self._number = self._sum + probability, self._number + 1
+            return None
+        ended = self.end()
+        if is_shown:
+            self._spans, self._name, self._sum, self._number = [span], name, probability, 1
+        return ended
+
+    def end(self) -> Row | None:
+        """The row that goes on, if one does: it ends here."""
+        if not self._spans:
+            return None
+        ((start, end),) = self._spans
+        self._spans = []
+        return Row(start, end, self._name, self._sum / self._number)
+
+
+def smoothed(values: Iterable[Tensor], number: int) -> Iterator[Tensor]:
+    """The mean of each value and its neighbours, ``number`` in all; at the ends of those there are.
+
+    Of an even number one more comes after than before.
+    """
+    after = number // 2
+    before = number - 1 - after
+    held: deque[Tensor] = deque(maxlen=number)
+    seen = 0
+    for value in values:
+        held.append(value)
+        seen += 1
+        if seen > after:
+            yield torch.stack([*held]).mean(dim=0)
+    for left in range(min(after, seen), 0, -1):
+        yield torch.stack([*held][-(before + left) :]).mean(dim=0)
+
+
+@torch.no_grad()
+def probabilities(
+    classifier: Classifier, clips: Iterator[np.ndarray], video: str
+) -> Iterator[Tensor]:
+    """What each clip may show: float ``[K]`` on the CPU, which adds up to 1 for each head.
+
+    Args:
+        classifier: In evaluation mode.
+        clips: uint8 ``[T, h, w, 3]``.
+        video: Its name, for the message.
+
+    Raises:
+        NonFiniteLogits: If logits say nothing.
+    """
+    while batch := list(islice(clips, BATCH)):
+        logits = classifier(np.stack(batch)).float().cpu()  # [B, K]
+        if not logits.isfinite().all():
+            raise NonFiniteLogits(video)
+        heads = list(classifier.heads.values()) or [logits.shape[1]]
+        yield from torch.cat([part.softmax(dim=1) for part in logits.split(heads, dim=1)], dim=1)
+
+
+def guess_of(probability: Tensor, class_names: list[str], heads: Mapping[str, int]) -> Guess:
+    """The most probable class of `probabilities`; of several heads the action."""
+    return prediction_of(None, probability.log(), class_names, heads, top_k=1).classes[0]

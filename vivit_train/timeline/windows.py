@@ -1,0 +1,132 @@
+"""Windows that slide over a film, and the clip of each; every frame is decoded once at most."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from vivit_train.errors import UserError
+from vivit_train.transforms.shrink import Shrink
+from vivit_train.video.decode import VideoReader
+from vivit_train.video.sampling import ROUNDING, frames_at
+
+UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "": 1.0}
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """``2s``, ``0.5``, ``500ms`` or ``1min`` as seconds.
+
+    Args:
+        option: Its name, for the message.
+        text: What was given.
+
+    Raises:
+        UserError: If it is no time, or not above 0.
+    """
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s|min|)", text.strip())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if seconds < 1e-3:
+        raise UserError(f"{option} {text}: expected a time of 1 ms or more, e.g. 2s or 500ms")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where windows lie in a film of some seconds; of a shorter film there is one, all of it.
+
+    Attributes:
+        duration: Seconds of the film.
+        window: Seconds of a window.
+        every: Seconds from the beginning of a window to that of the next. The last window ends
+            with the film, and so may begin earlier.
+    """
+
+    duration: float
+    window: float
+    every: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a window, at most those of the film."""
+        return min(self.window, self.duration)
+
+    def __len__(self) -> int:
+        return ceil((self.duration - self.seconds) / self.every - ROUNDING) + 1
+
+    def start(self, number: int) -> float:
+        """When a window begins, in seconds."""
+        return min(number * self.every, self.duration - self.seconds)
+
+    def span(self, number: int) -> tuple[float, float]:
+        """The seconds that a window speaks for: those of which its middle is the nearest.
+
+        Together the spans are the film, without gaps and overlaps.
+        """
+        return self._border(number), self._border(number + 1)
+
+    def _border(self, number: int) -> float:
+        """Where the span of a window begins, and that of the one before it ends."""
+        if number in (0, len(self)):
+            return self.duration if number else 0.0
+        return (self.start(number - 1) + self.start(number) + self.seconds) / 2
+
+    def moments(self, number: int, clip_frames: int) -> np.ndarray:
+        """When the frames of a window's clip are shown: where its T equal parts begin.
+
+        Returns:
+            Float ``[T]``, seconds.
+        """
+        return self.start(number) + np.arange(clip_frames) * (self.seconds / clip_frames)
+
+
+class Ring:
+    """The frames that a window may still need, as they come.
+
+    Args:
+        frames: Numbers and frames, uint8 ``[h, w, 3]``, forward.
+
+    Attributes:
+        held: Number -> frame: never more than lie within one window.
+    """
+
+    def __init__(self, frames: Iterator[tuple[int, np.ndarray]]) -> None:
+        self.frames = frames
+        self.held: dict[int, np.ndarray] = {}
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The clip of the next window.
+
+        Args:
+            indices: int64 ``[T]``, ascending, and none before those of the windows so far.
+
+        Returns:
+            uint8 ``[T, h, w, 3]``.
+        """
+        first, last = int(indices[0]), int(indices[-1])
+        self.held = {index: frame for index, frame in self.held.items() if index >= first}
+        while last not in self.held:
+            index, frame = next(self.frames)
+            if index >= first:
+                self.held[index] = frame
+        return np.stack([self.held[index] for index in indices.tolist()])
+
+
+def clips(
+    video: VideoReader, windows: Windows, clip_frames: int, shrink: Shrink
+) -> Iterator[np.ndarray]:
+    """The clip of each window, in order: uint8 ``[T, h, w, 3]``.
+
+    In memory are the frames of one window, and 9 bytes for each frame of the film.
+
+    Raises:
+        DecodeError: When a frame is met that does not decode.
+    """
+    shown_at = video.shown_at
+    is_wanted = np.zeros(video.num_frames, bool)
+    for number in range(len(windows)):
+        is_wanted[frames_at(shown_at, windows.moments(number, clip_frames))] = True
+    ring = Ring(video.stream(np.flatnonzero(is_wanted), shrink))
+    for number in range(len(windows)):
+        yield ring.take(frames_at(shown_at, windows.moments(number, clip_frames)))
