@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.timeline.conftest import Seer
+from vivit_train.classifier import NonFiniteLogits
+from vivit_train.timeline.rows import Joiner, Row, guess_of, probabilities, smoothed
+
+
+def joined(guesses: list[tuple[str, float]], threshold: float = 0.0) -> list[Row]:
+    joiner = Joiner(threshold)
+    rows = [joiner.add((i, i + 1), guess) for i, guess in enumerate(guesses)]
+    return [row for row in (*rows, joiner.end()) if row is not None]
+
+
+def test_neighbours_of_one_class_are_joined() -> None:
+    rows = joined([("a", 0.5), ("a", 0.75), ("b", 0.5), ("a", 0.25)])
+    assert rows == [Row(0, 2, "a", 0.625), Row(2, 3, "b", 0.5), Row(3, 4, "a", 0.25)]
+
+
+def test_what_is_below_the_threshold_is_in_no_row_and_parts_rows() -> None:
+    rows = joined([("a", 0.5), ("a", 0.4), ("a", 0.5), ("b", 0.1)], threshold=0.5)
+    assert rows == [Row(0, 1, "a", 0.5), Row(2, 3, "a", 0.5)]
+
+
+def test_nothing_gives_no_row() -> None:
+    assert joined([]) == []
+    assert joined([("a", 0.1)], threshold=0.2) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("length", [0, 1, 4, 7])
+def test_smoothing_is_the_mean_of_the_neighbours(number: int, length: int) -> None:
+    values = torch.rand(length, 3, generator=torch.Generator().manual_seed(0))
+    found = list(smoothed(iter(values), number))
+    assert len(found) == length
+    for i, mean in enumerate(found):
+        first = max(0, i - (number - 1) // 2)
+        torch.testing.assert_close(mean, values[first : i + number // 2 + 1].mean(dim=0))
+
+
+class Told(Seer):
+    """One that gives these logits."""
+
+    def __init__(self, logits: list[list[float]], heads: dict[str, int]) -> None:
+        super().__init__()
+        self.logits, self.heads = torch.tensor(logits), heads
+
+    def __call__(self, clips: np.ndarray) -> torch.Tensor:
+        return self.logits[: len(clips)]
+
+
+def test_the_best_of_several_heads() -> None:
+    clip = np.zeros((4, 8, 8, 3), np.uint8)
+    logits = [[0.0, 1.0, 2.0, 0.0, 1.0]]
+    (found,) = probabilities(Told(logits, {"noun": 2, "verb": 3}), iter([clip]), "film")
+    nouns, verbs = torch.tensor(logits[0]).split([2, 3])
+    name, probability = guess_of(
+        found, ["tap", "pan", "open", "shut", "wash"], {"noun": 2, "verb": 3}
+    )
+    assert name == "pan, open"
+    assert probability == pytest.approx(float(nouns.softmax(0)[1] * verbs.softmax(0)[0]))
+
+
+def test_a_class_of_no_probability() -> None:
+    assert guess_of(torch.tensor([0.0, 1.0]), ["a", "b"], {}) == ("b", 1.0)
+
+
+def test_logits_that_say_nothing() -> None:
+    clip = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(NonFiniteLogits, match=r"^film: the logits are NaN"):
+        next(probabilities(Told([[float("nan"), 1.0]], {}), iter([clip]), "film"))

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.timeline.conftest import Seer
+from vivit_train.errors import UserError
+from vivit_train.timeline import windows
+from vivit_train.timeline.windows import Ring, Windows, clips, parse_seconds
+from vivit_train.transforms.shrink import for_evaluation
+from vivit_train.video.decode import VideoReader
+from vivit_train.video.decoders.pyav import PyAV
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2), ("0.5", 0.5), (".5s", 0.5), ("500ms", 0.5), ("1.5min", 90)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_seconds("--window", text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "0", "0.1ms", "2 h", "nan", "inf", "1e3", "²s"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match=r"--every .*: expected a time of 1 ms or more, e.g. 2s"):
+        parse_seconds("--every", text)
+
+
+def test_where_windows_lie() -> None:
+    """By hand: the last one ends with the film, and what they speak for is all of it."""
+    film = Windows(duration=5.5, window=2, every=1)
+    assert [film.start(n) for n in range(len(film))] == [0, 1, 2, 3, 3.5]
+    spans = [film.span(n) for n in range(len(film))]
+    assert spans == [(0, 1.5), (1.5, 2.5), (2.5, 3.5), (3.5, 4.25), (4.25, 5.5)]
+
+
+@pytest.mark.parametrize(
+    ("duration", "window", "every", "number"),
+    [(6, 2, 1, 5), (2, 2, 1, 1), (1, 2, 1, 1), (0.9, 0.3, 0.1, 7), (10, 1, 3, 4)],
+)
+def test_how_many_there_are(duration: float, window: float, every: float, number: int) -> None:
+    film = Windows(duration, window, every)
+    assert len(film) == number
+    assert film.span(0)[0] == 0
+    assert film.span(number - 1)[1] == duration
+
+
+def test_moments_are_even_and_a_short_film_is_one_window() -> None:
+    assert Windows(9, 2, 1).moments(3, 4).tolist() == [3, 3.5, 4, 4.5]
+    assert Windows(1, 2, 1).moments(0, 4).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def windows_of(path: Path, window: float, every: float, clip_frames: int = 4) -> list[np.ndarray]:
+    with VideoReader(path) as video:
+        film = Windows(float(video.shown_at[-1]), window, every)
+        return list(clips(video, film, clip_frames, for_evaluation(Seer.processor)))
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "uneven.mp4"])
+def test_frames_are_those_on_the_screen(films: dict[str, Path], name: str) -> None:
+    """Found by time stamps that were not read by the reader: at 0.4 k + 0.1 j s."""
+    import av
+
+    with av.open(str(films[name])) as container:
+        by_time = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode()]
+    found = windows_of(films[name], 0.4, 0.4)
+    assert len(found) == 10
+    for k, clip in enumerate(found[:9]):
+        for j, frame in enumerate(clip):
+            moment = 0.4 * k + 0.1 * j + 1e-4
+            due = [picture for time, picture in by_time if time <= moment][-1]
+            assert np.array_equal(frame, due), (k, j)
+
+
+def test_each_frame_is_decoded_once(
+    films: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, held = [], []
+    frames, take = PyAV._frames, Ring.take
+
+    def count(reader: PyAV, start: int):
+        for frame in frames(reader, start):
+            decoded.append(frame.pts)
+            yield frame
+
+    def look(ring: Ring, indices: np.ndarray) -> np.ndarray:
+        clip = take(ring, indices)
+        held.append(len(ring.held))
+        return clip
+
+    monkeypatch.setattr(PyAV, "_frames", count)
+    monkeypatch.setattr(windows.Ring, "take", look)
+    found = windows_of(films["film.mp4"], 0.8, 0.04, clip_frames=16)
+    assert len(found) == 81
+    assert len(decoded) == len(set(decoded)) <= 100
+    assert max(held) <= 20  # frames in 0.8 s, of 100
+    assert len(held) == 81
+
+
+def test_large_frames_are_shrunk_as_they_come(films: dict[str, Path]) -> None:
+    """32x64 pixels are more than four times 8x16."""
+    from vivit_train.transforms.processor import Processor
+
+    small = Processor(crop_size=8, size=8)
+    with VideoReader(films["film.mp4"]) as video:
+        (first, *_) = clips(video, Windows(4, 1, 1), 4, for_evaluation(small))
+    assert first.shape == (4, 8, 16, 3)
