@@ -38,8 +38,10 @@ def label_film(
 
     def draw(index: int, picture: np.ndarray) -> np.ndarray:
         advance("drawn")
-        place = bisect_right(starts, shown_at[index] + ROUNDING) - 1
-        if place < 0 or shown_at[index] + ROUNDING >= rows[place].end:
+        # The first may be shown a little before 0, which is as early as a tick of time allows.
+        shown = max(0.0, shown_at[index]) + ROUNDING
+        place = bisect_right(starts, shown) - 1
+        if place < 0 or shown >= rows[place].end:
             return picture
         return labelled(picture, f"{rows[place].name} {rows[place].probability:.0%}")
 
