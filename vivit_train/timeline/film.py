@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from vivit_train.io.terminal import printable
 from vivit_train.timeline.rows import Row
 from vivit_train.video.decode import VideoReader
-from vivit_train.video.sampling import ROUNDING
 from vivit_train.video.write import redraw_video
 
+# Seconds by which a frame's time may be too early, as containers round it to their ticks.
+ROUNDED = 1e-3
 LEAST_FONT_PX = 10
 FRAME_PARTS = 18  # of a frame's height that a line of text takes one
 
@@ -38,8 +39,7 @@ def label_film(
 
     def draw(index: int, picture: np.ndarray) -> np.ndarray:
         advance("drawn")
-        # The first may be shown a little before 0, which is as early as a tick of time allows.
-        shown = max(0.0, shown_at[index]) + ROUNDING
+        shown = shown_at[index] + ROUNDED
         place = bisect_right(starts, shown) - 1
         if place < 0 or shown >= rows[place].end:
             return picture
