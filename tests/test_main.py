@@ -40,7 +40,8 @@ def test_options_stand_between_words(parsed) -> None:
 @pytest.mark.parametrize("verb", __main__.VERBS)
 def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
     needed = {
-        "compare": ["RUN"], "evaluate": ["RUN"], "predict": ["RUN", "clip.mp4"],
+        "compare": ["RUN"], "evaluate": ["RUN"], "explain": ["RUN", "clip.mp4"],
+        "predict": ["RUN", "clip.mp4"],
         "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
         "report": ["RUN"],
         "show-batch": ["--output", "x"],

@@ -16,6 +16,7 @@ VERBS = (
     "describe",
     "doctor",
     "evaluate",
+    "explain",
     "export",
     "predict",
     "prepare",

@@ -1,0 +1,159 @@
+"""Show where and when a model looked: its attention, as heat over the frames of a video.
+
+  vivit explain RUN clip.mp4
+  vivit explain RUN clip.mp4 --class "playing guitar" --output looked
+
+The clip is the one in the middle of the video, cropped at the centre: what `vivit predict --views
+1x1` sees. Without --class the heat is attention rollout, which is of no class in particular.
+Writes heat.png (frames, and below them the same with heat) and heat.mp4.
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vivit_train.errors import UserError
+from vivit_train.io.files import user_path, written_whole
+from vivit_train.io.terminal import printable, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vivit_train.classifier import Classifier
+
+FILES = ("heat.png", "heat.mp4")
+SOURCE_FPS = 30  # of videos that tell no rate
+
+
+class Looked(NamedTuple):
+    """Where a model looked in a clip.
+
+    Attributes:
+        frames: uint8 ``[T, H, W, 3]``; large ones as they were resized for the model.
+        heat: Float ``[T, H, W]``, see `explain.heat.on_frames`.
+        even: The heat of a token if all had the same.
+        name: The class that is explained, or the most probable one.
+        probability: Its, a fraction.
+        fps: Frames of the clip per second.
+    """
+
+    frames: "np.ndarray"
+    heat: "np.ndarray"
+    even: float
+    name: str
+    probability: float
+    fps: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument(
+        "checkpoint", help="a run, a checkpoint, an exported or Hugging Face folder, a hub id"
+    )
+    parser.add_argument("video", type=user_path, help="a video")
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="what speaks for this class (default: "
+        "attention rollout, of no class)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=user_path, metavar="FOLDER",
+        help="folder to write to (default: explain_<name of the video>, here)",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the pictures, and prints the class and their paths."""
+    folder = arguments.output or Path(f"explain_{printable(arguments.video.stem)}")
+    check_folder(folder)
+
+    from vivit_train.commands.predict import load_on_device
+    from vivit_train.explain.heat import overlay, strip
+    from vivit_train.video.write import write_video
+
+    classifier = load_on_device(arguments.checkpoint, None)
+    looked = look_at(classifier, arguments.video, arguments.class_name)
+    what = "attention for the class" if arguments.class_name else "attention rollout"
+    told = f"{looked.probability:.4f}  {looked.name}"
+    laid = overlay(looked.frames, looked.heat, looked.even)
+    with written_whole(folder / FILES[0]) as file:
+        strip(looked.frames, laid, [told, what]).save(file, "PNG")
+    write_video(folder / FILES[1], laid, max(1, round(looked.fps)))
+    say(f"  {told}")
+    for name in FILES:
+        say(folder / name)
+    return 0
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a place that holds what this command did not write.
+
+    Raises:
+        UserError: Then.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; give a folder")
+    if folder.exists() and (foreign := {path.name for path in folder.iterdir()} - set(FILES)):
+        raise UserError(
+            f"{folder} holds something else ({min(foreign)}): name an empty or a new folder with "
+            "--output"
+        )
+
+
+def look_at(classifier: "Classifier", video: Path, class_name: str | None = None) -> Looked:
+    """Where a classifier looks in the middle clip of a video.
+
+    Args:
+        classifier: In evaluation mode.
+        video: A file.
+        class_name: What is explained; ``None``: attention rollout.
+
+    Raises:
+        UserError: If there is no such class, or nothing to show.
+        DecodeError: If the video cannot be decoded.
+        NonFiniteLogits: If the logits say nothing.
+    """
+    import torch
+
+    from vivit_train.classifier import NonFiniteLogits
+    from vivit_train.explain.heat import on_frames
+    from vivit_train.explain.rollout import heat_of
+    from vivit_train.prediction import prediction_of
+    from vivit_train.transforms.shrink import for_evaluation
+    from vivit_train.video.decode import VideoReader
+
+    names = classifier.class_names
+    index = None if class_name is None else index_of(class_name, names)
+    sampling, model, processor = classifier.sampling, classifier.model, classifier.processor
+    with VideoReader(video) as reader:
+        indices = sampling.spread(reader, 1)[0]
+        frames = reader.read(indices, for_evaluation(processor))  # [T, H, W, 3]
+        fps = reader.fps or SOURCE_FPS
+        seconds = sampling.seconds(fps) or reader.num_frames / fps
+    weight = model.head.weight
+    clip = processor(torch.from_numpy(frames)[None].to(weight.device)).to(weight.dtype)
+    logits, heat = heat_of(model, clip, index)
+    if not logits.isfinite().all():
+        raise NonFiniteLogits(video)
+    prediction = prediction_of(str(video), logits.cpu(), names, classifier.heads, None)
+    name, probability = prediction.name, prediction.probability
+    if class_name is not None:
+        parts = prediction.heads.values() if prediction.heads else [prediction.classes]
+        name, probability = class_name, dict(guess for part in parts for guess in part)[class_name]
+    on_pixels = on_frames(heat.cpu().numpy(), model.embed, processor, frames.shape[:3])
+    return Looked(frames, on_pixels, 1 / heat.numel(), name, probability, len(frames) / seconds)
+
+
+def index_of(class_name: str, names: list[str]) -> int:
+    """The place of a class among the logits.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    if class_name not in names:
+        near = difflib.get_close_matches(class_name, names) or names[:3]
+        raise UserError(
+            f"--class {class_name}: the model has {len(names)} classes and none of this name; "
+            f"near are {', '.join(near)}"
+        )
+    return names.index(class_name)
