@@ -27,7 +27,7 @@ def test_a_marked_tubelet_is_that_of_the_pixels(size: tuple[int, int], do_resize
         frames = torch.from_numpy(np.repeat(marked[..., None], 3, -1).astype(np.uint8) * 255)
         clip = (processor(frames[None])[0].mean(0) + 1) / 2  # [T, h, w] in [0, 1]
         lit = clip.reshape(2, 2, 4, 4, 4, 4).mean((1, 3, 5)).numpy()  # of each token
-        assert lit[place] > 0.7
+        assert lit[place] == lit.max() > 0.5
         assert lit.sum() - lit[place] < 0.3 * 4
 
 

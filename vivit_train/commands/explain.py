@@ -69,10 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vivit_train.commands.predict import load_on_device
     from vivit_train.explain.heat import overlay, strip
+    from vivit_train.video.decode import DecodeError
     from vivit_train.video.write import write_video
 
     classifier = load_on_device(arguments.checkpoint, None)
-    looked = look_at(classifier, arguments.video, arguments.class_name)
+    try:
+        looked = look_at(classifier, arguments.video, arguments.class_name)
+    except DecodeError as error:
+        raise UserError(str(error)) from error
     what = "attention for the class" if arguments.class_name else "attention rollout"
     told = f"{looked.probability:.4f}  {looked.name}"
     laid = overlay(looked.frames, looked.heat, looked.even)
