@@ -57,7 +57,7 @@ def test_pictures(explain, video: Path, tmp_path: Path, monkeypatch: pytest.Monk
     with VideoReader(folder / "heat.mp4") as reader:
         assert reader.read([0]).shape[1:] == (32, 40, 3)
         assert reader.num_frames == 4
-    assert Image.open(folder / "heat.png").size[0] == 4 * 180
+    assert Image.open(folder / "heat.png").size[0] == 4 * 182
     # Once more, into the same folder, for a class.
     code, out, _ = explain(video, "--class", "moving_up")
     assert (code, out.split()[1]) == (0, "moving_up")

@@ -82,9 +82,10 @@ def test_strip() -> None:
     laid = frames + 200
     picture = strip(frames, laid, ["0.9  \x1b[2J\u202eevil", "rollout"])
     width, height = picture.size
-    assert width == MOST_COLUMNS * round(144 * 40 / 30)
+    assert width == MOST_COLUMNS * (round(144 * 40 / 30) + 2)
     pixels = np.asarray(picture)
-    assert (pixels[-144:] == 200).all()
-    assert (pixels[-288:-144] == 0).all()
-    assert pixels[: height - 288].any()  # text
-    assert strip(frames[:1], laid[:1], []).size[0] == 192
+    assert (pixels[-146:-2, :192] == 200).all()
+    assert (pixels[-146:-2, -194:-2] == 200).all()
+    assert (pixels[-292:-146] == 0).all()
+    assert pixels[: height - 292].any()  # text
+    assert strip(frames[:1], laid[:1], []).size[0] == 194

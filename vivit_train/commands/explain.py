@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.output or Path(f"explain_{printable(arguments.video.stem)}")
     check_folder(folder)
 
+    import numpy as np
+
     from vivit_train.commands.predict import load_on_device
     from vivit_train.explain.heat import overlay, strip
     from vivit_train.video.decode import DecodeError
@@ -77,11 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
         looked = look_at(classifier, arguments.video, arguments.class_name)
     except DecodeError as error:
         raise UserError(str(error)) from error
-    what = "attention for the class" if arguments.class_name else "attention rollout"
+    what = "what speaks for the class" if arguments.class_name else "attention rollout"
+    peak = f"{float(np.nanmax(looked.heat)) / looked.even:.1f}"
     told = f"{looked.probability:.4f}  {looked.name}"
     laid = overlay(looked.frames, looked.heat, looked.even)
     with written_whole(folder / FILES[0]) as file:
-        strip(looked.frames, laid, [told, what]).save(file, "PNG")
+        strip(looked.frames, laid, [told, f"{what}; at most {peak} times the even share"]).save(
+            file, "PNG"
+        )
     write_video(folder / FILES[1], laid, max(1, round(looked.fps)))
     say(f"  {told}")
     for name in FILES:

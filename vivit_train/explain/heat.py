@@ -9,7 +9,7 @@ from vivit_train.io.terminal import printable
 from vivit_train.model.embedding import TubeletEmbedding, uniform_frames
 from vivit_train.transforms.processor import Processor
 
-MOST_COLUMNS, PANEL_HEIGHT, FONT_SIZE = 8, 144, 13
+MOST_COLUMNS, PANEL_HEIGHT, GAP, FONT_SIZE = 8, 144, 2, 13  # pixels but for the first
 BACKGROUND = 0.45  # brightness of the grey frame below the heat
 UNSEEN = 0.15  # and where the model saw nothing
 
@@ -63,7 +63,8 @@ def overlay(frames: np.ndarray, heat: np.ndarray, even: float) -> np.ndarray:
     """Grey frames with the heat over them, from black through red to white.
 
     A token with its even share or less has no colour; white is the hottest, or twice the even
-    share if that is more: heat that is nearly even shows nearly nothing.
+    share if that is more: heat that is nearly even shows nearly nothing. Between them colour goes
+    by the square root, as few tokens often have most of the heat.
 
     Args:
         frames: uint8 ``[T, H, W, 3]``.
@@ -76,11 +77,11 @@ def overlay(frames: np.ndarray, heat: np.ndarray, even: float) -> np.ndarray:
     excess = np.clip(np.nan_to_num(heat, nan=0.0) / even - 1, 0, None)
     scale = max(1.0, float(excess.max()))
     laid = np.empty_like(frames)
-    for frame, seen, level, out in zip(frames, ~np.isnan(heat), excess / scale, laid):
+    for frame, seen, level, out in zip(frames, ~np.isnan(heat), np.sqrt(excess / scale), laid):
         grey = frame.mean(axis=-1) * np.where(seen, BACKGROUND, UNSEEN)  # [H, W]
         colour = np.clip(3 * level[..., None] - np.arange(3), 0, 1) * 255  # [H, W, 3]
-        # Half of the grey stays under the hottest, so that its content can be seen.
-        alpha = np.sqrt(level)[..., None] * 0.75
+        # Some grey stays under the hottest, so that its content can be seen.
+        alpha = level[..., None] * 0.75
         out[:] = np.rint((1 - alpha) * grey[..., None] + alpha * colour)
     return laid
 
@@ -97,12 +98,13 @@ def strip(frames: np.ndarray, laid: np.ndarray, lines: Sequence[str]) -> Image.I
     columns = np.linspace(0, num_frames - 1, min(num_frames, MOST_COLUMNS)).round().astype(int)
     size = (max(1, round(width * PANEL_HEIGHT / height)), PANEL_HEIGHT)
     top = 8 + len(lines) * (FONT_SIZE + 5)
-    picture = Image.new("RGB", (size[0] * len(columns), top + 2 * PANEL_HEIGHT))
+    step = (size[0] + GAP, size[1] + GAP)
+    picture = Image.new("RGB", (step[0] * len(columns), top + 2 * step[1]))
     text = "\n".join(printable(line) for line in lines)
     font = ImageFont.load_default(FONT_SIZE)
     ImageDraw.Draw(picture).multiline_text((6, 4), text, fill="white", font=font)
     for row, images in enumerate((frames, laid)):
         for place, index in enumerate(columns):
             panel = Image.fromarray(images[index]).resize(size)
-            picture.paste(panel, (place * size[0], top + row * PANEL_HEIGHT))
+            picture.paste(panel, (place * step[0], top + row * step[1]))
     return picture
