@@ -26,7 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit_train.errors import UserError
-from vivit_train.model.encoder import Encoder, FactorisedBlock, FactorisedDotProductAttention
+from vivit_train.model.encoder import (
+    Block,
+    Encoder,
+    FactorisedBlock,
+    FactorisedDotProductAttention,
+)
 from vivit_train.model.layers import Attention
 from vivit_train.model.vivit import ViViT
 
@@ -169,6 +174,7 @@ def attentions(encoder: Encoder) -> Iterator[tuple[Attention, bool]]:
                 over_time = axis == "time"
                 yield (block.temporal_attn if over_time else block.attn), over_time
         else:
+            assert isinstance(block, Block)
             yield block.attn, False
 
 
