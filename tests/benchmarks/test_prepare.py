@@ -28,7 +28,7 @@ def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["--sizes", "720p", "--seconds", "1", "--clips", "2", "--keyframe-intervals", "4"]
     report = benchmark.main([*arguments, "--output", str(output)])
     assert json.loads(output.read_text()) == report
-    assert report.keys() == {"date", "versions", "settings", "results"}
+    assert report.keys() == {"date", "versions", "hardware", "settings", "results"}
     (result,) = report["results"]
     assert result["video"] == "720p.mp4"
     names = [variant["name"] for variant in result["variants"]]

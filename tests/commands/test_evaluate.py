@@ -335,7 +335,7 @@ def test_what_cannot_be_decoded_is_listed_and_wrong(
     assert (results["num_videos"], results["num_videos_scored"]) == (18, 18)
     assert results["views"] == [1, 3]
     out = capsys.readouterr().out.splitlines()
-    assert out[-2] == "undecodable, counted as wrong: bad.mp4, gone.mp4"
+    assert out[-3] == "undecodable, counted as wrong: bad.mp4, gone.mp4"
 
 
 class TestWhereResultsGo:

@@ -213,10 +213,10 @@ def test_keys_that_are_not_ours_take_anything() -> None:
     [
         ("model.attention", arguments.ATTENTIONS),
         ("model.attention_order", (*arguments.ATTENTION_ORDERS, None)),
-        ("model.pooling", arguments.POOLINGS),
+        ("model.pooling", arguments.CHOICES["pooling"]),
         ("model.activation", ACTIVATIONS),
-        ("model.drop_path_style", arguments.DROP_PATH_STYLES),
-        ("model.attention_implementation", arguments.ATTENTION_IMPLEMENTATIONS),
+        ("model.drop_path_style", arguments.CHOICES["drop_path_style"]),
+        ("model.attention_implementation", arguments.CHOICES["attention_implementation"]),
         *((f"model.from_image.{name}", words) for name, words in inflate.CHOICES.items()),
         ("data.frame_order", FRAME_ORDERS),
         ("data.decoder", DECODERS),

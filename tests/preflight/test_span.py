@@ -13,7 +13,6 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from vivit_train import build
 from vivit_train.build import open_data
 from vivit_train.callbacks.same_videos import SameVideos
 from vivit_train.config import compose_config, to_plain
@@ -156,8 +155,9 @@ def opened(small: tuple[str, ...], root: Path, pretrained: Path) -> Opened:
     documented = ["experiment=finetune", "data=folder", f"data.root={root}", "data.num_workers=0"]
     documented.append(f"model.pretrained={pretrained}")
 
-    def open_(*more: str) -> tuple[dict[str, Any], Any]:
-        config, data = open_data(to_plain(compose_config([*documented, *words, *more])), "fit")
+    def open_(*more: str, begun: Any = None) -> tuple[dict[str, Any], Any]:
+        config = to_plain(compose_config([*documented, *words, *more]))
+        config, data = open_data(config, "fit", begun)
         return span.fit_sampling(config, data), data
 
     return open_
@@ -253,13 +253,10 @@ def test_weights_of_whole_videos_keep_that(
     "begun", [{"sampling": "whole"}, {"frame_rate": 4.0, "sampling": "window"}]
 )
 def test_a_resumed_run_keeps_its_choice(
-    begun: dict[str, Any], opened: Opened, monkeypatch: pytest.MonkeyPatch
+    begun: dict[str, Any], opened: Opened, tmp_path: Path
 ) -> None:
-    def read(path: Path, verify: bool) -> Any:
-        return SimpleNamespace(config={"data": dict.fromkeys(CHOICE) | begun})
-
-    monkeypatch.setattr(build, "read_checkpoint", read)
-    config, data = opened("ckpt_path=last.ckpt")
+    values = {"data": dict.fromkeys(CHOICE) | begun}
+    config, data = opened(begun=SimpleNamespace(config=values, run_dir=tmp_path))
     assert choice(config) == begun
     assert data.sampling == Sampling(4, **begun)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from vivit_train import build
 from vivit_train.build import open_data
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.datamodule import VideoDataModule
@@ -45,11 +44,14 @@ def root(tmp_path: Path) -> Path:
 def opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
     """opened(weights, *words) opens a folder of one's own for training from these weights."""
 
-    def open_(weights: Weights | None, *words: str) -> tuple[dict[str, Any], VideoDataModule]:
+    def open_(
+        weights: Weights | None, *words: str, begun: Any = None
+    ) -> tuple[dict[str, Any], VideoDataModule]:
         monkeypatch.setattr(contract, "read_weights", lambda source, with_tensors: weights)
         pretrained = "null" if weights is None else "weights"
         words = (f"model.pretrained={pretrained}", "data=folder", f"data.root={root}", *words)
-        return open_data(to_plain(compose_config([*words, "data.num_workers=0"])))
+        config = to_plain(compose_config([*words, "data.num_workers=0"]))
+        return open_data(config, begun=begun)
 
     return open_
 
@@ -174,19 +176,18 @@ def test_nothing_to_adopt(told: Weights | None, opened: Opened) -> None:
     assert data.processor.settings() == Processor(crop_size=48).settings()
 
 
-def test_a_resumed_run_keeps_its_values(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_values(opened: Opened, tmp_path: Path) -> None:
     """What the words leave open is as the run began with it, whatever the weights say."""
-    begun = {
+    values = {
         "data": {"frame_stride": None, "frame_rate": 4.0, "sampling": "window"},
         "processor": Processor(crop_size=48, do_normalize=True).settings(),
     }
-    saved = SimpleNamespace(config=begun)
-    monkeypatch.setattr(build, "read_checkpoint", lambda path, verify: saved)
-    config, data = opened(weights(OURS), "ckpt_path=last.ckpt")
+    begun = SimpleNamespace(config=values, run_dir=tmp_path)
+    config, data = opened(weights(OURS), begun=begun)
     assert clips(config) == {"frame_rate": 4.0, "sampling": "window"}
     assert data.sampling.frame_rate == 4.0
-    assert config["processor"] == begun["processor"] | {"crop_size": 48}
-    config, data = opened(weights(OURS), "ckpt_path=last.ckpt", "data.frame_stride=3")
+    assert config["processor"] == values["processor"] | {"crop_size": 48}
+    config, data = opened(weights(OURS), "data.frame_stride=3", begun=begun)
     assert clips(config) == {"frame_stride": 3, "sampling": "window"}
     assert data.processor.do_normalize
 

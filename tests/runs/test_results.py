@@ -1,5 +1,6 @@
 """What results.json says."""
 
+import os
 from types import SimpleNamespace
 
 import torch
@@ -24,7 +25,12 @@ def test_results(small: tuple[str, ...]) -> None:
     decoded[[4, 5]] = False
     accuracy.update(logits, labels, rows, decoded)
     object.__setattr__(module, "accuracy", accuracy)
-    trainer = SimpleNamespace(lightning_module=module, precision="32-true", world_size=1)
+    trainer = SimpleNamespace(
+        lightning_module=module,
+        precision="32-true",
+        world_size=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
     results = results_of(trainer, data, config)
     paths = [data.records["test"].relative_path(row) for row in (4, 5)]
     assert results["undecodable"] == paths
@@ -36,5 +42,6 @@ def test_results(small: tuple[str, ...]) -> None:
     shown = headline(results)
     assert (shown["num_videos"], shown["num_videos_scored"]) == (16, 12)
     assert results["checked"] is None
+    assert results["hardware"].endswith(f"CPU, {os.cpu_count()} cores")
     assert (results["data"], results["split"], results["num_classes"]) == ("demo", "val", 8)
     assert (results["views"], results["devices"], results["seed"]) == ([2, 1], 1, 0)

@@ -151,13 +151,11 @@ def test_a_copy_has_the_same_frames(tmp_path, name, codec):
     source = clip(tmp_path / name, codec=codec)
     target = tmp_path / "copy" / name
     target.parent.mkdir()
-    told = []
-    assert reencode_video(source, target, ENCODING._replace(short_edge=64), told.append) == 12
+    assert reencode_video(source, target, ENCODING._replace(short_edge=64)) == 12
     assert os.listdir(target.parent) == [name]
     difference = np.abs(frames_of(target) - frames_of(source))
     assert difference.mean() < 3  # the next frame is 10 levels of blue, 3.3 in the mean, away
     assert difference[..., 2].mean() < 4
-    assert told == [*range(1, 13), *range(1, 13)]
     with av.open(str(target)) as container:
         (stream,) = container.streams
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
