@@ -43,7 +43,7 @@ def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
         "compare": ["RUN"], "evaluate": ["RUN"], "explain": ["RUN", "clip.mp4"],
         "predict": ["RUN", "clip.mp4"],
         "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
-        "report": ["RUN"],
+        "features": ["RUN"], "report": ["RUN"],
         "show-batch": ["--output", "x"],
     }  # fmt: skip
     assert parsed(verb, *needed.get(verb, []))

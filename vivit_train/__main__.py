@@ -18,6 +18,7 @@ VERBS = (
     "evaluate",
     "explain",
     "export",
+    "features",
     "predict",
     "prepare",
     "report",

@@ -12,11 +12,11 @@ the model's by name.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
@@ -25,6 +25,10 @@ from vivit_train.io.terminal import is_rank_zero, say
 from vivit_train.launch.processes import launched_from
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.runs.folders import owned
+
+if TYPE_CHECKING:
+    from vivit_train.classifier import Classifier
+    from vivit_train.data.datamodule import VideoDataModule
 
 # Keys that this command uses; see `is_used`. The model is the checkpoint's.
 USES = (
@@ -48,70 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and writes results.json."""
-    from vivit_train.config import (
-        complete_config,
-        compose_config,
-        override_config,
-        saved_config,
-        to_plain,
-    )
-
     words = arguments.overrides
-    if not any(word.startswith(("data=", "experiment=")) for word in words):
-        # Which keys `data` has depends on the data set, which the checkpoint may name.
-        words = [word for word in words if not word.startswith("data.")]
-    compose_config(words)  # a mistake is answered before the checkpoint is read
+    check_words(words)
 
     from vivit_train import build
     from vivit_train.classifier import load_classifier
-    from vivit_train.data.rates import compare_rates
     from vivit_train.io.quiet import hush_lightning
     from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
-    from vivit_train.recipe.preset import without_auto
     from vivit_train.report.page import page_of_test
     from vivit_train.runs.results import results_of
     from vivit_train.runs.scores import write_scores
-    from vivit_train.runs.splits import known_validation
 
     hush_lightning()
     source = resolve_checkpoint(arguments.checkpoint)
     classifier = load_classifier(source)
-    if classifier.config is None:
-        config = compose_config(arguments.overrides)
-    else:
-        saved = complete_config(saved_config(classifier.config, str(source)))
-        config = override_config(saved, arguments.overrides)
-    plain = without_auto(to_plain(config, needs_weights=False))
-
-    def asks_for(key: str) -> bool:
-        return any(word.lstrip("+").startswith(key) for word in arguments.overrides)
-
-    # Frames and pixels as the model was trained with, unless this call asks for others.
-    trained = classifier.processor.settings()
-    for name, value in plain["processor"].items():
-        # A group's crop is that of its configuration's model, which is not this one.
-        is_of_group = asks_for("processor=") and name != "crop_size"
-        if value is not None and (is_of_group or asks_for(f"processor.{name}=")):
-            trained[name] = value
-    plain["processor"] = trained
-    contract = classifier.sampling.contract()
-    clip_frames = contract.pop("clip_frames")
-    if not asks_for("data.clip_frames="):
-        plain["data"]["clip_frames"] = clip_frames
-    if not any(asks_for(f"data.{key}=") for key in contract):
-        if classifier.tells_sampling:
-            plain["data"] |= contract
-        elif is_rank_zero():
-            used = {key: plain["data"][key] for key in contract}
-            words = [f"data.{k}={v}" for k, v in used.items() if v not in (None, "window")]
-            say(
-                f"warning: {source} does not say how far apart the frames of its clips were: "
-                f"{''.join(words) or 'data.frame_stride=2'} of this configuration is used",
-                file=sys.stderr,
-            )
-    if classifier.config is None and classifier.tells_eval_views and not asks_for("data.eval_v"):
-        plain["data"]["eval_views"] = list(classifier.eval_views)
+    plain = settings_for(classifier, source, words)
     plain["logger"] = {"wandb": None, "tensorboard": None}
     if plain["trainer"]["limit_test_batches"] == 0:
         raise UserError(
@@ -120,18 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     with output_folder(arguments.output, source) as output:
-        data = build.build_data(plain, classifier.class_names)
-        # What the run has held out is the split to score, unless this call asks for another one.
-        others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
-        asks_for_others = any(map(asks_for, others))
-        data.known_val = frozenset() if asks_for_others else known_validation(run_of(source))
+        data = data_for(plain, source, words, classifier.class_names)
         data.setup("test")
-        if is_rank_zero() and (
-            told := compare_rates(
-                data.records["test"], classifier.video_rate, data.sampling, "test videos"
-            )
-        ):
-            say(f"warning: {told}", file=sys.stderr)
+        warn_of_rates(classifier, data)
         module = VivitModule(
             model=classifier.model.config,
             class_names=classifier.class_names,
@@ -155,6 +102,109 @@ def run(arguments: argparse.Namespace) -> int:
             page_of_test(output, data.records["test"])
             say(output / RESULTS_FILE)
     return 0
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Answers a mistake in ``KEY=VALUE`` words before the checkpoint is read."""
+    from vivit_train.config import compose_config
+
+    if not any(word.startswith(("data=", "experiment=")) for word in words):
+        # Which keys `data` has depends on the data set, which the checkpoint may name.
+        words = [word for word in words if not word.startswith("data.")]
+    compose_config(words)
+
+
+def settings_for(classifier: "Classifier", source: Path, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration by which a model looks at a data set, as plain values.
+
+    Args:
+        classifier: Of the checkpoint. Clips and pixels are as it was trained with, unless the
+            words ask for others.
+        source: The checkpoint.
+        words: ``KEY=VALUE``, on top of the configuration of its run, if it has one.
+
+    Raises:
+        UserError: If a word does not fit.
+    """
+    from vivit_train.config import (
+        complete_config,
+        compose_config,
+        override_config,
+        saved_config,
+        to_plain,
+    )
+    from vivit_train.recipe.preset import without_auto
+
+    if classifier.config is None:
+        config = compose_config(words)
+    else:
+        saved = complete_config(saved_config(classifier.config, str(source)))
+        config = override_config(saved, words)
+    plain = without_auto(to_plain(config, needs_weights=False))
+    # Frames and pixels as the model was trained with, unless this call asks for others.
+    trained = classifier.processor.settings()
+    for name, value in plain["processor"].items():
+        # A group's crop is that of its configuration's model, which is not this one.
+        is_of_group = _asks_for(words, "processor=") and name != "crop_size"
+        if value is not None and (is_of_group or _asks_for(words, f"processor.{name}=")):
+            trained[name] = value
+    plain["processor"] = trained
+    contract = classifier.sampling.contract()
+    clip_frames = contract.pop("clip_frames")
+    if not _asks_for(words, "data.clip_frames="):
+        plain["data"]["clip_frames"] = clip_frames
+    if not any(_asks_for(words, f"data.{key}=") for key in contract):
+        if classifier.tells_sampling:
+            plain["data"] |= contract
+        elif is_rank_zero():
+            used = {key: plain["data"][key] for key in contract}
+            told = [f"data.{k}={v}" for k, v in used.items() if v not in (None, "window")]
+            say(
+                f"warning: {source} does not say how far apart the frames of its clips were: "
+                f"{''.join(told) or 'data.frame_stride=2'} of this configuration is used",
+                file=sys.stderr,
+            )
+    views_are_open = classifier.config is None and classifier.tells_eval_views
+    if views_are_open and not _asks_for(words, "data.eval_v"):
+        plain["data"]["eval_views"] = list(classifier.eval_views)
+    return plain
+
+
+def data_for(
+    plain: dict[str, Any], source: Path, words: Sequence[str], class_names: list[str] | None
+) -> "VideoDataModule":
+    """The data set to look at; what the checkpoint's run has held out is held out again.
+
+    Args:
+        plain: See `settings_for`.
+        source: The checkpoint.
+        words: By which another split may be asked for.
+        class_names: Of the model; ``None``: the data set's own.
+    """
+    from vivit_train import build
+    from vivit_train.runs.splits import known_validation
+
+    data = build.build_data(plain, class_names)
+    others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
+    asks_for_others = any(_asks_for(words, key) for key in others)
+    data.known_val = frozenset() if asks_for_others else known_validation(run_of(source))
+    return data
+
+
+def warn_of_rates(classifier: "Classifier", data: "VideoDataModule") -> None:
+    """Names test videos whose motion looks faster or slower than that of the training videos."""
+    from vivit_train.data.rates import compare_rates
+
+    if is_rank_zero() and (
+        told := compare_rates(
+            data.records["test"], classifier.video_rate, data.sampling, "test videos"
+        )
+    ):
+        say(f"warning: {told}", file=sys.stderr)
+
+
+def _asks_for(words: Sequence[str], key: str) -> bool:
+    return any(word.lstrip("+").startswith(key) for word in words)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--top-k must be 1 or more, got {top_k}")
     views = parse_views(arguments.views) if arguments.views else None
     if arguments.csv is not None:
-        check_place(arguments.csv)
+        check_place("--csv", arguments.csv, ".csv")
 
     from vivit_train.prediction import videos_in
 
@@ -91,19 +91,21 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(prediction.error is not None for prediction in predictions))
 
 
-def check_place(path: Path) -> None:
+def check_place(option: str, path: Path, *suffixes: str) -> None:
     """Refuses a place for a table that cannot be written to, before the work is done.
 
     Raises:
-        UserError: Then, and where it is no csv: `--csv clip.mp4` would replace a video.
+        UserError: Then, and where it has another suffix: `--csv clip.mp4` would replace a video.
     """
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise UserError(f"--csv {path}: expected a file whose name ends in .csv")
+    if path.suffix.lower() not in suffixes or path.is_dir():
+        raise UserError(
+            f"{option} {path}: expected a file whose name ends in {' or '.join(suffixes)}"
+        )
     try:
         with written_whole(path, put=lambda written, place: None):
             pass
     except OSError as error:
-        raise UserError(f"--csv {path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{option} {path} cannot be written: {error.strerror}") from None
 
 
 def load_on_device(source: str, device: str | None) -> "Classifier":

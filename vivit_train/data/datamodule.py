@@ -175,7 +175,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         # Several clips of one video are several resizes of the same frames: done on the device.
         augment = self.augment if self.augment.repeats == 1 else None
         dataset = TrainDataset(self._rows("train"), self.sampling, self.seed, augment)
-        return self._loader(dataset, sampler, videos)
+        return self.loader(dataset, sampler, videos)
 
     def videos_per_batch(self) -> int:
         """Videos to decode for one training batch of this process.
@@ -256,14 +256,15 @@ class VideoDataModule(VideoSplits, LightningDataModule):
                 f"{key}: of the {len(records)} videos of the split {self.splits[role]!r} {part} "
                 "are scored, of each class its share"
             )
-        return self._loader(dataset, sampler, videos_per_batch)
+        return self.loader(dataset, sampler, videos_per_batch)
 
     def _rows(self, role: str) -> Records:
         """The records of a role, with labels that count within each head."""
         records = self.records[role]
         return records.with_labels(within_heads(self.heads)) if self.heads else records
 
-    def _loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
+    def loader(self, dataset: Any, sampler: Any, batch_size: int) -> LazyLoader:
+        """Batches of a `TrainDataset` or `EvalDataset`, decoded as the settings say."""
         refused = self.verdicts.refused(dataset.records)
         guarded = GuardedDataset(dataset, self.decode_timeout, refused)
         return build_loader(guarded, sampler, batch_size, self.num_workers)

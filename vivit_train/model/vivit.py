@@ -88,12 +88,22 @@ class ViViT(nn.Module):
         Raises:
             UserError: If the clips' channels or size do not fit the tubelets.
         """
+        return self.head(self.representation(clips))
+
+    def representation(self, clips: Tensor) -> Tensor:
+        """What the head reads: the class token or the pooled tokens after the last LayerNorm.
+
+        Args:
+            clips: Float ``[B, C, T, H, W]``, as for ``forward``.
+
+        Returns:
+            Float ``[B, D]``; of Model 2 without a temporal encoder the mean over the frames'. Where
+            the model has a layer before its head (``pre_logits``), what comes out of it.
+        """
         x = self._encode(clips, self.num_queries)
         averages_frames = self.attention == "factorised_encoder" and self.temporal_encoder is None
         x = x.mean(dim=1) if averages_frames else pool(x, self.pooling)  # [B, D]
-        if self.pre_logits is not None:
-            x = torch.tanh(self.pre_logits(x))
-        return self.head(x)
+        return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
 
     def features(self, clips: Tensor) -> Tensor:
         """The bare features after the last LayerNorm, without the head.

@@ -12,8 +12,6 @@ from torch import Tensor
 from vivit_train.data.batch import DecodedBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.dataset import EvalDataset
-from vivit_train.data.guarded import GuardedDataset
-from vivit_train.data.loader import build_loader
 from vivit_train.model.arguments import arguments_in
 from vivit_train.model.vivit import ViViT, pool
 from vivit_train.model.weights import FromImage, load_weights, read_weights
@@ -121,9 +119,8 @@ def features_of(
         return None
     rows = spread(records.labels, most, data.seed)
     dataset = EvalDataset(records, sampling or data.sampling, 1, data.seed, data.processor)
-    guarded = GuardedDataset(dataset, data.decode_timeout, data.verdicts.refused(records))
     seen, start = [], time.monotonic()
-    for batch in build_loader(guarded, rows, BATCH_SIZE, data.num_workers):
+    for batch in data.loader(dataset, rows, BATCH_SIZE):
         if batch.decoded.any():
             seen.append(_look(model, data, batch, mirror))
         if time.monotonic() - start > seconds:

@@ -33,7 +33,7 @@ class Probe:
         self._mean, self._scale = values.double().mean(dim=0), values.double().std(dim=0)
         self._x = self._standard(values)  # [N, D]
         self._targets = F.one_hot(labels, num_classes).double()
-        self._gram = self._x @ self._x.T
+        self._shares = self._targets.mean(dim=0)  # the intercept, which has no penalty
         fits = []
         for penalty in PENALTIES:
             self._fit(penalty)
@@ -41,12 +41,19 @@ class Probe:
         self._fit(-max(fits)[1])
 
     def _fit(self, penalty: float) -> None:
-        n = len(self._x)
-        ridge = penalty * self._gram.diagonal().mean().clamp(min=1e-12) * torch.eye(n).double()
-        centre = torch.eye(n).double() - 1 / n  # the intercept has no penalty
-        self._weights = torch.linalg.solve(self._gram + ridge, centre)  # [N, N]
-        hat = self._gram @ self._weights + 1 / n
-        self._residual = (self._targets - hat @ self._targets) / (1 - hat.diagonal())[:, None]
+        x, (n, d) = self._x, self._x.shape
+        ridge = penalty * x.square().sum(dim=1).mean().clamp(min=1e-12)
+        if d < n:  # the same either way: the smaller system is solved
+            self._weights = torch.linalg.solve(
+                x.T @ x + ridge * torch.eye(d).double(), x.T
+            )  # [D, N]
+        else:
+            self._weights = torch.linalg.solve(
+                x @ x.T + ridge * torch.eye(n).double(), x
+            ).T  # [D, N]
+        itself = (x * self._weights.T).sum(dim=1) + 1 / n  # [N], the hat matrix's diagonal
+        fitted = x @ (self._weights @ self._targets) + self._shares  # [N, K]
+        self._residual = (self._targets - fitted) / (1 - itself)[:, None]
         self.left_out = self._targets - self._residual
 
     @property
@@ -67,7 +74,7 @@ class Probe:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Scores of other videos: float ``[M, D]`` -> float64 ``[M, K]``."""
-        return self._hat(values) @ self._targets
+        return self._standard(values) @ (self._weights @ self._targets) + self._shares
 
     def left_out_of(self, values: Tensor) -> Tensor:
         """Scores of other clips of the same videos, each of a probe that has not seen its video.
@@ -78,12 +85,8 @@ class Probe:
         Returns:
             float64 ``[N, K]``.
         """
-        hat = self._hat(values)
-        return hat @ self._targets - hat.diagonal()[:, None] * self._residual
-
-    def _hat(self, values: Tensor) -> Tensor:
-        """What each video's target counts in the scores of others: ``[M, N]``."""
-        return self._standard(values) @ self._x.T @ self._weights + 1 / len(self._x)
+        itself = (self._standard(values) * self._weights.T).sum(dim=1) + 1 / len(self._x)  # [N]
+        return self(values) - itself[:, None] * self._residual
 
     def _standard(self, values: Tensor) -> Tensor:
         return (values.double() - self._mean) / (self._scale + 1e-6)
