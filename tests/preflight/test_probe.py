@@ -1,4 +1,7 @@
+import pytest
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from vivit_train.preflight.probe import Probe
 
@@ -51,3 +54,18 @@ def test_leaving_one_out_is_what_fitting_to_the_others_gives(monkeypatch) -> Non
 
         torch.testing.assert_close(probe.left_out[i], score(values[i]), atol=1e-4, rtol=0)
         torch.testing.assert_close(probe.left_out_of(other)[i], score(other[i]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("each", [5, 30], ids=["fewer videos than features", "more"])
+def test_ridge_regression_is_that_of_scikit_learn(each: int, monkeypatch) -> None:
+    monkeypatch.setattr("vivit_train.preflight.probe.PENALTIES", (0.1,))
+    values, labels = clouds(each=each, apart=1.0)
+    fresh, _ = clouds(seed=1)
+    probe = Probe(values, labels, 3)
+    mean, scale = values.double().mean(dim=0), values.double().std(dim=0) + 1e-6
+    x, y = ((values - mean) / scale).numpy(), torch.nn.functional.one_hot(labels).double().numpy()
+    ridge = Ridge(alpha=0.1 * (x**2).sum(axis=1).mean())
+    one_out = cross_val_predict(ridge, x, y, cv=LeaveOneOut())
+    torch.testing.assert_close(probe.left_out, torch.from_numpy(one_out), atol=1e-8, rtol=0)
+    scores = ridge.fit(x, y).predict(((fresh - mean) / scale).numpy())
+    torch.testing.assert_close(probe(fresh), torch.from_numpy(scores), atol=1e-8, rtol=0)
