@@ -40,14 +40,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def features(model: Path, clips: Path, capsys: pytest.CaptureFixture[str]):
-    """Runs the command; returns its exit code, output and errors."""
+    """Runs the command; returns its exit code, output and errors, the message of its end last."""
 
     def run(*words: object, root: Path = clips) -> tuple[object, str, str]:
         capsys.readouterr()
         data = ["data=folder", f"data.root={root}", "data.num_workers=0", "data.eval_views=[2,3]"]
         with pytest.raises(SystemExit) as end:
             main(["features", str(model), *data, *map(str, words)])
-        return end.value.code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        code = end.value.code
+        return (1, out, err + code) if isinstance(code, str) else (code, out, err)
 
     return run
 
