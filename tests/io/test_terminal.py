@@ -2,6 +2,9 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -140,3 +143,17 @@ def test_what_takes_long_is_said_by_one_process(
     with said_if_long("reading", seconds=0.01):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+def test_who_reads_has_enough() -> None:
+    """As in `vivit predict ... | head`: no traceback, and the exit code of a shell's own tools."""
+    code = "from vivit_train.io.terminal import say\nwhile True: say('line')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""

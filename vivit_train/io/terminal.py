@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import unicodedata
@@ -58,7 +59,11 @@ def say(line: object, file: TextIO | None = None) -> None:
     # A terminal may know fewer characters than there are.
     encoding = file.encoding or "utf-8"
     text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
-    print(text, file=file, flush=True)
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:  # who reads has enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python tries again at exit
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager
