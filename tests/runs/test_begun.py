@@ -75,18 +75,17 @@ def content(old: SimpleNamespace) -> dict[str, Any]:
 def test_an_old_run_ends_with_the_weights_of_one_that_was_never_stopped(
     content: dict[str, Any],
 ) -> None:
-    """To the bit where it was recorded; another processor rounds in another way."""
+    """It was to the bit until the resize changed, which moves some pixels by one level of 255."""
     assert content["global_step"] == 12
     assert (content["position"]["epoch"], content["position"]["videos_done"]) == (3, 0)
     for name, expected in load_file(OLD_RUN / "expected.safetensors").items():
         part, _, key = name.partition("/")
         # The gradient of the key's bias is 0 but for rounding, of which AdamW makes steps.
         if not key.endswith("qkv.bias"):
-            torch.testing.assert_close(content[part][key], expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(content[part][key], expected, atol=2e-5, rtol=0)
     begun = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert not torch.allclose(
-        begun["model.head.weight"], content["state_dict"]["model.head.weight"]
-    )
+    moved = begun["model.head.weight"] - content["state_dict"]["model.head.weight"]
+    assert moved.abs().mean() > 1e-4  # other videos would show
 
 
 def test_a_resumed_run_reads_its_checkpoint_once_to_check_and_once_to_load(
