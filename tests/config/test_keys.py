@@ -220,7 +220,7 @@ def test_keys_that_are_not_ours_take_anything() -> None:
         *((f"model.from_image.{name}", words) for name, words in inflate.CHOICES.items()),
         ("data.frame_order", FRAME_ORDERS),
         ("data.decoder", DECODERS),
-        ("processor.resample", [*RESAMPLE, *(code for code, _ in RESAMPLE.values()), None]),
+        ("processor.resample", [*RESAMPLE, *RESAMPLE.values(), None]),
         ("augment.rand_augment_operations", OPERATION_SETS),
         ("optim.name", OPTIMIZERS),
         ("callbacks.non_finite", ACTIONS),
