@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ from tests.conftest import REPOSITORY
 from tests.explain.test_rollout import build
 from vivit_train.__main__ import main
 from vivit_train.classifier import Classifier
-from vivit_train.commands.explain import index_of, look_at
+from vivit_train.commands.explain import index_of, look_at, middle_clip
 from vivit_train.errors import UserError
 from vivit_train.model.arguments import ATTENTIONS
 from vivit_train.transforms.processor import Processor
-from vivit_train.video.decode import VideoReader
+from vivit_train.video.decode import DecoderLost, VideoReader
+from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.sampling import Sampling
 from vivit_train.video.write import write_video
 
@@ -118,3 +121,11 @@ def test_real_clips(attention: str, name: str) -> None:
         seen = np.isfinite(looked.heat)
         assert 0.3 < seen.mean() <= 1
         assert looked.heat[seen].mean() == pytest.approx(looked.even, rel=0.3)
+
+
+@pytest.mark.skipif(not CAN_GUARD, reason="this system cannot end a call that hangs")
+def test_a_decoder_that_dies_takes_one_line(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VideoReader, "read", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    sampling, processor = Sampling(4), Processor(size=16, crop_size=16)
+    with pytest.raises(DecoderLost, match="SIGKILL, memory used up"):
+        middle_clip(video, sampling, processor)

@@ -27,14 +27,11 @@ def findings(*words: str, seconds: float = 20) -> dict[str, Finding]:
 
 def test_a_healthy_run(small: tuple[str, ...]) -> None:
     found = findings(*small, *QUICK)
-    # A machine that is busy with other work may decode more slowly than the model trains.
-    assert found["time"].verdict == "ok" or "the device waits for data" in found["time"].text
-    del found["time"]
     assert {check: finding.verdict for check, finding in found.items()} == {
         "data": "ok", "decoding": "ok", "pixels": "ok", "steps": "ok", "length": "ok",
         "sources": "ok",
         "forecast": "ok", "flip": "ok", "copies": "ok", "first loss": "ok", "overfitting": "ok",
-        "gradients": "ok", "memory": "ok",
+        "gradients": "ok", "memory": "ok", "time": "ok",
     }  # fmt: skip
     assert re.fullmatch(
         r"32 training and 16 validation videos in 8 classes; a clip is 4 frames, 2 frames of the "

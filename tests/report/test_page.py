@@ -130,6 +130,15 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert sum(tag == "details" for tag, _ in page.elements) == 2
 
 
+def test_more_runs_than_colours(tmp_path: Path) -> None:
+    folders = [tmp_path / f"run{k}" for k in range(7)]
+    for folder in folders:
+        write_run(folder)
+    text = write_page(folders, tmp_path / "report.html").read_text()
+    drawn = set(re.findall(r"line c(\d+)", text))
+    assert drawn == {str(k) for k in range(6)}
+
+
 def test_a_run_without_a_test(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     for name in ("results.json", "classes.csv", "predictions.csv"):

@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 from vivit_train.config import compose_config, to_plain
+from vivit_train.errors import UserError
 from vivit_train.report.repeat import command_of, words_of
 from vivit_train.runs.comparison import flat
 
@@ -40,3 +41,10 @@ def test_defaults_are_not_repeated() -> None:
     assert words_of(settings) == [
         "model=vivit_demo", "data=folder", "optim=adamw", "optim.lr=0.5", "data.root=/x",
     ]  # fmt: skip
+
+
+def test_a_run_with_a_key_of_its_own_has_no_command() -> None:
+    """Words without it would be another run."""
+    settings = dict(flat(to_plain(compose_config([])))) | {"data.depth": 3}
+    with pytest.raises(UserError, match=r"no words set data\.depth, which the run has"):
+        words_of(settings)

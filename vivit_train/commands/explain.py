@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vivit_train.classifier import Classifier
+    from vivit_train.transforms.processor import Processor
+    from vivit_train.video.sampling import Sampling
 
 FILES = ("heat.png", "heat.mp4")
 SOURCE_FPS = 30  # of videos that tell no rate
@@ -128,17 +130,11 @@ def look_at(classifier: "Classifier", video: Path, class_name: str | None = None
     from vivit_train.explain.heat import on_frames
     from vivit_train.explain.rollout import heat_of
     from vivit_train.prediction import prediction_of
-    from vivit_train.transforms.shrink import for_evaluation
-    from vivit_train.video.decode import VideoReader
 
     names = classifier.class_names
     index = None if class_name is None else index_of(class_name, names)
-    sampling, model, processor = classifier.sampling, classifier.model, classifier.processor
-    with VideoReader(video) as reader:
-        indices = sampling.spread(reader, 1)[0]
-        frames = reader.read(indices, for_evaluation(processor))  # [T, H, W, 3]
-        fps = reader.fps or SOURCE_FPS
-        seconds = sampling.seconds(fps) or reader.num_frames / fps
+    model, processor = classifier.model, classifier.processor
+    frames, seconds = middle_clip(video, classifier.sampling, processor)
     weight = model.head.weight
     clip = processor(torch.from_numpy(frames)[None].to(weight.device)).to(weight.dtype)
     logits, heat = heat_of(model, clip, index)
@@ -151,6 +147,43 @@ def look_at(classifier: "Classifier", video: Path, class_name: str | None = None
         name, probability = class_name, dict(guess for part in parts for guess in part)[class_name]
     on_pixels = on_frames(heat.cpu().numpy(), model.embed, processor, frames.shape[:3])
     return Looked(frames, on_pixels, 1 / heat.numel(), name, probability, len(frames) / seconds)
+
+
+def middle_clip(
+    video: Path, sampling: "Sampling", processor: "Processor"
+) -> tuple["np.ndarray", float]:
+    """Decodes the middle clip of a video, within the limits of time and memory of `Guard`.
+
+    Returns:
+        uint8 ``[T, H, W, 3]``, large frames as they are resized for the model, and the seconds
+        that they cover.
+
+    Raises:
+        DecodeError: If it cannot be decoded, hangs or kills the decoder.
+    """
+    from vivit_train.transforms.shrink import for_evaluation
+    from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
+    from vivit_train.video.guard import CAN_GUARD, DECODE_SECONDS, Failure
+    from vivit_train.video.pool import guarded_map
+
+    def decode(path: Path) -> tuple["np.ndarray", float] | DecodeError:
+        try:
+            with VideoReader(path) as reader:
+                frames = reader.read(sampling.spread(reader, 1)[0], for_evaluation(processor))
+                fps = reader.fps or SOURCE_FPS
+                return frames, sampling.seconds(fps) or reader.num_frames / fps
+        except DecodeError as error:
+            return error
+
+    if CAN_GUARD:
+        ((_, found),) = guarded_map(decode, [video], 1, DECODE_SECONDS)
+    else:
+        found = decode(video)
+    if isinstance(found, Failure):
+        raise DecoderLost(str(video), found.reason)
+    if isinstance(found, DecodeError):
+        raise found
+    return found
 
 
 def index_of(class_name: str, names: list[str]) -> int:

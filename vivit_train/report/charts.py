@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22
+COLOURS = 6  # of the style sheet: --line-0 ...
 # More points than these cannot be told apart in a chart of this width.
 MOST_POINTS = 300
 

@@ -15,9 +15,6 @@ from vivit_train.io.layout import CLASSES_FILE, METRICS_FILE, PREDICTIONS_FILE, 
 from vivit_train.runs.comparison import Run, read_run
 from vivit_train.runs.metrics_csv import Row, read_metrics
 
-# More than this is no table of a data set that a page could show.
-_MOST_ROWS = 2_000_000
-
 
 @dataclass(frozen=True)
 class Content:
@@ -94,7 +91,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
-            rows = [row for row, _ in zip(reader, range(_MOST_ROWS))]
+            rows = list(reader)
     except csv.Error as error:
         raise UserError(f"{path} is not what a run writes: {error}") from None
     if not set(columns) <= set(reader.fieldnames or ()) or any(None in r.values() for r in rows):

@@ -16,7 +16,7 @@ from vivit_train.errors import UserError
 from vivit_train.io.files import write_whole
 from vivit_train.io.layout import REPORT_FILE
 from vivit_train.io.terminal import printable, said_if_long, say
-from vivit_train.report.charts import Line, chart, number, smoothed
+from vivit_train.report.charts import COLOURS, Line, chart, smoothed
 from vivit_train.report.confusion import counts_of, grouped_order, worst
 from vivit_train.report.content import Content
 from vivit_train.report.intervals import intervals
@@ -96,9 +96,6 @@ def render(contents: Sequence[Content], runs: Sequence[Mapping[str, Any]]) -> st
         together=_together(contents) if len(contents) > 1 else None,
         style=Markup(files.joinpath("page.css").read_text()),
         script=Markup(files.joinpath("page.js").read_text()),
-        score_names=_SCORES,
-        few_classes=FEW_CLASSES,
-        number=number,
     )
 
 
@@ -173,7 +170,7 @@ def _charts(contents: Sequence[Content]) -> list[Markup]:
         lines = []
         for place, content in enumerate(contents):
             for column in columns:
-                colour = place if len(contents) > 1 else columns.index(column)
+                colour = place % COLOURS if len(contents) > 1 else columns.index(column)
                 name = content.name if len(contents) > 1 else column.partition("/")[0]
                 points = content.curve(column)
                 is_noisy = column in ("train/loss", "train/top1", "train/grad_norm")

@@ -7,6 +7,7 @@ from typing import Any
 from vivit_train.config import compose_config, to_plain, word_of
 from vivit_train.config.compose import CONFIG_DIR
 from vivit_train.config.keys import KEYS
+from vivit_train.errors import UserError
 from vivit_train.runs.comparison import flat
 
 # What a run has of its own, and what follows from other keys.
@@ -24,7 +25,8 @@ def words_of(settings: dict[str, Any]) -> list[str]:
         from these options' values.
 
     Raises:
-        UserError: If the configurations of this version cannot be composed.
+        UserError: If the configurations of this version cannot be composed, or have not all of the
+            run's keys: words without some of them would be another run.
     """
     groups = {
         group: str(settings.get(f"{group}.name"))
@@ -33,11 +35,10 @@ def words_of(settings: dict[str, Any]) -> list[str]:
     }
     words = [f"{group}={option}" for group, option in groups.items()]
     stock = dict(flat(to_plain(compose_config([*words, "data.root=."]), needs_weights=False)))
-    differing = {
-        key: value
-        for key, value in settings.items()
-        if key not in _OF_THE_RUN and key in stock and stock[key] != value
-    }
+    told = {key: value for key, value in settings.items() if key not in _OF_THE_RUN}
+    if unknown := sorted(told.keys() - stock.keys()):
+        raise UserError(f"no words set {', '.join(unknown)}, which the run has")
+    differing = {key: value for key, value in told.items() if stock[key] != value}
     return words + [_word(key, value) for key, value in differing.items()]
 
 
