@@ -53,21 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and writes results.json."""
     words = arguments.overrides
-    check_words(words)
+    source, classifier, plain = classifier_for(arguments.checkpoint, words)
 
     from vivit_train import build
-    from vivit_train.classifier import load_classifier
-    from vivit_train.io.quiet import hush_lightning
-    from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.module import VivitModule
     from vivit_train.report.page import page_of_test
     from vivit_train.runs.results import results_of
     from vivit_train.runs.scores import write_scores
 
-    hush_lightning()
-    source = resolve_checkpoint(arguments.checkpoint)
-    classifier = load_classifier(source)
-    plain = settings_for(classifier, source, words)
     plain["logger"] = {"wandb": None, "tensorboard": None}
     if plain["trainer"]["limit_test_batches"] == 0:
         raise UserError(
@@ -102,6 +95,29 @@ def run(arguments: argparse.Namespace) -> int:
             page_of_test(output, data.records["test"])
             say(output / RESULTS_FILE)
     return 0
+
+
+def classifier_for(
+    checkpoint: str, words: Sequence[str]
+) -> tuple[Path, "Classifier", dict[str, Any]]:
+    """A trained model, and how it looks at the data set of the ``KEY=VALUE`` words.
+
+    Returns:
+        The checkpoint's file or folder, its classifier, and `settings_for` these.
+
+    Raises:
+        UserError: If a word does not fit, or there is no such checkpoint.
+    """
+    check_words(words)
+
+    from vivit_train.classifier import load_classifier
+    from vivit_train.io.quiet import hush_lightning
+    from vivit_train.model.weights import resolve_checkpoint
+
+    hush_lightning()
+    source = resolve_checkpoint(checkpoint)
+    classifier = load_classifier(source)
+    return source, classifier, settings_for(classifier, source, words)
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivit_train.commands.evaluate import check_words, data_for, settings_for, warn_of_rates
+from vivit_train.commands.evaluate import classifier_for, data_for, warn_of_rates
 from vivit_train.commands.predict import check_place
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path, written_whole
@@ -62,17 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         if output.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
             raise UserError(f"--output {output} needs pyarrow: pip install 'vivit-train[parquet]'")
     words = arguments.overrides
-    check_words(words)
+    source, classifier, plain = classifier_for(arguments.checkpoint, words)
 
-    from vivit_train.classifier import load_classifier
-    from vivit_train.io.quiet import hush_lightning
-    from vivit_train.model.weights import resolve_checkpoint
     from vivit_train.preflight.features import on_device
 
-    hush_lightning()
-    source = resolve_checkpoint(arguments.checkpoint)
-    classifier = load_classifier(source)
-    plain = settings_for(classifier, source, words)
     data = data_for(plain, source, words, class_names=None)
     trains = scores and set_up_training(data)
     data.setup("test")
