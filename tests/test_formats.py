@@ -133,6 +133,37 @@ def hmdb51(root: Path, videos: Videos) -> dict[str, int]:
     return {"num_videos": 2, "num_classes": 2}
 
 
+def ucf101(root: Path, videos: Videos) -> dict[str, int]:
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\r\n2 HandstandPushups\r\n")
+    rows = []
+    for number, label in enumerate(("ApplyEyeMakeup", "HandstandPushups"), start=1):
+        for group in (1, 8, 9):
+            # Of this class the files are spelt otherwise than the folder.
+            video = f"{label}/v_{label.replace('st', 'St')}_g{group:02d}_c01.avi"
+            videos.put(root / "UCF-101" / video)
+            rows.append((video, number, group))
+    test = [f"{video}\r\n" for video, _, group in rows if group == 1]
+    train = [f"{video} {number}\r\n" for video, number, group in rows if group != 1]
+    (lists / "testlist01.txt").write_text("".join(test))
+    (lists / "trainlist01.txt").write_text("".join(train))
+    return {"num_videos": 2, "num_classes": 2}
+
+
+def diving48(root: Path, videos: Videos) -> dict[str, int]:
+    vocabulary = [["Back", "15som", "05Twis", "FREE"], ["Inward", "Dive", "NoTwis", "PIKE"]]
+    (root / "Diving48_vocab.json").write_text(json.dumps(vocabulary))
+    for split, number in (("train", 4), ("test", 3)):
+        entries = []
+        for i in range(number):
+            name = f"-{split}PyGHE_{i:05d}"
+            videos.put(root / "rgb" / f"{name}.mp4")
+            entries.append({"vid_name": name, "start_frame": 0, "end_frame": 10, "label": i % 2})
+        (root / f"Diving48_V2_{split}.json").write_text(json.dumps(entries))
+    return {"num_videos": 3, "num_classes": 2}
+
+
 def folder(root: Path, videos: Videos) -> dict[str, int]:
     for split, number in (("train", 2), ("val", 1)):
         for label in ("waving", "jumping"):
@@ -159,6 +190,8 @@ TREES: dict[str, Callable[[Path, Videos], dict[str, int]]] = {
     "ssv2": ssv2,
     "moments_in_time": moments,
     "hmdb51": hmdb51,
+    "ucf101": ucf101,
+    "diving48": diving48,
     "epic_kitchens": epic,
     "folder": folder,
     "csv": lists,

@@ -11,8 +11,9 @@ The public names, each imported when it is first used:
 - `VideoReader`: frames of a video file, uint8 ``[T, H, W, 3]``.
 - `Processor` and `Augment`: frames to what a model takes, and what training adds.
 - `VivitModule`: the Lightning module, with the training step.
-- `VideoDataModule`: what the data sets have in common. They are `Demo`, `EpicKitchens`, `Folder`,
-  `Hmdb51`, `Kinetics`, `ListFiles`, `MomentsInTime`, `SomethingSomethingV2` and `WebDataset`.
+- `VideoDataModule`: what the data sets have in common. They are `Demo`, `Diving48`, `EpicKitchens`,
+  `Folder`, `Hmdb51`, `Kinetics`, `ListFiles`, `MomentsInTime`, `SomethingSomethingV2`, `Ucf101`
+  and `WebDataset`.
 - `UserError`: raised for what a user can put right, with what to do.
 """
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
     from vivit_train.data.datamodule import VideoDataModule
     from vivit_train.data.demo import Demo
+    from vivit_train.data.diving48 import Diving48
     from vivit_train.data.epic_kitchens import EpicKitchens
     from vivit_train.data.folder import Folder, ListFiles
     from vivit_train.data.hmdb51 import Hmdb51
     from vivit_train.data.kinetics import Kinetics
     from vivit_train.data.moments_in_time import MomentsInTime
     from vivit_train.data.ssv2 import SomethingSomethingV2
+    from vivit_train.data.ucf101 import Ucf101
     from vivit_train.data.webdataset import WebDataset
     from vivit_train.errors import UserError
     from vivit_train.model.vivit import ViViT
@@ -43,6 +46,7 @@ __all__ = [
     "Augment",
     "Classifier",
     "Demo",
+    "Diving48",
     "EpicKitchens",
     "Folder",
     "Hmdb51",
@@ -51,6 +55,7 @@ __all__ = [
     "MomentsInTime",
     "Processor",
     "SomethingSomethingV2",
+    "Ucf101",
     "UserError",
     "ViViT",
     "VideoDataModule",
@@ -66,6 +71,7 @@ _MODULES = {
     "Augment": "vivit_train.transforms.augment",
     "Classifier": "vivit_train.classifier",
     "Demo": "vivit_train.data.demo",
+    "Diving48": "vivit_train.data.diving48",
     "EpicKitchens": "vivit_train.data.epic_kitchens",
     "Folder": "vivit_train.data.folder",
     "Hmdb51": "vivit_train.data.hmdb51",
@@ -74,6 +80,7 @@ _MODULES = {
     "MomentsInTime": "vivit_train.data.moments_in_time",
     "Processor": "vivit_train.transforms.processor",
     "SomethingSomethingV2": "vivit_train.data.ssv2",
+    "Ucf101": "vivit_train.data.ucf101",
     "UserError": "vivit_train.errors",
     "ViViT": "vivit_train.model.vivit",
     "VideoDataModule": "vivit_train.data.datamodule",

@@ -54,6 +54,19 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], list[str]]] = {
          "splits/walk_test_split1.txt": "c.avi 1 \nd.avi 0 \n"},
         ["run/a.avi", "walk/c.avi"],
     ),
+    "ucf101": (
+        "train1",
+        {"ucfTrainTestlist/classInd.txt": "1 Archery\n2 Basketball\n",
+         "ucfTrainTestlist/trainlist01.txt": "Archery/v_a.avi 1\nBasketball/v_b.avi 2\n"},
+        ["UCF-101/Archery/v_a.avi", "UCF-101/Basketball/v_b.avi"],
+    ),
+    "diving48": (
+        "train",
+        {"Diving48_vocab.json": '[["Back", "15som", "NoTwis", "FREE"], ["Inward", "PIKE"]]',
+         "Diving48_V2_train.json": '[{"vid_name": "-a_00001", "start_frame": 0, "end_frame": 9, '
+         '"label": 1}, {"label": 0, "vid_name": "_b_00002"}]'},
+        ["rgb/-a_00001.mp4", "rgb/_b_00002.mp4"],
+    ),
     "csv": (
         "train.csv",
         {"train.csv": "path,label,start,end\na.mp4,0,0,1\na.mp4,1,0:01,0:02.5\n",

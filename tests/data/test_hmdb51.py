@@ -16,10 +16,9 @@ LISTS = {
 
 
 def build(root: Path, **kwargs: Any) -> Hmdb51:
-    splits = {"train_split": "train1", "val_split": "test1", "test_split": "test1"}
     return Hmdb51(
         root=str(root), name="hmdb51", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **splits | kwargs,
+        processor=PROCESSOR, augment=Augment(PROCESSOR), **kwargs,
     )  # fmt: skip
 
 
@@ -73,5 +72,24 @@ def test_damaged_lists(tmp_path: Path, row: str) -> None:
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no <class>_test_split1\.txt: unpack"):
         rows(tmp_path)
-    with pytest.raises(UserError, match="hmdb51 has no split 'val': choose among train1, test1"):
+    with pytest.raises(
+        UserError, match="hmdb51 has no split 'val': data.train_split, data.val_split"
+    ):
         rows(tmp_path, "val")
+
+
+def test_the_official_counts(tmp_path: Path) -> None:
+    """Lists as the official ones are: of each class 70 videos are marked 1 and 30 marked 2."""
+    (tmp_path / "splits").mkdir()
+    for number in (1, 2, 3):
+        marks = [*[1] * 70, *[2] * 30, *[0] * (20 + number)]
+        text = "".join(f"v_{number}_{i}.avi {mark} \n" for i, mark in enumerate(marks))
+        for k in range(51):
+            (tmp_path / "splits" / f"class_{k:02d}_test_split{number}.txt").write_text(text)
+        (tmp_path / "class_00").mkdir(exist_ok=True)
+        (tmp_path / "class_00" / f"v_{number}_0.avi").touch()
+        (tmp_path / "class_00" / f"v_{number}_70.avi").touch()
+        data = build(tmp_path, split=number)
+        data.keeps_all = True  # whether they are on disk or not
+        counts = {role: len(data.read_split(split)[0]) for role, split in data.splits.items()}
+        assert counts == {"train": 3570, "val": 1530, "test": 1530}

@@ -70,8 +70,8 @@ RULES = (
         "data.val_views", REFUSED, "the score of the best checkpoint was measured with these views"
     ),
     Rule(
-        "data._target_ data.root data.train_split data.val_split data.label_key data.verdicts "
-        "data.train_per_class data.val_per_class",
+        "data._target_ data.root data.split data.train_split data.val_split data.label_key "
+        "data.verdicts data.train_per_class data.val_per_class",
         USED,
         "the training and validation splits must hold the same videos in the same order",
     ),

@@ -108,6 +108,7 @@ KEYS: Mapping[str, Kind] = {
     "data.val_per_class": whole(1, 1_000_000),
     "data.val_fraction": number(above=0, below=1),
     "data.group": text | null,
+    "data.split": choice(1, 2, 3),
     "data.label_key": text | null,
     "data.index_dir": path | null,
     "processor.do_resize": switch | null,

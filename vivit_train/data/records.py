@@ -172,6 +172,11 @@ def is_video(name: str) -> bool:
     return name[name.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
+def stem(path: str) -> str:
+    """A path without the suffix of a video: folders of pictures have none."""
+    return path[: path.rfind(".")] if is_video(path) else path
+
+
 def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[str]:
     """Videos in a folder and those below it, by listing folders, never looking at a file.
 

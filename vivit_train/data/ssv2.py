@@ -1,12 +1,10 @@
 """Something-Something v2 as it is distributed."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos
-from vivit_train.data.tables import cut, in_order, read_text
+from vivit_train.data.tables import cut, in_order, read_json, read_text
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -77,7 +75,7 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         UserError: If it is not that, or the indices are not 0, 1, 2, ...
     """
-    content = _read_json(path)
+    content = read_json(path)
     try:
         pairs = [(int(index), name) for name, index in content.items()]
     except (AttributeError, OverflowError, TypeError, ValueError):
@@ -91,7 +89,7 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: If an entry has no id, or no template and ``test-answers.csv`` none for it.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, list):
         raise UserError(f"{path}: expected a list of entries with id and template")
     answers = read_answers(path.with_name(ANSWERS))
@@ -135,11 +133,3 @@ def read_answers(path: Path) -> dict[str, str]:
             raise UserError(f"{path}, line {number}: expected id;label, got {cut(line)!r}")
         answers[video.strip()] = label.strip().strip('"')
     return answers
-
-
-def _read_json(path: Path) -> Any:
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): download it again") from None

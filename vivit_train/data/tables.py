@@ -4,9 +4,11 @@ A row that is not as expected is an error with its line: it never changes how ot
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vivit_train.errors import UserError
 
@@ -45,6 +47,19 @@ def to_text(content: bytes, name: str) -> str:
             "save it as UTF-8, in Excel as 'CSV UTF-8'"
         )
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        UserError: If it cannot be read, or is none.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): download it again") from None
 
 
 def read_rows(text: str, name: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
