@@ -16,7 +16,7 @@ import argparse
 import itertools
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measure import (
@@ -122,11 +122,22 @@ def measure(
     repeats = args.steps if phase == "training" else args.batches
     label = f"{precision} {phase}, {batch} clips"
     seconds = in_turns(steps, repeats, args.device, label, machine)
+    return compare(phase, precision, batch, seconds, peaks)
+
+
+def compare(
+    phase: str,
+    precision: str,
+    batch: int,
+    seconds: Mapping[tuple[str, str], list[float]],
+    peaks: Mapping[tuple[str, str], dict[str, Any] | None],
+) -> dict[str, Any]:
+    """The row, of each (origin, attention)'s seconds and peak memory; what is missing is None."""
     row: dict[str, Any] = {"phase": phase, "precision": precision, "batch": batch}
     for origin in ORIGINS:
         found: dict[str, dict[str, Any]] = {}
         for attention in ATTENTIONS:
-            times, peak = seconds.get((origin, attention)), peaks[origin, attention] or {}
+            times, peak = seconds.get((origin, attention)), peaks.get((origin, attention)) or {}
             found[attention] = {
                 "seconds": times or [],
                 "median_seconds": statistics.median(times) if times else None,

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import gc
 import importlib.metadata
 import json
 import multiprocessing
@@ -190,6 +191,34 @@ def peak_memory(
     kept = max((ts, total) for ts, total in totals if ts < begin)[1]
     peak = max(total for ts, total in totals if ts >= begin)
     return {"peak_bytes": peak, "kept_bytes": kept, "resident_bytes": resident}
+
+
+def own_peak(step: Callable[[], Any], device: str, before: int) -> int | None:
+    """Bytes at the peak of one step on a GPU, of what was allocated since ``before`` was.
+
+    So that a variant's peak can be measured in a process that holds others as well.
+
+    Args:
+        step: Has run before, so that the optimiser has its state.
+        device: ``cpu`` or ``cuda``; ``None`` comes back for a CPU.
+        before: `allocated` before the variant's model was made.
+    """
+    if device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def allocated(device: str) -> int:
+    """Bytes that tensors hold on a GPU now, once what nobody refers to is gone; 0 on a CPU."""
+    gc.collect()
+    if device != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
 
 
 def high_water() -> int:

@@ -173,8 +173,18 @@ def compiled(model: nn.Module) -> nn.Module:
     return model
 
 
-def make_step(model: nn.Module, clips: Tensor, phase: str, precision: str) -> Callable[[], None]:
-    """What is timed: forward, loss, backward and AdamW; or one prediction. bf16 is autocast."""
+def make_step(
+    model: nn.Module, clips: Tensor, phase: str, precision: str, largest_norm: float | None = None
+) -> Callable[[], None]:
+    """What is timed: forward, loss, backward and AdamW; or one prediction. bf16 is autocast.
+
+    Args:
+        model: Ours or Hugging Face's.
+        clips: As the model takes them.
+        phase: One of ``PHASES``.
+        precision: One of ``PRECISIONS``.
+        largest_norm: To which the gradient is clipped; ``None``: it is not.
+    """
     device = clips.device.type
 
     def forward() -> Tensor:
@@ -189,6 +199,8 @@ def make_step(model: nn.Module, clips: Tensor, phase: str, precision: str) -> Ca
     def train() -> None:
         model.train()
         F.cross_entropy(forward().float(), labels).backward()
+        if largest_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
         optimizer.step()
         optimizer.zero_grad()
 
