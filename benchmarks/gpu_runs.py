@@ -178,6 +178,7 @@ class Run:
             "trainer.limit_test_batches=1",
             "data.eval_views=[1,1]",
             "trainer.enable_progress_bar=false",
+            "optim.warmup_epochs=0",  # which would be longer than the run
             *settings,
             f"run_dir={self.folder}",
         )

@@ -21,20 +21,23 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     It comes as soon as Python runs again: not within one operation of a library.
     """
-    outer, _ = signal.getitimer(signal.ITIMER_REAL)
+    outer, interval = signal.getitimer(signal.ITIMER_REAL)
     start = time.perf_counter()
     allowed = min(seconds, outer) if outer else seconds
-    previous = signal.signal(signal.SIGALRM, _raise)
+    is_over = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not is_over:
+            raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, max(allowed, 1e-3), AGAIN_SECONDS)
     try:
         yield
     finally:
+        is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         if outer:
             left = outer - (time.perf_counter() - start)
-            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), AGAIN_SECONDS)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise OutOfTime
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), interval)
