@@ -9,7 +9,6 @@ import torch
 from lightning import Callback, Trainer
 
 from tests.golden_files import GOLDEN
-from vivit_train import build
 from vivit_train.build import (
     build_data,
     build_module,
@@ -300,12 +299,18 @@ class TestPreparing:
     def test_compiling(self, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CXX", "python3")  # nothing is compiled before the first batch
         assert self.built(config, model={"compile": True}).is_compiled
+        assert config["model"]["compile"] == "auto"
         assert not self.built(config).is_compiled
 
-    def test_no_compiler(self, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(build.shutil, "which", lambda _: None)
-        with pytest.raises(UserError, match=r"model\.compile=true needs a C\+\+ compiler"):
-            self.built(config, model={"compile": True})
+    def test_attention_kernel(self, config: dict) -> None:
+        module = self.built(config, model={"attention_kernel": "math"})
+        assert module.attention_kernel == "math"
+        assert module.kernel_used is None  # until there is a batch
+        with pytest.raises(UserError, match=r"eager computes the formula"):
+            self.built(
+                config,
+                model={"attention_kernel": "flash", "attention_implementation": "eager"},
+            )
 
     def test_a_checkpoint_does_not_carry_it_on(self, config: dict) -> None:
         """Who loads the model to use it neither compiles it nor computes it twice."""

@@ -41,6 +41,11 @@ from tests.conftest import REPOSITORY
 
 # Name -> library, files that use it, and why no public name does.
 INTERFACES = {
+    "_fused_sdp_choice": (
+        "torch",
+        "model/kernels",
+        "which attention kernel torch takes; torch.backends.cuda.can_use_* tell only what could be",
+    ),
     # The loops of training.
     "fit_loop": (
         "Lightning",

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +35,7 @@ from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.errors import UserError
 from vivit_train.io.layout import CHECKPOINTS
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
+from vivit_train.launch.compiling import compiles
 from vivit_train.launch.devices import resolve_devices, resolve_precision
 from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.launch.sharding import Sharded, resolve_strategy
@@ -158,10 +157,10 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
 
 
 def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
-    """What only a run that trains does to its model: freezing, checkpointing, compiling.
+    """What a run that trains does to its model: freezing, checkpointing, kernels, compiling.
 
     Raises:
-        UserError: If there is nothing to freeze, or nothing to compile with.
+        UserError: If there is nothing to freeze, no such kernel, or nothing to compile with.
     """
     if config["optim"]["freeze"] is not None:
         module.freeze_parts(config["optim"]["freeze"])
@@ -171,15 +170,8 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
             say(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
     for encoder in module.model.encoders:
         encoder.activation_checkpointing = config["model"]["activation_checkpointing"]
-    if config["model"]["compile"]:
-        compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-        if not any(compiler and shutil.which(compiler) for compiler in compilers):
-            raise UserError(
-                "model.compile=true needs a C++ compiler, and there is none on this machine: "
-                "install g++ or clang++, name one in CXX, or set model.compile=false"
-            )
-        if is_rank_zero():
-            say("compiling the model: the first steps take a minute or more")
+    module.force_kernel(config["model"]["attention_kernel"])
+    if compiles(config):
         module.compile_blocks()
 
 
@@ -214,6 +206,12 @@ def build_trainer(
         raise UserError(
             "trainer.accumulate_grad_batches is the number of batches per optimiser step, 1 or "
             f"more; got {arguments['accumulate_grad_batches']}"
+        )
+    if arguments["deterministic"] is True and config["model"]["attention_kernel"] == "cudnn":
+        raise UserError(
+            "model.attention_kernel=cudnn has a backward pass that does not give the same bits "
+            "twice, which trainer.deterministic=true asks for: set model.attention_kernel=auto "
+            "(then it is flash), or trainer.deterministic=false"
         )
     arguments["precision"] = resolve_precision(arguments["precision"], arguments["accelerator"])
     strategy = resolve_strategy(arguments.pop("strategy"), arguments["precision"])

@@ -17,11 +17,13 @@ from vivit_train.config import check_warmup
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.sampler import limited
+from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.launch.sharding import Sharded
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
+from vivit_train.model.kernels import force_kernel, settle_kernel
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import (
     build_optimizer,
@@ -53,6 +55,8 @@ class VivitModule(LightningModule):
 
     Attributes:
         class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
+        attention_kernel: What was asked for: ``auto``, or see `force_kernel`.
+        kernel_used: The kernel of the first batch that was trained on or tested.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class VivitModule(LightningModule):
         self.heads = heads
         self.accuracy: VideoAccuracy | None = None
         self.is_compiled = False
+        self.attention_kernel = "auto"
+        self.kernel_used: str | None = None
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)
         self._frozen: list[nn.Module] = []
@@ -89,6 +95,33 @@ class VivitModule(LightningModule):
         """Compiles the model block by block, at the first batch; see `ViViT.compile_blocks`."""
         self.is_compiled = True
         self.model.compile_blocks()
+
+    def force_kernel(self, kernel: str) -> None:
+        """Has one kernel compute all attention; see `vivit_train.model.kernels.force_kernel`."""
+        self.attention_kernel = kernel
+        force_kernel(self.model, kernel)
+
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Finds out which attention kernel the run has."""
+        self._settle_kernel(batch)
+
+    def on_test_batch_start(
+        self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Finds out which attention kernel the test has, where nothing was trained."""
+        self._settle_kernel(batch)
+
+    def _settle_kernel(self, batch: ClipBatch) -> None:
+        if self.kernel_used is not None:
+            return
+        precision = str(self.trainer.precision)
+        precision = SHORT_PRECISIONS.get(precision, precision)
+        dtype, autocast = PRECISIONS.get(precision, (torch.float32, None))
+        self.kernel_used = settle_kernel(
+            self.model, batch.clips, autocast or dtype, self.attention_kernel
+        )
+        if self.trainer.is_global_zero and self.device.type == "cuda":
+            say(f"attention is computed by the kernel {self.kernel_used} (model.attention_kernel)")
 
     def configure_model(self) -> None:
         """Shards the model, with its weights loaded and before it has an optimiser."""

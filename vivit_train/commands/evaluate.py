@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Keys that this command uses; see `is_used`. The model is the checkpoint's.
 USES = (
     "experiment", "data", "-data.val_views", "-data.max_bad_fraction", "processor", "seed",
+    "model.attention_kernel",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.precision", "trainer.limit_test_batches", "trainer.deterministic",
     "trainer.benchmark", "trainer.profiler", "trainer.enable_progress_bar",
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             heads=classifier.heads,
         )
         module.model.load_state_dict(classifier.model.state_dict())
+        module.force_kernel(plain["model"]["attention_kernel"])
         watch = StopWatch()
         trainer, _ = build.build_trainer(plain, output, watch)
         trainer.loggers = []

@@ -56,7 +56,8 @@ RULES = (
         USED,
     ),
     Rule(
-        "model.attention_implementation model.activation_checkpointing model.compile",
+        "model.attention_implementation model.attention_kernel model.activation_checkpointing "
+        "model.compile",
         FREE,
         "the same operations; rounding may differ",
     ),

@@ -76,7 +76,10 @@ KEYS: Mapping[str, Kind] = {
     "model.sampled_frames": whole(1, 4096) | null,
     "model.attention_implementation": choice("sdpa", "eager"),
     "model.activation_checkpointing": switch,
-    "model.compile": switch,
+    "model.attention_kernel": choice(
+        "auto", "cudnn", "flash", "efficient", "math", "fa3", "fa4"
+    ),
+    "model.compile": switch | auto,
     "model.from_image.inflation": choice("central", "average", "average_arp") | null,
     "model.from_image.positions": choice("tile", "resize", "resize_tile") | null,
     "model.from_image.spatial_attention": choice("copy", "random"),

@@ -25,7 +25,14 @@ CHOICES = {
     "attention_implementation": ("sdpa", "eager"),
 }
 # Keys of the configuration's group `model` that say how a run starts and trains the model.
-NOT_ARGUMENTS = ("name", "pretrained", "from_image", "activation_checkpointing", "compile")
+NOT_ARGUMENTS = (
+    "name",
+    "pretrained",
+    "from_image",
+    "activation_checkpointing",
+    "attention_kernel",
+    "compile",
+)
 # What a type of an argument is called.
 WORDS = {
     int: "a whole number",

@@ -135,9 +135,10 @@ class ViViT(nn.Module):
     def compile_blocks(self) -> None:
         """Compiles the model block by block, at the first batch.
 
-        In place, which leaves the names of the weights as they are; and not as a whole, because
-        blocks of one kind share their code: a model of 24 takes as long to compile as one of 2.
-        A last block that makes one token alone is none of that kind, and little work: it is left.
+        In place, so the names of the weights stay as they are. Blocks of one kind share their
+        compiled code, so a model of 24 blocks takes as long to compile as one of 2. A last block
+        that computes only the class token has shapes of its own, which would be compiled for it
+        alone. It does little work, so it is not compiled.
         """
         for encoder in self.encoders:
             num_blocks = len(encoder.blocks) - (self.num_queries is not None)

@@ -60,6 +60,7 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
         "data": data.name,
         "num_classes": len(data.class_names),
         "precision": str(trainer.precision),
+        "attention_kernel": module.kernel_used,
         "seed": config["seed"],
         "devices": trainer.world_size,
         "hardware": hardware(trainer.strategy.root_device),
