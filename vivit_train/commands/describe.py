@@ -34,8 +34,9 @@ USUAL_RATE = 30.0
 USES = (
     "experiment", "model", "-model.name", "-model.pretrained", "-model.from_image",
     "-model.activation_checkpointing", "-model.attention_kernel", "-model.compile",
-    "data.clip_frames", "data.frame_stride", "data.frame_rate", "data.clip_seconds", "data.sampling",
-    "data.batch_size", "data.eval_views", "processor", "optim.name", "trainer.accelerator", "trainer.precision",
+    "data.clip_frames", "data.frame_stride", "data.frame_rate", "data.clip_seconds",
+    "data.sampling", "data.batch_size", "data.eval_views", "processor", "optim.name",
+    "trainer.accelerator", "trainer.precision",
 )  # fmt: skip
 
 
