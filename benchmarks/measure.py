@@ -258,10 +258,14 @@ def head(settings: dict[str, Any], device: str, *packages: str) -> dict[str, Any
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of Python and these packages."""
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in packages
-    }
+    """Of Python and these packages; what runs from its folder without an installation has none."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def hardware(device: str) -> dict[str, Any]:
