@@ -277,7 +277,7 @@ def test_early_stopping_in_parts(
     words = (*WHEN["after steps"], "callbacks.patience_steps=2")
     run.words = words
     at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
-    stopped = r"nothing is trained: the run has stopped early, val/top1 has not been better for 2"
+    stopped = r"the run has stopped early already: val/top1 has not been better for 2"
     with pytest.warns(UserWarning, match=stopped):
         run.in_parts(at)
     assert len(run.journal.videos) == 2 * 3
@@ -285,7 +285,7 @@ def test_early_stopping_in_parts(
 
 
 def test_early_stopping_needs_validations(run: Run) -> None:
-    with pytest.raises(UserError, match="patience_steps=2 goes by validations, and trainer.lim"):
+    with pytest.raises(UserError, match="patience_steps=2 needs validations, and trainer.lim"):
         run.part("callbacks.patience_steps=2", *WHEN["never"])
 
 
@@ -366,7 +366,7 @@ def test_an_epoch_that_is_no_whole_number_of_steps(whole: Callable[..., Run], ru
 def test_a_validation_that_is_due_is_not_left_out(whole: Callable[..., Run], run: Run) -> None:
     run.part(at={("val", 2): terminate})
     for word in (*WHEN["never"], *WHEN["after the last epoch"]):
-        with pytest.raises(UserError, match="from inside a validation, which the run would now"):
+        with pytest.raises(UserError, match="saved during a validation, which these settings"):
             run.part(word)
     run.part().same_as(whole(()))
 
@@ -417,7 +417,7 @@ def test_a_limit_that_leaves_nothing_is_told_before_training(role: str, run: Run
 
 def test_no_time_at_all(run: Run) -> None:
     with (
-        pytest.warns(UserWarning, match=r"nothing is trained: trainer"),
+        pytest.warns(UserWarning, match=r"there is no time left to train: trainer"),
         pytest.raises(UserError, match="ended before its first optimiser step"),
     ):
         run.part("trainer.max_time='00:00:00:00'")

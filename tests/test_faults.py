@@ -121,7 +121,7 @@ def test_a_run_killed_anywhere_ends_the_same(words: list[str], whole: Path, tmp_
     training = Training(auto(words, run), tmp_path / "log")
     assert training.end() == 0, training.said()
     assert f"warning: DAMAGED CHECKPOINT {last}" in training.said()
-    assert f"Going on from {last.with_name('previous.ckpt')}" in training.said()
+    assert f"Resuming from {last.with_name('previous.ckpt')}" in training.said()
     same_run(run, whole)
     assert list(run.rglob("*.tmp-*")) == []
 
@@ -141,7 +141,7 @@ def test_a_run_that_is_told_to_stop_goes_on_the_same(
         )
         assert training.end() == 128 + number, training.said()
         last = run / "checkpoints" / "last.ckpt"
-        told = f"stopped by {number.name}; go on with: python train.py ckpt_path={last}"
+        told = f"stopped by {number.name}; resume with: python train.py ckpt_path={last}"
         assert told in training.said()
         if method == "training_step":  # batch 5 is the first of step 3's
             assert torch.load(last, weights_only=True)["global_step"] == 3
@@ -367,7 +367,7 @@ def test_a_stopped_process_does_not_make_the_run_deaf(
     time.sleep(3)  # the other waits for it
     os.killpg(training.pid, signal.SIGTERM)
     assert training.end(60) == 143, training.said()
-    assert "stopped by SIGTERM; go on with" in training.said()
+    assert "stopped by SIGTERM; resume with" in training.said()
     deadline = time.monotonic() + 60
     while session_of(training.pid) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -310,7 +310,7 @@ def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) ->
     name = "momentum_buffer" if settings is SGD else "exp_avg"
     for value in ("x", [1.0], torch.zeros(3)):
         state[name], whole = value, state[name]
-        with pytest.raises(UserError, match="state in the checkpoint is not that of this model"):
+        with pytest.raises(UserError, match="state in the checkpoint does not fit this model"):
             check_restored(schedule)
         state[name] = whole
     optimizer.state[7] = optimizer.state[model.embed.weight]  # type: ignore[index]

@@ -66,7 +66,7 @@ def test_metrics(finished_run: Path) -> None:
     assert all(torch.isfinite(torch.tensor(losses)))
     assert sum(bool(row["val/top1"]) for row in table) == 2
     rates = [float(row["train/lr"]) for row in table if row["train/lr"]]
-    assert rates[0] == 0  # the original's warm-up starts at 0
+    assert rates[0] == 0  # Scenic's warm-up starts at 0
     assert max(rates) == pytest.approx(1e-3)
 
 
@@ -168,7 +168,7 @@ MISTAKES = {
     "--fast": "unrecognized arguments: --fast",
     "model=vivit_bb": "did you mean vivit_b or ",
     "experiment=nope": "experiment=nope: there is no such option",
-    "data=video": "data=video is what all data sets have in common",
+    "data=video": "data=video only holds what all data sets have in common",
     "optim={lr: 1}": "optim={lr: 1}: there is no such option",
     "optim.lr=fast": "optim.lr=fast: expected a number",
     "optim.lr=1e-4,3e-4": "add -m",
@@ -275,6 +275,6 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(small: tuple[str, ...], tmp_p
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGINT, told
-    assert f"stopped by SIGINT; go on with: python train.py ckpt_path={last}" in told
+    assert f"stopped by SIGINT; resume with: python train.py ckpt_path={last}" in told
     assert "Traceback" not in told
     assert torch.load(last, weights_only=True)["global_step"] >= 1

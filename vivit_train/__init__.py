@@ -109,9 +109,9 @@ def load(source: str | Path, **model: Any) -> "Classifier":
         source: A run's folder, which stands for its best checkpoint; one of its checkpoints; a
             folder that ``vivit export --format safetensors`` wrote; a Hugging Face folder or file;
             a hub id ``owner/name``; or a Scenic checkpoint. ``model.pretrained`` takes the same.
-        **model: Arguments of `ViViT` that the source does not tell, as Scenic's do not tell
-            ``image_size``, or that are to differ, such as ``num_frames``; positions are then
-            interpolated.
+        **model: Arguments of `ViViT` that the source does not contain, such as ``image_size``
+            for a Scenic checkpoint, or that should differ from it, such as ``num_frames``.
+            Positions are then interpolated.
 
     Returns:
         The model with its processor and class names, in evaluation mode, on the CPU.

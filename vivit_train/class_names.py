@@ -57,7 +57,7 @@ def find_classes(names: Sequence[str], targets: Sequence[str], whose: str) -> li
         left = [name for j, name in enumerate(targets) if j not in set(pairs.values())]
         raise UserError(
             f"{len(lost)} of the data set's {len(names)} classes are not among the "
-            f"{len(targets)} of {whose}: {shorten(lost)}. Left over there: {shorten(left)}. "
+            f"{len(targets)} of {whose}: {shorten(lost)}. Unmatched there: {shorten(left)}. "
             "Classes are matched by name: rename the data set's classes, or train a new head"
         )
     return [pairs[i] for i in range(len(names))]

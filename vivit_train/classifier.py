@@ -290,7 +290,7 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     known = [field.name for field in dataclasses.fields(Arguments)]
     if unknown := sorted(model.keys() - set(known)):
         raise UserError(
-            f"load() takes arguments of ViViT, and {', '.join(unknown)} is none; they are "
+            f"load() takes arguments of ViViT, and {', '.join(unknown)} is not one. They are "
             f"{', '.join(known)}"
         )
     arguments = {**weights.model, **model}
@@ -305,14 +305,14 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
     untold = [name for name in needed if name not in arguments]
     if untold:
         raise UserError(
-            f"{weights.origin} does not tell {', '.join(untold)}: give them, "
+            f"{weights.origin} does not contain {', '.join(untold)}: give it yourself, "
             f"load({str(source)!r}, {', '.join(f'{name}=...' for name in untold)})"
         )
     if "head.weight" not in weights.state:
         raise UserError(f"{weights.origin} has no head: it gives features, not classes")
     arguments.setdefault("num_classes", len(weights.state["head.weight"]))
     network = ViViT(**arguments)
-    # What the file tells stays its own: another image_size then interpolates the positions.
+    # Values from the file stay as they are: another image_size then interpolates the positions.
     load_weights(network, dataclasses.replace(weights, model={**model, **weights.model}))
     class_names = weights.class_names or [f"class {i}" for i in range(network.num_classes)]
     processor = processor_of(weights) or Processor(crop_size=network.arguments.image_size)
@@ -335,11 +335,11 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
 
 
 def sampling_of(told: dict[str, Any], clip_frames: int) -> Sampling | None:
-    """How clips were taken, by what weights tell; ``None`` where that is not how far apart.
+    """How clips were taken, as the weights say; ``None`` where they do not give a spacing.
 
     Args:
         told: See `Weights.sampling`.
-        clip_frames: Frames per clip, whatever the weights tell.
+        clip_frames: Frames per clip, whatever the weights say.
     """
     keys = (*SPACINGS, "sampling")
     spacing = {key: told[key] for key in keys if told.get(key) not in (None, "window")}
@@ -347,7 +347,7 @@ def sampling_of(told: dict[str, Any], clip_frames: int) -> Sampling | None:
 
 
 def processor_of(weights: Weights) -> Processor | None:
-    """The image processor that weights were trained with; ``None`` where they do not tell.
+    """The image processor that weights were trained with; ``None`` where they do not say.
 
     Raises:
         UserError: If their settings are none that a processor has.
@@ -359,7 +359,7 @@ def processor_of(weights: Weights) -> Processor | None:
             return Processor.from_huggingface(weights.processor)
         known = inspect.signature(Processor).parameters
         if unknown := sorted(weights.processor.keys() - known.keys()):
-            raise UserError(f"processor settings that there are not: {', '.join(unknown)}")
+            raise UserError(f"unknown settings of the processor: {', '.join(unknown)}")
         return Processor(**weights.processor)
     except UserError as error:
         raise UserError(f"{weights.origin}: {error}") from None

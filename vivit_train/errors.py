@@ -9,7 +9,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
-    """Something that the user can mend: a path, a value, a file.
+    """Something that the user can correct: a path, a value, a file.
 
     The message names the value, what was expected and what to do. The commands print it alone,
     without a traceback; from Python it is an ordinary ``ValueError``.
@@ -21,7 +21,7 @@ class ProcessLost(UserError):
 
 
 class DiskFull(OSError):
-    """A checkpoint could not be written for want of room.
+    """A checkpoint could not be written because the disk is full.
 
     Args:
         path: The checkpoint.
@@ -34,9 +34,9 @@ class DiskFull(OSError):
         super().__init__(
             cause.errno,
             f"{path} could not be written: {cause.strerror}. It needs {needed / 1e6:,.1f} MB, and "
-            f"{free / 1e6:,.1f} MB are free. The checkpoints that were there are whole, and "
-            "training stops here, as what it learned from here on could not be kept. Make room "
-            "(df, quota, ulimit -f) and go on with ckpt_path=last",
+            f"{free / 1e6:,.1f} MB are free. Earlier checkpoints are whole. Training stops here, "
+            "because what it would learn from here on could not be saved. Make room "
+            "(df, quota, ulimit -f) and resume with ckpt_path=last",
         )
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def no_room(error: OSError) -> str:
-    """What to tell about a file that could not be written for want of room."""
+    """The message for a file that could not be written because the disk is full."""
     if isinstance(error, DiskFull) or error.filename is None:
         return str(error)
     return (

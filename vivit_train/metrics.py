@@ -245,7 +245,7 @@ def ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """
     target = logits.gather(1, labels[:, None])  # [B, 1]
     lower_index = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    # Ties go to the lower class index, as the original's argmax does.
+    # Ties go to the lower class index, as with Scenic's argmax.
     return ((logits > target) | ((logits == target) & lower_index)).sum(dim=1)
 
 

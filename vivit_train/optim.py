@@ -112,7 +112,7 @@ def layers_of(model: ViViT) -> dict[str, int]:
     """The layer of each parameter, counted from the input as timm and BEiT do.
 
     Tubelets, class token and positions are layer 0, block i is layer i + 1, and the head is above
-    the last block. Model 2's temporal encoder goes on above the spatial one; its class token and
+    the last block. Model 2's temporal encoder comes above the spatial one; its class token and
     positions belong to its first block. An encoder's last norm belongs to its last block.
 
     Returns:
@@ -226,7 +226,7 @@ def check_restored(schedule: LambdaLR) -> None:
     )
     if not fits:
         raise UserError(
-            "the optimiser's state in the checkpoint is not that of this model's parameters: the "
+            "the optimiser's state in the checkpoint does not fit this model's parameters: the "
             "file was changed or is damaged. Resume from previous.ckpt, or start a new run from "
             "its weights with model.pretrained"
         )
@@ -251,7 +251,7 @@ def warmup_cosine(
 ) -> float:
     """Factor on the base learning rate at an optimiser step.
 
-    The original's schedule (Scenic ``compound_lr_scheduler``): linear from 0 over the warm-up,
+    Scenic's schedule (``compound_lr_scheduler``): linear from 0 over the warm-up,
     times a half cosine from 1 to the floor over the rest. The very first step has learning rate 0
     if there is a warm-up.
 
@@ -259,7 +259,7 @@ def warmup_cosine(
         step: Optimiser steps done, from 0.
         total_steps: Optimiser steps of the whole run.
         warmup_steps: Steps of warm-up; may be fractional, and less than ``total_steps``.
-        min_fraction: The floor in [0, 1], which the original calls alpha.
+        min_fraction: The floor in [0, 1], which Scenic calls alpha.
 
     Returns:
         A factor in [0, 1].

@@ -173,7 +173,7 @@ class TestCheckpoints:
         told = capsys.readouterr().err
         assert told == (
             f"saving {tmp_path}/last.ckpt\n"
-            f"stopped by SIGTERM; go on with: python train.py ckpt_path={tmp_path}/last.ckpt\n"
+            f"stopped by SIGTERM; resume with: python train.py ckpt_path={tmp_path}/last.ckpt\n"
         )
         saver.state.fn = "test"
         callback.on_exception(saver, None, Stopped(signal.SIGINT))

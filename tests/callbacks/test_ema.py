@@ -180,8 +180,8 @@ def fit_without_sanity_check(
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (None, 0.9, r"callbacks\.ema_decay=0\.9: .*no averages; .*ema_decay=null"),
-        (0.9, None, r"callbacks\.ema_decay=null: .*averages its weights; keep the run's own value"),
+        (None, 0.9, r"callbacks\.ema_decay=0\.9: .*no averaged weights. .*ema_decay=null"),
+        (0.9, None, r"callbacks\.ema_decay=null: .*averages its weights. Keep the run's own value"),
     ],
 )
 def test_resuming_with_or_without(

@@ -52,7 +52,7 @@ def test_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         first == "training vivit_ti, 1,000 parameters, 990 of them trained, on 2 x cpu in 32-true"
     )
-    assert last == "going on at step 4, epoch 2 of 2"
+    assert last == "resuming at step 4, epoch 2 of 2"
     callback.on_train_start(stub(is_global_zero=False), module())
     assert said(capsys) == []
     callback.teardown(None, None, stage="fit")

@@ -11,7 +11,7 @@ from vivit_train.callbacks.stop_signals import Stopped, StopSignals
 from vivit_train.launch.stop_watch import StopWatch
 
 LAST = Path("a run/last.ckpt")
-GO_ON = "go on with: python train.py ckpt_path='a run/last.ckpt'\n"
+GO_ON = "resume with: python train.py ckpt_path='a run/last.ckpt'\n"
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,7 @@ class TestWaiting:
             (90, 75.0, 8, 8, "All cores decode: .*`vivit prepare`.* augment.repeats=2"),
             # A slow disk: other videos would not help.
             (20, 75.0, 8, 8, "waiting for the storage, .* local disk .*data.num_workers=16"),
-            (90, 40.0, 8, 8, "The workers are at work for 50% of their time only"),
+            (90, 40.0, 8, 8, "The workers are busy for 50% of their time only"),
         ],
     )
     def test_the_cure_is_for_the_case(
@@ -163,8 +163,8 @@ class TestWaiting:
         monkeypatch.setattr(throughput, "cores_per_process", lambda: cores)
         text = waiting(0.43, decode_ms, 100.0, clips_per_second, num_workers)
         assert text.startswith(
-            "training waits for data 43% of the time. A worker has a clip in 100 ms, "
-            f"{decode_ms} ms of them decoding, with data.num_workers={num_workers} and "
+            "training waits for data 43% of the time. A worker makes a clip in 100 ms, "
+            f"of which it decodes for {decode_ms} ms, with data.num_workers={num_workers} and "
             f"{cores} CPU core"
         )
         assert re.search(cure, text)

@@ -262,4 +262,4 @@ def test_ctrl_c_keeps_the_verdicts(tmp_path: Path) -> None:
     assert process.returncode == STOPPED, err
     done = len(read_verdicts(file))
     assert 0 < done < 401
-    assert err.splitlines()[-1].startswith(f"stopped: {done} of 401 videos have a verdict in ")
+    assert err.splitlines()[-1].startswith(f"stopped: {done} of 401 videos have been checked, see ")

@@ -55,7 +55,7 @@ def test_a_run_without_a_test(runs: Path, compare) -> None:
     """And one whose test was of a part: the number is that of the videos that were scored."""
     write(runs / "d", lr=0.4, top1=0.9, num_videos_scored=8, split_fingerprint="beef")
     lines, warnings = compare(runs / "a", runs / "d")
-    assert "these scores do not compare" in warnings
+    assert "these scores cannot be compared" in warnings
     assert "8" in lines[1]
     untested = {"num_videos": 16, "num_videos_scored": 0, "split_fingerprint": None}
     (runs / "d" / "results.json").write_text(json.dumps(untested))
@@ -103,7 +103,7 @@ def test_another_score(runs: Path, compare) -> None:
 def test_scores_of_different_videos_do_not_compare(runs: Path, compare) -> None:
     write(runs / "d", lr=0.1, top1=0.9, split_fingerprint="beef", num_videos=17)
     _, warnings = compare(runs)
-    assert "warning: these scores do not compare, they are of different videos" in warnings
+    assert "warning: these scores cannot be compared, they are of different videos" in warnings
     assert f"{runs}/a: 16 (f00d); {runs}/d: 17 (beef)" in warnings
 
 

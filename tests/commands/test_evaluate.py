@@ -84,7 +84,7 @@ def test_a_part_of_the_split(finished_run: Path, score, tmp_path: Path) -> None:
 
 
 def test_nothing_to_score(score) -> None:
-    with pytest.raises(UserError, match="limit_test_batches=0 leaves nothing to score: add"):
+    with pytest.raises(UserError, match="limit_test_batches=0 leaves no video to score: add"):
         score("trainer.limit_test_batches=0")
 
 
@@ -275,7 +275,7 @@ def test_a_class_that_the_model_does_not_know(demo_root: Path, tmp_path: Path, s
     numbered(tmp_path, clips, ["juggling", *CLASS_NAMES[1:]])
     with pytest.raises(UserError) as caught:
         score("data=folder", f"data.root={tmp_path}")
-    assert "of the model: juggling. Left over there: " + CLASS_NAMES[0] in str(caught.value)
+    assert "of the model: juggling. Unmatched there: " + CLASS_NAMES[0] in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

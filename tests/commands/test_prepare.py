@@ -72,7 +72,7 @@ def test_broken_videos_are_listed(
     assert run(root, output) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("unreadable  val/b/5.mp4: Invalid data")
-    assert "1 are in the copy as they were, or missing as they were" in lines
+    assert "1 are copied unchanged, or missing as they were" in lines
     assert "1 videos that no split lists were left out" in lines
     assert splits(output, "data=folder") == splits(root, "data=folder")
     assert run(root, output) == 1
@@ -160,7 +160,7 @@ def test_ctrl_c_keeps_what_is_done(
 
     monkeypatch.setattr(Manifest, "add", interrupted)
     assert run(root, output) == STOPPED
-    assert "stopped: 1 of 4 videos are done; the same command goes on" in capsys.readouterr().err
+    assert "stopped: 1 of 4 videos are done; the same command continues" in capsys.readouterr().err
     monkeypatch.setattr(Manifest, "add", add)
     assert run(root, output) == 0
     assert "4 videos, 3 of them" in capsys.readouterr().out

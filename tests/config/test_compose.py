@@ -334,5 +334,5 @@ def test_plain_values_only() -> None:
 def test_references_that_lead_nowhere() -> None:
     with pytest.raises(UserError, match=r"cannot be resolved: .*model\.frames"):
         to_plain(compose_config(["data.clip_frames=${model.frames}"]))
-    with pytest.raises(UserError, match="data=video is what all data sets have in common"):
+    with pytest.raises(UserError, match="data=video only holds what all data sets have in common"):
         to_plain(OmegaConf.create({"data": {"_target_": "???"}}))

@@ -116,7 +116,7 @@ def test_a_real_shell(tmp_path) -> None:
     [
         (
             "optim.lr=1e-4,3e-4",
-            "several values are a sweep, with a run for each; add -m to train.py",
+            "several values make a sweep, with a run for each: add -m to train.py",
         ),
         ("seed=range(1,4)", "add -m"),
         ("data.root='a','b'", "add -m"),

@@ -142,7 +142,7 @@ def test_other_errors_are_not_a_lost_worker() -> None:
     assert lost_worker(ValueError("DataLoader worker (pid 7) exited unexpectedly")) is None
     several = lost_worker(RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"))
     assert several is not None
-    assert "(pid 7, 8) exited unexpectedly; was the memory" in several
+    assert "(pid 7, 8) exited unexpectedly. Did it run out" in several
 
 
 def test_a_temporary_folder_with_a_long_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_splits_of_one_data_set_agree_by_name(tmp_path: Path) -> None:
 
 def test_a_class_that_the_model_does_not_know(tmp_path: Path) -> None:
     data = build(tmp_path, class_names=["a", "x"])
-    with pytest.raises(UserError, match=r"among the 2 of the model: b\. Left over there: x\."):
+    with pytest.raises(UserError, match=r"among the 2 of the model: b\. Unmatched there: x\."):
         data.setup()
 
 

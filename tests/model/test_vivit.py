@@ -215,7 +215,7 @@ def test_drop_path_styles_in_the_factorised_encoder(randomise) -> None:
 
 def test_drop_path_of_the_factorised_self_attention() -> None:
     arguments = MODELS["factorised_self_attention"] | {"drop_path": 0.5}
-    with pytest.warns(UserWarning, match="drop_path=0.5 has no effect: the original ignores"):
+    with pytest.warns(UserWarning, match="drop_path=0.5 has no effect: Scenic ignores"):
         model = ViViT(**TINY | arguments)
     assert {block.drop_path.p for block in model.encoder.blocks} == {0.0}
     model = ViViT(**TINY | arguments | {"drop_path_style": "timm"})

@@ -127,7 +127,7 @@ def test_clips_that_are_too_short(words: list[str], copy: Path) -> None:
         write_video(path, draw(path.parent.name, int(path.stem), num_frames=90))
     found = warnings(*words, f"data.root={copy}")
     assert found["length"] == (
-        "a clip covers 0.27 s of videos that last about 3 s: too little where a class shows over "
+        "a clip covers 0.27 s of videos that last about 3 s: too little if a class shows only over "
         "time; data.frame_stride=null data.clip_seconds=3 covers them"
     )
 

@@ -72,14 +72,14 @@ NAN.loss[60:] = np.nan
             case(LEARNED, clips=40),
             r"^overfitting: the 40 training clips were .* 10 clips per class may be too few",
         ),
-        (case(LEARNED), "labels of the validation split may not mean what those of the training"),
+        (case(LEARNED), "labels of the validation split may mean something else than those of the training"),
         (
             case(FLAT, differences=["data.frame_stride=2, theirs was data.frame_stride=1"]),
             r"^the clips are not those that the pretrained .*: data\.frame_stride=2, theirs was",
         ),
         (
             case(FLAT, settings={"optim.freeze": "all_but_head"}),
-            r"optim\.freeze=all_but_head: what the frozen parts make .* optim\.freeze=null$",
+            r"optim\.freeze=all_but_head: the features of the frozen parts .* optim\.freeze=null$",
         ),
         (
             case(FLAT, settings={"augment.horizontal_flip": 0.5}, mirrored=("left", "right")),

@@ -124,8 +124,8 @@ class TestOwned:
         assert holder.wait(60) == 75
         assert holder.stderr is not None
         assert holder.stderr.read() == (
-            f"error: {tmp_path}/run no longer belongs to this process (marker missing): it ends "
-            "without saving\n"
+            f"error: {tmp_path}/run no longer belongs to this process (marker missing): the "
+            "process ends without saving\n"
         )
 
     def test_nothing_is_left_where_nothing_came_of_it(self, tmp_path: Path) -> None:

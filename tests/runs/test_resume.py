@@ -78,7 +78,7 @@ def test_the_newest_whole_one(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert newest_whole(run) == previous
     told = capsys.readouterr().err
     assert told.startswith(f"warning: DAMAGED CHECKPOINT {last} (the checksum")
-    assert told.strip().endswith(f"Going on from {previous}")
+    assert told.strip().endswith(f"Resuming from {previous}")
     flip_a_bit(previous)
     with pytest.raises(UserError, match="every checkpoint of the run is damaged"):
         newest_whole(run)

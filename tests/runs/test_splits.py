@@ -42,7 +42,7 @@ def test_other_videos_are_refused_by_name(run: Path, grown: Path) -> None:
     with pytest.raises(UserError, match=r"began with: 32 rows before, 33 now\."):
         train(resumed(words))
 
-    with pytest.warns(UserWarning, match=r"train split .* goes on with it \(allow_other_videos"):
+    with pytest.warns(UserWarning, match=r"train split .* resuming with it \(allow_other_videos"):
         train(resumed([*words, "allow_other_videos=true"]))
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
     # They are the run's own from here on.

@@ -96,7 +96,7 @@ class TestGrid:
         assert not (home / "1").exists()
         assert trials_of(home)[0].error is None
         assert scores(home)[0]["state"].startswith("epoch 1 of")
-        assert "to go on, repeat the command" in capfd.readouterr().err
+        assert "to continue, repeat the command" in capfd.readouterr().err
         assert run("seed=15,1", "optim.lr=0.5") == 0
         assert [len(starts(home / f)) for f in "01"] == [2, 1]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -35,7 +35,7 @@ class Kept(NamedTuple):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps ``last.ckpt``, from which the run goes on, and ``best.ckpt``, the best validation.
+    """Keeps ``last.ckpt``, from which a run resumes, and ``best.ckpt``, the best validation.
 
     Beside them is ``previous.ckpt``, the last before the last, should the last be damaged. With
     ``top_k`` above 1 the best of that many validations are there too, each named after its step
@@ -154,11 +154,11 @@ class Checkpoints(Checkpoint):
                 f"{', '.join(scores)}"
             )
         timers = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
-        # It goes on where the checkpoint says.
+        # It resumes where the checkpoint says.
         if any((timer.time_remaining() or 0) <= 0 for timer in timers):
             rank_zero_warn(
-                "nothing is trained: trainer.max_time, which counts all parts of a run, is "
-                "used up. Give more, or trainer.max_time=null"
+                "there is no time left to train: trainer.max_time counts all parts of a run, "
+                "and they have used it up. Give more, or set trainer.max_time=null"
             )
         # What is wrong with the test's limit is said before training, not after it.
         if trainer.limit_test_batches:
@@ -200,8 +200,8 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.last)
             return
         self.kept = kept  # before saving: the checkpoint carries it
-        # The last comes last: a run killed in between goes on from the one before it, which
-        # knows nothing of this score, and arrives here again.
+        # last.ckpt is written last: a run that is killed in between resumes from the one
+        # before it, which does not have this score yet, and arrives here again.
         path = self.best if self.top_k == 1 else self._path(new)
         self._save(trainer, path)
         if trainer.is_global_zero:
@@ -251,7 +251,7 @@ class Checkpoints(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Saves where the run was told to stop, and says how to go on.
+        """Saves where a signal stopped the run, and says how to resume.
 
         All processes come here at the same step (see `StopSignals`), and after the other
         callbacks, which have put back what they changed for a validation.

@@ -54,14 +54,14 @@ class EarlyStopping(callbacks.EarlyStopping):
         """
         if trainer.limit_val_batches == 0:
             raise UserError(
-                f"callbacks.patience_steps={self.patience} goes by validations, and "
-                "trainer.limit_val_batches=0 has none: leave out one of them"
+                f"callbacks.patience_steps={self.patience} needs validations, and "
+                "trainer.limit_val_batches=0 turns them off: leave out one of the two"
             )
         if self.wait_count >= self.patience:
             trainer.should_stop = True
             rank_zero_warn(
-                f"nothing is trained: the run has stopped early, {self._reason()}. To train on "
-                "give more, or callbacks.patience_steps=null"
+                f"the run has stopped early already: {self._reason()}. To continue training, raise "
+                "callbacks.patience_steps or set it to null"
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

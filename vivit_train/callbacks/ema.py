@@ -66,7 +66,7 @@ class Ema(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts from the weights at hand, or goes on from a checkpoint's averages."""
+        """Starts from the current weights, or resumes from a checkpoint's averages."""
         if self.decay is None:
             return
         self._put_back(pl_module)
@@ -77,7 +77,7 @@ class Ema(Callback):
             .to(weight.device, torch.float32, copy=True)
             for name, weight in weights.items()
         }
-        # Told by the optimiser itself: a step that loss scaling leaves out is none.
+        # The optimiser itself reports its steps: one that loss scaling skips does not count.
         optimizer = trainer.optimizers[0]
         self._hook = optimizer.register_step_post_hook(lambda *_: self.update(pl_module))
 
@@ -104,7 +104,7 @@ class Ema(Callback):
             self._show_averages(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on training the weights."""
+        """Puts the weights back for training."""
         if trainer.state.fn == "fit":
             self._put_back(pl_module)
 
@@ -138,13 +138,13 @@ class Ema(Callback):
         weights = cast(CheckpointContent, checkpoint).get("training_weights")
         if weights is None and self.decay is not None:
             raise UserError(
-                f"callbacks.ema_decay={self.decay}: the checkpoint to go on from has no averages; "
-                "go on with callbacks.ema_decay=null, or start a new run from its weights with "
+                f"callbacks.ema_decay={self.decay}: the checkpoint has no averaged weights. Resume "
+                "with callbacks.ema_decay=null, or start a new run from its weights with "
                 "model.pretrained"
             )
         if weights is not None and self.decay is None:
             raise UserError(
-                "callbacks.ema_decay=null: the checkpoint to go on from averages its weights; keep "
+                "callbacks.ema_decay=null: the run of this checkpoint averages its weights. Keep "
                 "the run's own value, or start a new run from the averages with model.pretrained"
             )
         if weights is not None:

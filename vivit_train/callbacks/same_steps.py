@@ -58,9 +58,9 @@ class SameSteps(Callback):
         if step % batch:
             per_process = batch // trainer.world_size
             raise UserError(
-                f"this run takes {step} videos per optimiser step, which "
-                f"{trainer.world_size} processes x {per_process} videos each = {batch} do not "
-                "divide. Go on with another trainer.devices or data.batch_size whose product "
+                f"this run takes {step} videos per optimiser step, which is not a multiple of "
+                f"{trainer.world_size} processes x {per_process} videos each = {batch}. Resume "
+                "with another trainer.devices or data.batch_size whose product "
                 f"divides {step}, or start a new run from the weights with model.pretrained"
             )
         given = self.begun.config.get("trainer", {})
@@ -160,7 +160,7 @@ class SameSteps(Callback):
             raise UserError(
                 f"an epoch of this run has {self._saved['videos_per_epoch']} videos, but "
                 f"{batches} batches x {batch} videos = {batches * batch} now: the position in "
-                "the epoch would mean others. Go on with the data, data.batch_size and "
+                "the epoch would mean other videos. Resume with the data, data.batch_size and "
                 "trainer.limit_train_batches that the run had, or with another trainer.devices"
             )
         loop: Any = trainer.fit_loop.epoch_loop
@@ -170,9 +170,9 @@ class SameSteps(Callback):
         trainer.val_check_batch = _after_whole_steps(trainer, batches)
         if self._validation_due and not validates_next(trainer):
             raise UserError(
-                "the checkpoint is from inside a validation, which the run would now leave out: "
+                "the checkpoint was saved during a validation, which these settings would skip: "
                 "resume with the trainer.limit_val_batches, trainer.val_check_interval and "
-                "trainer.check_val_every_n_epoch that it had, and change them after it"
+                "trainer.check_val_every_n_epoch that the run had, and change them afterwards"
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,8 +204,8 @@ class SameSteps(Callback):
         if videos % batch:
             raise UserError(
                 f"{what} is {batches} batches of {self._saved['videos_per_batch']} videos = "
-                f"{videos}, which batches of {batch} videos do not divide: go on with another "
-                "trainer.devices or data.batch_size"
+                f"{videos}, which is not a whole number of batches of {batch} videos: resume with "
+                "another trainer.devices or data.batch_size"
             )
         return videos // batch
 

@@ -27,7 +27,7 @@ class Start(Callback):
         self._waiting = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says what is trained, and from where a resumed run goes on."""
+        """Says what is trained, and at which step a resumed run continues."""
         for line in self._lines(trainer, pl_module) if trainer.is_global_zero else ():
             say(line)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -92,5 +92,5 @@ class Start(Callback):
             f"{self.run_dir}",
         ]
         if trainer.global_step:
-            lines.append(f"going on at step {trainer.global_step}, {epoch_in_words(trainer)}")
+            lines.append(f"resuming at step {trainer.global_step}, {epoch_in_words(trainer)}")
         return lines

@@ -19,16 +19,16 @@ from vivit_train.runs.resume import resume_command
 
 
 class Stopped(SystemExit):
-    """Ends a run that was told to stop; its exit code is 128 + the signal's number."""
+    """Ends a run that a signal stopped; its exit code is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.signal = signal.Signals(number)
 
     def report(self, checkpoint: Path) -> None:
-        """Says how to go on; on a SLURM cluster SIGUSR1 puts the job back into the queue."""
+        """Says how to resume; on a SLURM cluster SIGUSR1 puts the job back into the queue."""
         if checkpoint.is_file():
-            how = f"go on with: {resume_command(checkpoint)}"
+            how = f"resume with: {resume_command(checkpoint)}"
         else:  # an evaluation, or a run before its first step
             how = "nothing was saved"
         say(f"stopped by {self.signal.name}; {how}", file=sys.stderr)
@@ -137,7 +137,7 @@ class StopSignals(Checkpoint):
             # On the CPU: agreeing does not wait for a device.
             self._group = dist.new_group(backend="gloo")
         for number in STOPPING:
-            # A run in the background is started with SIGINT ignored, and goes on ignoring it.
+            # A run in the background is started with SIGINT ignored, and keeps ignoring it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._take_down)
         self.watch.listens = True

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.loader import LazyLoader, cores_per_process
 
-# A run that waits for more of its time than this is told what would help.
+# A run that waits for more of its time than this gets a warning that says what would help.
 MUCH_WAITING = 0.2
 # Batches in which workers start and caches fill; and as many must follow before anything is said.
 WARM_UP_BATCHES = 20
@@ -136,24 +136,25 @@ def waiting(
         cure = f"There are cores for more workers: set data.num_workers={cores}"
     elif decoding > WORKING_IS_THE_LIMIT:
         cure = (
-            "All cores decode: write the videos anew with `vivit prepare`, which makes them faster "
-            "to decode, or train on several clips of each decoded video, augment.repeats=2"
+            "All cores decode: copy the videos with `vivit prepare`, which makes them faster to "
+            "decode, or train on several clips of each decoded video (repeated augmentation, "
+            "augment.repeats=2)"
         )
     elif busy > WORKING_IS_THE_LIMIT:
         cure = (
-            "The rest of it is waiting for the storage, or for a core that other work has: copy "
-            "the videos to a local disk or pack them into shards (data=webdataset), have more "
-            f"workers than cores, data.num_workers={2 * cores}, or run less beside the training"
+            "The rest is waiting for the storage, or for a core that other programs use: copy "
+            "the videos to a local disk, pack them into shards (data=webdataset), use more "
+            f"workers than cores (data.num_workers={2 * cores}), or run fewer other programs"
         )
     else:
         cure = (
-            f"The workers are at work for {busy:.0%} of their time only: other work on these "
-            "cores, the training itself on a CPU, or copying holds them up; a larger "
+            f"The workers are busy for {busy:.0%} of their time only: other programs on these "
+            "cores, the training itself on a CPU, or copying slows them down. A larger "
             "data.batch_size or fewer processes on the machine may help"
         )
     return (
-        f"training waits for data {share:.0%} of the time. A worker has a clip in "
-        f"{clip_ms:.0f} ms, {decode_ms:.0f} ms of them decoding, with "
+        f"training waits for data {share:.0%} of the time. A worker makes a clip in "
+        f"{clip_ms:.0f} ms, of which it decodes for {decode_ms:.0f} ms, with "
         f"data.num_workers={num_workers} and {cores} CPU "
         f"core{'s' if cores > 1 else ''} for each training process. {cure}"
     )

@@ -5,9 +5,10 @@
   vivit check data=ssv2 data.root=/data/ssv2 --workers 32 --json > summary.json
 
 Decodes each video in several processes. One that hangs or kills its process costs nothing else.
-Verdicts are kept in vivit_check.jsonl in the data's root, or in --output: stop when you like, the
-next call checks only what is new or changed. Training then leaves out what cannot be used, and
-evaluation says beside its scores what was found. The exit code is 1 if some video cannot be used.
+The status of each video is kept in vivit_check.jsonl in the data's root, or in --output. Stop when
+you like: the next call checks only what is new or changed. Training then leaves out videos that
+cannot be used, and evaluation reports beside its scores what was found. The exit code is 1 if some
+video cannot be used.
 """
 
 import argparse
@@ -49,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="decode only the first, middle and last frames"
     )
     add_limits(parser)
-    parser.add_argument("--output", type=user_path, metavar="FILE", help="where the verdicts go")
+    parser.add_argument(
+        "--output", type=user_path, metavar="FILE", help="where to write the status of each video"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def done() -> str:
         left = jobs_to_do(to_do, file.verdicts, arguments.quick, decoder)
-        return f"{len(jobs) - len(left)} of {len(jobs)} videos have a verdict in {file.path}"
+        return f"{len(jobs) - len(left)} of {len(jobs)} videos have been checked, see {file.path}"
 
     start = time.perf_counter()
     with closing(file):
@@ -158,7 +161,7 @@ def summarise_split(
 def videos_of_other_rates(
     data: "VideoDataModule", splits: "dict[str, Records]", verdicts: "dict[str, Verdict]"
 ) -> dict[str, str]:
-    """What is said of the videos of each split whose rate is not that of the training videos."""
+    """A line for each split with videos whose frame rate is not that of the training videos."""
     from statistics import median
 
     from vivit_train.data.rates import other_rates

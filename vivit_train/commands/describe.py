@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # (size, name, decimals)
 UNITS = ((1e12, "T", 2), (1e9, "G", 1), (1e6, "M", 1), (1e3, "K", 1))
 
-# Frames per second that seconds are told for, as no video is read: many have it.
+# No video is read: seconds are given for this frame rate, which many videos have.
 USUAL_RATE = 30.0
 
 # Keys that this command uses; see `is_used`.
@@ -103,7 +103,7 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
 
 
 def clip_in_words(sampling: "Sampling") -> str:
-    """How clips are taken; in seconds too, where need be on a condition that is said."""
+    """How clips are taken, also in seconds, with the frame rate where it is assumed."""
     seconds = sampling.seconds(USUAL_RATE)
     if seconds is None:
         return str(sampling)

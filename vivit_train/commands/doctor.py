@@ -1,12 +1,12 @@
-"""Check a run before it starts: data, loss, gradients, speed and memory, a verdict per line.
+"""Check a run before it starts: data, loss, gradients, speed and memory, a line for each check.
 
   vivit doctor data=folder data.root=/data/mine model.pretrained=google/vivit-b-16x2-kinetics400
   vivit doctor model=vivit_l_fe data=ssv2 data.root=/data/ssv2 --seconds 120
 
-KEY=VALUE are those of train.py, and so are the defaults. On one device it decodes a batch, looks at
-its pixels, and at some videos as the pretrained model sees them: what a linear probe promises,
-labels in doubt, what a flip does, copies among the validation videos. It compares the first loss
-with that of guessing, learns one batch by heart, sees whether gradients reach every parameter, and
+KEY=VALUE and their defaults are those of train.py. On one device it decodes a batch and checks its
+pixels. With the pretrained model it looks at some videos: the accuracy of a linear probe, doubtful
+labels, what a horizontal flip does, copies among the validation videos. It compares the first loss
+with that of guessing, overfits one batch, checks that gradients reach every parameter, and
 estimates memory and time. Nothing is written. The exit code is 0 unless a check failed.
 """
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60,
         metavar="S",
-        help="for looking at videos, and for learning one batch by heart, at most (default 60)",
+        help="at most, for looking at videos and again for overfitting one batch (default 60)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead")
 

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     plain["logger"] = {"wandb": None, "tensorboard": None}
     if plain["trainer"]["limit_test_batches"] == 0:
         raise UserError(
-            "trainer.limit_test_batches=0 leaves nothing to score: add "
+            "trainer.limit_test_batches=0 leaves no video to score: add "
             "trainer.limit_test_batches=1.0 for the whole split"
         )
 

@@ -4,7 +4,7 @@
   vivit explain RUN clip.mp4 --class "playing guitar" --output looked
 
 The clip is the one in the middle of the video, cropped at the centre: what `vivit predict --views
-1x1` sees. Without --class the heat is attention rollout, which is of no class in particular.
+1x1` sees. Without --class the heat is attention rollout, which does not depend on a class.
 Writes heat.png (frames, and below them the same with heat) and heat.mp4.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vivit_train.video.sampling import Sampling
 
 FILES = ("heat.png", "heat.mp4")
-SOURCE_FPS = 30  # of videos that tell no rate
+SOURCE_FPS = 30  # of videos without a frame rate
 
 
 class Looked(NamedTuple):
@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("video", type=user_path, help="a video")
     parser.add_argument(
-        "--class", dest="class_name", metavar="NAME", help="what speaks for this class (default: "
-        "attention rollout, of no class)",
+        "--class", dest="class_name", metavar="NAME", help="show what speaks for this class "
+        "(default: attention rollout)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=user_path, metavar="FOLDER",

@@ -14,7 +14,7 @@ onnx           model.onnx, the same; needs `pip install 'vivit-train[export]'`
 
 The export is loaded back and its logits compared with the checkpoint's, on a drawn clip or on
 --video; the folder appears only when they agree. NAME=VALUE, directly after CHECKPOINT, are
-arguments of ViViT that the checkpoint does not tell, or that are to differ.
+arguments of ViViT that the checkpoint does not contain, or that should differ from it.
 """
 
 import argparse

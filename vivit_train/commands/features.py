@@ -5,9 +5,9 @@
   vivit features owner/name data=folder data.root=/data/clips --knn 5 --probe
 
 Features are what the model's head reads, the mean over a video's views. The classes are the data
-set's own: they need not be the model's. --knn and --probe score how well the features tell them
-apart: trained on data.train_split where there is one beside data.test_split, else leaving one video
-out. Exits with 1 if a video cannot be decoded; it is left out.
+set's own: they need not be the model's. --knn and --probe score how well the features separate
+them: trained on data.train_split where the set has one besides data.test_split, else by leaving one
+video out at a time. Videos that cannot be decoded are left out, and the exit code is then 1.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def set_up_training(data: "VideoDataModule") -> bool:
     try:
         data.setup("fit")
     except UserError as error:
-        say(f"no training videos, one is left out instead: {error}", file=sys.stderr)
+        say(f"no training videos, so one video is left out at a time: {error}", file=sys.stderr)
     return "train" in data.records
 
 
@@ -104,7 +104,7 @@ def check_request(arguments: argparse.Namespace, data: "VideoDataModule", trains
     if output is not None and output.suffix.lower() == ".parquet":
         names = (records.name(row) for row in range(len(records)))
         if odd := next((name for name in names if name != as_unicode(name)), None):
-            raise UserError(f"the name of {odd} is no UTF-8, which .parquet needs: take .npz")
+            raise UserError(f"the name of {odd} is not UTF-8, which .parquet needs: use .npz")
     if arguments.knn is None and not arguments.probe:
         return
     if data.heads:
@@ -132,7 +132,7 @@ def check_neighbours(arguments: argparse.Namespace, number: int) -> None:
         options = [f"--knn {arguments.knn}"] if arguments.knn else []
         options += ["--probe"] if arguments.probe else []
         raise UserError(
-            f"{' '.join(options)}: there are {number} videos to learn from, which are too few. "
+            f"{' '.join(options)}: {number} videos to learn from are too few. "
             "Give more videos, or a smaller K"
         )
 

@@ -6,8 +6,8 @@
 Each video that a split lists is re-encoded: smaller, H.264 with a key frame every few frames, no
 sound, upright. Annotations are copied, so data.root=DIR is all that changes in a training command.
 Stop when you like: the next call does only what is missing or changed. Broken videos are copied as
-they are and listed at the end; links out of data.root are listed and not copied. The exit code is 1
-if there are any.
+they are and listed at the end. Links that lead out of data.root are listed and not copied. The exit
+code is 1 if there are broken videos or such links.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--keyframe-interval", type=int, default=16, metavar="FRAMES",
-        help="at most so many from one key frame to the next (default 16)",
+        help="at most, from one key frame to the next (default 16)",
     )  # fmt: skip
     parser.add_argument(
         "--crf", type=int, default=20, help="x264's quality, 0 (lossless) to 51 (default 20)"
@@ -193,7 +193,7 @@ def summary_lines(
     yield in_words(Counter(copy.verdict for copy in copies))
     num_outside = sum(copy.verdict == "outside" for copy in copies)
     if len(broken) > num_outside:
-        yield f"{len(broken) - num_outside} are in the copy as they were, or missing as they were"
+        yield f"{len(broken) - num_outside} are copied unchanged, or missing as they were"
     if num_outside or outside:
         yield (
             "what lies outside of data.root was not copied: put it there, or set data.root to a "

@@ -4,9 +4,9 @@
   vivit show-batch data=ssv2 data.root=/data/ssv2 augment.rand_augment_layers=2 --output seen
   vivit show-batch experiment=vivit_l_fe_k400 data.root=/data/k400 --clips 4 --output seen
 
-KEY=VALUE are those of train.py, and so are the defaults. It is the first batch that training with
-them would see on one device, by way of the same loader and the same transforms there; only the
-scaling of pixels is undone. Writes batch.png (a row for each clip), batch.mp4 and batch.txt.
+KEY=VALUE and their defaults are those of train.py. It is the first batch that training with them
+would see on one device, from the same loader and the same transforms; only the scaling of pixels is
+undone. Writes batch.png (a row for each clip), batch.mp4 and batch.txt.
 """
 
 import argparse
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 8
 PANEL_WIDTH, FONT_SIZE = 256, 13
-SOURCE_FPS = 30  # of videos that tell no rate
+SOURCE_FPS = 30  # of videos without a frame rate
 
 # Keys that this command uses; see `is_used`.
 USES = (

@@ -74,7 +74,7 @@ def work_through(
         done: What is done if the work is stopped, in words.
 
     Returns:
-        Whether it came to its end; otherwise a Ctrl-C stopped it, and it is said how to go on.
+        Whether it came to its end; otherwise a Ctrl-C stopped it, and a line says how to continue.
     """
     try:
         with progress(total) as advance:
@@ -83,7 +83,7 @@ def work_through(
                 advance(outcome.verdict)
     except KeyboardInterrupt:
         outcomes.close()
-        say(f"stopped: {done()}; the same command goes on from there", file=sys.stderr)
+        say(f"stopped: {done()}; the same command continues from there", file=sys.stderr)
         return False
     return True
 

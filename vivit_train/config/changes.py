@@ -48,7 +48,7 @@ RULES = (
     Rule(
         "model.pretrained model.initializer_range model.from_image.*",
         REFUSED,
-        "it says where weights begin, and a resumed run has them from its checkpoint",
+        "it says which weights a run starts from, and a resumed run has those of its checkpoint",
     ),
     Rule(
         "model.dropout model.attention_dropout model.drop_path model.drop_path_style "
@@ -113,7 +113,7 @@ RULES = (
         "optim.momentum optim.betas optim.eps optim.weight_decay optim.label_smoothing "
         "optim.class_weights",
         USED,
-        "the optimiser's averages go on from where they are",
+        "the optimiser's state is kept",
     ),
     Rule(
         "trainer.accelerator trainer.strategy trainer.precision trainer.deterministic "
@@ -151,7 +151,7 @@ RULES = (
 )
 # Keys that the shipped configuration does not have.
 OF_ANOTHER_DATA_SET = Rule("data.*", USED, "the splits must hold the same videos as before")
-OF_ANOTHER_VERSION = Rule("*", REFUSED, "it is not known what it changes in a run under way")
+OF_ANOTHER_VERSION = Rule("*", REFUSED, "it is unknown what it changes in a run that has begun")
 
 
 def rule_of(key: str) -> Rule:

@@ -31,8 +31,8 @@ AUTO = "auto"
 auto = choice(AUTO)
 # For values with which nothing would be trained.
 TEST_ALONE = "`vivit evaluate` tests a model without training it"
-# Upper bounds are far above what trains: a slip of the finger is told instead of running out of
-# memory. What several keys must have in common, the constructors check.
+# Upper bounds are far above what trains: a typing error gets a message instead of running out of
+# memory. The constructors check what several keys must have in common.
 KEYS: Mapping[str, Kind] = {
     "name": folder_name,
     "seed": whole(0, 2**32 - 1),
@@ -183,7 +183,7 @@ KEYS: Mapping[str, Kind] = {
     ),
     "trainer.limit_val_batches": whole(0) | share | null,
     "trainer.limit_test_batches": whole(0) | share | null,
-    # No duration, which Lightning takes too: each run would validate after other steps.
+    # Lightning takes a duration too. We do not: each run would validate after other steps.
     "trainer.val_check_interval": whole(1) | number(above=0, most=1) | null,
     "trainer.check_val_every_n_epoch": whole(1) | null | auto,
     "trainer.num_sanity_val_steps": whole(-1),

@@ -48,7 +48,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     data = config.get("data")
     if isinstance(data, DictConfig) and OmegaConf.is_missing(data, "_target_"):
         raise UserError(
-            "data=video is what all data sets have in common, and none of them: name one, e.g. "
+            "data=video only holds what all data sets have in common: choose one of them, e.g. "
             "data=folder"
         )
     try:
@@ -75,7 +75,7 @@ def _with_home(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_schedule(config: Mapping[str, Any]) -> None:
     """Refuses a warm-up that does not end before ``trainer.max_epochs``.
 
-    Where ``trainer.max_steps`` ends the run, or a value is ``auto``, only the data tell.
+    Where ``trainer.max_steps`` ends the run, or a value is ``auto``, this depends on the data.
 
     Args:
         config: Of a run, composed or resolved.

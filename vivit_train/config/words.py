@@ -53,7 +53,7 @@ def command_line(arguments: Sequence[str]) -> Call:
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.experimental_rerun is not None:
-        refuse("--experimental-rerun ignores all words: to go on with a run use ckpt_path")
+        refuse("--experimental-rerun ignores all overrides: to resume a run use ckpt_path")
     flags, left = [], list(parsed.overrides)
     for argument in arguments:
         if left and argument == left[0]:
@@ -143,12 +143,13 @@ def parse_overrides(words: Sequence[str], sweeps: bool = False) -> list[Override
             parsed.append(parser.parse_override(quoted))
         except HydraException:
             raise UserError(
-                f"{word}: the value of {key} cannot be read; signs such as ( ) [ ] {{ }} , = and : "
-                f"have a meaning of their own there, except in quotes: {key}='\"...\"' for a shell"
+                f"{word}: the value of {key} cannot be read. Characters such as ( ) [ ] {{ }} , = "
+                f"and : mean something else unless they are in quotes: {key}='\"...\"' in a "
+                "shell"
             ) from None
         if parsed[-1].is_sweep_override() and not sweeps:
             raise UserError(
-                f"{word}: several values are a sweep, with a run for each; add -m to train.py"
+                f"{word}: several values make a sweep, with a run for each: add -m to train.py"
             )
     return parsed
 

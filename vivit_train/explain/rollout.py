@@ -106,11 +106,11 @@ def heat_of(model: ViViT, clip: Tensor, class_index: int | None = None) -> tuple
     heat = roll_out(model, seen)
     total = heat.sum()
     if not total.isfinite():
-        raise UserError("the attention is NaN or infinite: nothing says where the model looked")
+        raise UserError("the attention is NaN or infinite: it does not show where the model looked")
     if total <= 0:
         raise UserError(
             "no attention raises the logit of this class in this clip, so there is nothing to "
-            "show: leave out --class, or choose another"
+            "show: leave out --class, or choose another class"
         )
     return seen.logits, heat / total
 

@@ -30,7 +30,7 @@ STARTING_FILE = "starting.yaml"
 EVALUATIONS = "evaluations"
 # callbacks/checkpoints -> runs/resume, model/weights/checkpoint: the folder of checkpoints
 CHECKPOINTS = "checkpoints"
-# From which the run goes on; the last before it; that of the best validation.
+# From which a run resumes; the last before it; that of the best validation.
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 # A trial's folder, which is a run's as well.
@@ -122,7 +122,7 @@ CheckpointContent = TypedDict(
     },
     total=False,
 )
-# What training cannot go on without. Older versions lack others.
+# What training cannot resume without. Older versions lack others.
 NEEDED = (
     "epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "position",
 )  # fmt: skip

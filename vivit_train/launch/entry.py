@@ -15,7 +15,7 @@ from pathlib import Path
 from vivit_train.errors import NO_ROOM, ProcessLost, UserError, in_one_line, no_room
 from vivit_train.io.terminal import printable, say
 
-# Exit codes; 128 + number of the signal for a run that was told to stop, as in a shell.
+# Exit codes; 128 + number of the signal for a run that a signal stopped, as in a shell.
 NO_ROOM_LEFT = 74  # EX_IOERR of sysexits.h: a full disk
 PROCESS_LOST = 75  # EX_TEMPFAIL: try again
 
@@ -39,9 +39,9 @@ def lost_worker(error: Exception) -> str | None:
     if not isinstance(error, RuntimeError) or worker is None:
         return None
     return (
-        f"process lost: a process that decodes (pid {worker[1]}) {worker[2]}; was the memory used "
-        "up (then lower data.num_workers), or was it stopped? Go on from the last checkpoint with "
-        "ckpt_path=last"
+        f"process lost: a process that decodes (pid {worker[1]}) {worker[2]}. Did it run out of "
+        "memory (then lower data.num_workers), or was it stopped? Resume from the last checkpoint "
+        "with ckpt_path=last"
     )
 
 

@@ -180,8 +180,8 @@ def _lost(
     while True:
         if parent is not None and os.getppid() != parent:
             return (
-                f"process 0 of this run (pid {parent}) is gone, and the others cannot go on "
-                "without it. Go on from the last checkpoint with ckpt_path=last"
+                f"process 0 of this run (pid {parent}) is gone, and the others cannot continue "
+                "without it. Resume from the last checkpoint with ckpt_path=last"
             )
         for rank, child in enumerate(children, start=1):
             code = child.poll()
@@ -193,7 +193,7 @@ def _lost(
                 )
                 return (
                     f"process {rank} of this run (pid {child.pid}) {how}, and the others cannot "
-                    "go on without it. Go on from the last checkpoint with ckpt_path=last"
+                    "continue without it. Resume from the last checkpoint with ckpt_path=last"
                 )
         if time.monotonic() >= deadline:
             return None

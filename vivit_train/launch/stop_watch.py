@@ -15,7 +15,7 @@ from contextlib import suppress
 from subprocess import Popen, TimeoutExpired
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-# A run that was told to stop and comes to the end of no batch for this long ends without saving.
+# A run that a signal stopped ends without saving if no batch ends for this long.
 STOP_SECONDS = 120.0
 
 # The children of fork share the socket below: a signal to one of them is not one to this process.
@@ -23,7 +23,7 @@ os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class StopWatch:
-    """Within, a thread sees to it that the run ends when it is told to.
+    """Within, a thread makes sure that the run ends when a signal stops it.
 
     At the first signal of `STOPPING` it says what will happen, and continues processes of the run
     that are stopped (SIGSTOP), which the others would wait for. It ends this process and its
@@ -64,7 +64,7 @@ class StopWatch:
         self._theirs.close()
 
     def note_progress(self, seconds: float | None = None) -> None:
-        """Says that the run goes on.
+        """Notes that the run makes progress.
 
         Args:
             seconds: How long it may take to the next call; ``None``: `STOP_SECONDS`.
@@ -82,7 +82,7 @@ class StopWatch:
                 name = signal.Signals(self.received).name
                 self._end(
                     f"error: {name}, and no batch has ended for {STOP_SECONDS:.0f} s, e.g. because "
-                    "another process hangs: ending without saving. Go on from the last checkpoint "
+                    "another process hangs: ending without saving. Resume from the last checkpoint "
                     "with ckpt_path=last",
                     self.received,
                 )

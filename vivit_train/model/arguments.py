@@ -75,11 +75,11 @@ class Arguments:
         activation: ``gelu`` (exact); ``gelu_fast``, ``gelu_new`` or ``gelu_pytorch_tanh`` (the
             tanh form); ``relu`` or ``selu``.
         dropout: Probability after the positions, the attention's projection and both MLP layers.
-            In Model 2 each frame has its own mask; in the original all of a clip share one.
+            In Model 2 each frame has its own mask; in Scenic all of a clip share one.
         attention_dropout: Probability on attention weights.
         drop_path: Probability of dropping a residual branch of the last block; rises linearly
             from 0 at the first (stochastic depth, paper §4.2), in each encoder of Model 2.
-        drop_path_style: ``scenic``: as the original, which never rescales, drops a branch for all
+        drop_path_style: ``scenic``: as Scenic, which never rescales, drops a branch for all
             frames of a clip alike in Model 2, and ignores ``drop_path`` in Model 3 (a warning
             says so). ``timm``: divides kept branches by 1 - p, drops frame by frame in Model 2's
             spatial encoder, and works in Model 3.
@@ -87,7 +87,7 @@ class Arguments:
             positions are added (PatchDropout): in Model 1 of the clip, in Model 2 of each frame.
             Models 3 and 4, whose blocks need the whole grid, have none, nor have the poolings
             ``sum`` and ``first``.
-        initializer_range: ``None`` initialises as the original does; a number is the standard
+        initializer_range: ``None`` initialises as Scenic does; a number is the standard
             deviation of Hugging Face's truncated normal for every weight matrix.
         layer_norm_eps: LayerNorm's epsilon.
         qkv_bias: Whether queries, keys and values have a bias.

@@ -78,7 +78,7 @@ class TubeletEmbedding(nn.Module):
 def uniform_frames(num_frames: int, sampled_frames: int) -> list[int]:
     """Indices of the frames that uniform frame sampling embeds.
 
-    The original's rule (Scenic ``sample_frames_uniformly``), kept with its rounding error: the
+    Scenic's rule (``sample_frames_uniformly``), kept with its rounding error: the
     last step may fall just inside the clip, so a few pairs give one frame more than asked, e.g.
     3 for (8, 2).
 

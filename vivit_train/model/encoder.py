@@ -52,8 +52,8 @@ class Encoder(nn.Module):
         """Encodes tokens.
 
         Args:
-            x: ``[B, N, D]`` for N = t*h*w; ``[B, t, s, D]`` if the blocks tell time from space, or
-                if each frame is encoded by itself (then the grid is (1, h, w)).
+            x: ``[B, N, D]`` for N = t*h*w; ``[B, t, s, D]`` if the blocks separate time and space,
+                    or if each frame is encoded by itself (then the grid is (1, h, w)).
             grid: Tokens along (t, h, w); positions are interpolated if it is not the native one.
             num_queries: How many of the first tokens are wanted, the class token among them: the
                 last block computes no others. ``None``: all. Not for blocks of Models 3 and 4.
@@ -192,7 +192,7 @@ def build_blocks(
 
     if args.drop_path and not is_timm and attention == "factorised_self_attention":
         warnings.warn(
-            f"model.drop_path={args.drop_path} has no effect: the original ignores it in "
+            f"model.drop_path={args.drop_path} has no effect: Scenic ignores it in "
             "factorised_self_attention; model.drop_path_style=timm applies it",
             stacklevel=3,
         )

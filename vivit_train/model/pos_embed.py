@@ -11,9 +11,9 @@ def interpolate_positions(table: Tensor, source: Grid, target: Grid, num_prefix:
     """Resamples a position table from one token grid to another.
 
     Linear along each of time, height and width, with the first and last position of every axis
-    kept (``align_corners``), which is the rule of the original: it reproduces
-    ``scipy.ndimage.zoom(order=1)`` that Scenic uses for images and for time. Computed in float32
-    at least, whatever the table's type; the identity, to the bit, where the grids are equal.
+    kept (``align_corners``). This is Scenic's rule: it reproduces ``scipy.ndimage.zoom(order=1)``,
+    which Scenic uses for images and for time. Computed in float32 at least, whatever the table's
+    type. Where the grids are equal, the result is the table itself, to the bit.
 
     Args:
         table: ``[1, num_prefix + t*h*w, D]``, tokens in (t, h, w) order, w fastest.

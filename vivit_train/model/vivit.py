@@ -2,7 +2,7 @@
 
 Shapes: B clips of C channels, T frames, H x W pixels; a grid of t x h x w tokens, s = h*w of them
 per frame, N = t*s; D hidden_size, A heads of d = D / A, M mlp_size, K classes. Every 3-tuple is
-(t, h, w). Numerics follow the original (Scenic, JAX): tanh GELU, LayerNorm eps 1e-6, pre-norm.
+(t, h, w). Numerics follow Scenic (JAX): tanh GELU, LayerNorm eps 1e-6, pre-norm.
 """
 
 import inspect
@@ -149,8 +149,8 @@ class ViViT(nn.Module):
     def reset_parameters(self, initializer_range: float | None = None) -> None:
         """Initialises every weight; the head is always zero, so a new model predicts evenly.
 
-        ``None`` is the original's rule (Scenic): Xavier-uniform matrices, LeCun-normal tubelets,
-        MLP biases N(0, 1e-6), positions N(0, 0.02), class tokens zero.
+        ``None`` is Scenic's rule: Xavier-uniform matrices, LeCun-normal tubelets, MLP biases
+        N(0, 1e-6), positions N(0, 0.02), class tokens zero.
 
         Args:
             initializer_range: Standard deviation of a truncated normal for all matrices and

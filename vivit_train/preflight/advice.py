@@ -1,4 +1,4 @@
-"""The usual mistakes of fine-tuning, told before they cost a night."""
+"""The usual mistakes of fine-tuning, found before they cost a night."""
 
 import sys
 from typing import Any
@@ -63,7 +63,7 @@ def _of_the_rate(config: dict[str, Any]) -> list[str]:
     if low <= rate <= high:
         return []
     return [
-        f"optim.lr={rate:g} is far from what {name} trains a ViViT with, {low:g} to {high:g}: "
+        f"optim.lr={rate:g} is far from rates that train a ViViT with {name}, {low:g} to {high:g}: "
         "was it meant for the other optimiser (optim=sgd, optim=adamw)?"
     ]
 

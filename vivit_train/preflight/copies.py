@@ -42,7 +42,7 @@ def of_the_copies(data: VideoDataModule, train: Features | None, val: Features |
         "warn",
         "copies",
         f"{len(pairs)} validation videos look like training videos{exact} ({told}): the score will "
-        "promise too much. Keep the videos of one recording on one side, with data.group",
+        "be too high. Keep all videos of a recording in one split with data.group",
     )
 
 

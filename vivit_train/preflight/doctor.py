@@ -194,10 +194,8 @@ class Patient:
         if last < first / 2:
             return Finding("ok", "overfitting", text)
         if steps < most_steps:
-            return Finding(
-                "warn", "overfitting", f"{text}, too few to judge by: --seconds gives it more time"
-            )
-        cure = "raise optim.lr, or look for what keeps the model from learning"
+            return Finding("warn", "overfitting", f"{text}: too few to judge by, raise --seconds")
+        cure = "raise optim.lr, or find out what keeps the model from learning"
         return Finding("fail", "overfitting", f"{text}: not even one batch is learnt; {cure}")
 
     def gradients(self) -> Finding:

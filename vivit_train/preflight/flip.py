@@ -45,7 +45,7 @@ def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:
         class_names: In the order of the labels.
     """
     if features is None:
-        return Flip(False, [], "what a flip does was not measured: no video could be looked at")
+        return Flip(False, [], "what a flip does was not measured: no video could be decoded")
     labels, present = features.labels, features.labels.unique().tolist()
     count = f"{len(labels)} training videos of {len(present)} classes"
     if len(present) < 2 or len(labels) < FEWEST_PER_CLASS * len(present):

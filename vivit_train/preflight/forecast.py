@@ -28,7 +28,7 @@ def forecast(probe: Probe, features: Features, val: Features | None, pretrained:
         pretrained: Whether the features are worth a warning where they tell nothing.
     """
     number, model = len(features.rows), "pretrained" if pretrained else "untrained"
-    text = f"a linear probe on what the {model} model sees in {number} training videos is right "
+    text = f"a linear probe on the {model} model's features of {number} training videos is right "
     text += f"for {probe.accuracy:.2f} of them, each left out in turn"
     if val is not None:
         right = int((probe(val.values).argmax(dim=1) == val.labels).sum())
@@ -37,7 +37,7 @@ def forecast(probe: Probe, features: Features, val: Features | None, pretrained:
         text += f" (95 % interval {low:.2f} to {high:.2f})"
     text += f"; guessing {probe.guessing:.2f}"
     if number < features.wanted:
-        text += f". More than {number} take longer than --seconds"
+        text += f". For more videos than {number} raise --seconds"
     if probe.knows_something or not pretrained:
         return Finding("ok", "forecast", text)
     cause = (

@@ -1,4 +1,4 @@
-"""What the heads of some videos say: if the source tells the class, if clips are too short."""
+"""What the headers of videos say: does the source give a class away, are clips too short?"""
 
 import math
 from collections import Counter
@@ -99,7 +99,7 @@ def _head(records: Records, row: int) -> Head | None:
 
 
 def of_the_sources(heads: Sequence[Head], class_names: Sequence[str]) -> Finding:
-    """Whether what a video was made with tells its class.
+    """Whether what a video was made with gives its class away.
 
     A model then learns the source: it is right on such videos for the wrong reason.
     """
@@ -117,13 +117,13 @@ def of_the_sources(heads: Sequence[Head], class_names: Sequence[str]) -> Finding
         for label, value in _tells(values, labels)
     ]
     if not told:
-        text = f"frame size, rate, codec and length of {len(heads)} videos tell no class"
+        text = f"frame size, rate, codec and length of {len(heads)} videos give no class away"
         return Finding("ok", "sources", text)
     return Finding(
         "warn",
         "sources",
-        f"a class can be told by {shorten(told, 3)}: a model may learn what the videos were made "
-        "with in place of what they show, and fail on others. Give each class videos of every "
+        f"a class can be recognised by its {shorten(told, 3)}: a model may learn how the videos "
+        "were made instead of what they show, and fail on others. Give each class videos of every "
         "source, or make them alike with `vivit prepare`",
     )
 
@@ -155,4 +155,4 @@ def of_the_length(heads: Sequence[Head], data: VideoDataModule) -> Finding:
     if covered is None or not usual or covered >= SMALL_PART * usual:
         return Finding("ok", "length", text)
     cure = f"data.frame_stride=null data.clip_seconds={usual:.2g} covers them"
-    return Finding("warn", "length", f"{text}: too little where a class shows over time; {cure}")
+    return Finding("warn", "length", f"{text}: too little if a class shows only over time; {cure}")

@@ -32,7 +32,7 @@ def of_the_recordings(data: VideoDataModule) -> list[str]:
         cure = "moving them: the data set names its splits"
     return [
         f"{len(shared)} of the {evaluated} recordings that are evaluated on are also trained on, "
-        f"as the names of the clips tell ({shorten(shared, 3)}): the scores then say how well "
-        "recordings are known again, and new ones do worse. Keep the clips of a recording on one "
-        f"side by {cure}"
+        f"by the names of the clips ({shorten(shared, 3)}): the scores then say how well the model "
+        "recognises known recordings, and new ones will score lower. Keep all clips of a recording "
+        f"in one split by {cure}"
     ]

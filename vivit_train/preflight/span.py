@@ -37,7 +37,7 @@ class Span:
 
 
 def fit_sampling(config: dict[str, Any], data: VideoDataModule) -> dict[str, Any]:
-    """The configuration with the better of windows and whole videos, which is said with the reason.
+    """The configuration with the better of windows and whole videos; the reason is printed.
 
     The first process alone measures: `SameVideos` gives the others its choice, when they can talk
     to each other. Without pretrained weights there is nothing to measure with. Weights that were
@@ -64,8 +64,8 @@ def fit_sampling(config: dict[str, Any], data: VideoDataModule) -> dict[str, Any
 
 
 @said_if_long(
-    "comparing windows with whole videos, as the pretrained model sees up to 256 of each; "
-    "data.sampling=window leaves that out"
+    "comparing windows with whole videos, in up to 256 videos seen by the pretrained model; "
+    "data.sampling=window skips this"
 )
 def measure_span(config: dict[str, Any], data: VideoDataModule) -> Span:
     """Looks at training videos both ways with the model that training starts from.

@@ -1,4 +1,4 @@
-"""What a run's folder tells of it, gathered for its page."""
+"""What a run's folder says about it, gathered for its page."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""What a resumed run must know of the one that it goes on with: read once, checked, passed on."""
+"""What a resumed run must know of the run that it continues: read once, checked, passed on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def read_begun(path: Path) -> Begun:
         path: The checkpoint. Its checksums are compared before, by `resume`.
 
     Raises:
-        UserError: If training cannot go on from it, naming what is missing or of another type.
+        UserError: If training cannot resume from it, naming what is missing or of another type.
     """
     content = read_tensors(path, verify=False)
     weights = weights_of(path, content)
@@ -68,8 +68,8 @@ def read_begun(path: Path) -> Begun:
     metrics = saved.get("metrics_csv")
     if metrics is None:
         raise UserError(
-            f"ckpt_path={path} does not say where it stands, as checkpoints of this version "
-            "do: start a new run from its weights with model.pretrained"
+            f"ckpt_path={path} does not hold the position in its training, as checkpoints of "
+            "this version do: start a new run from its weights with model.pretrained"
         )
     return Begun(
         checkpoint=path,
@@ -106,11 +106,11 @@ def _has_counts(loops: dict[str, Any]) -> bool:
 
 
 def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule) -> None:
-    """Refuses to go on with what the run was not trained with.
+    """Refuses to resume with what the run was not trained with.
 
     Args:
         begun: The run.
-        config: The resolved configuration to go on with.
+        config: The resolved configuration to resume with.
         data: Set up.
 
     Raises:
@@ -133,7 +133,7 @@ def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule)
 
 
 def resume_metrics(begun: Begun, trainer: Trainer) -> None:
-    """Has metrics.csv go on with the row that comes after those of the checkpoint."""
+    """Has metrics.csv continue with the row that comes after those of the checkpoint."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCsv):
             logger.resume(begun.metrics["rows"], begun.metrics["next"])

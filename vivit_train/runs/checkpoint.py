@@ -110,6 +110,6 @@ def restoring(ckpt_path: str | None) -> Iterator[None]:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise UserError(
-            f"ckpt_path={ckpt_path}: its training state cannot be restored ({reason}). It is not "
-            "as this version writes it; to start a new run from its weights use model.pretrained"
+            f"ckpt_path={ckpt_path}: its training state cannot be restored ({reason}): this "
+            "version writes another form. For a new run from its weights use model.pretrained"
         ) from error

@@ -61,7 +61,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         found = runs_below(folder)
         if not found:
             raise UserError(
-                f"{folder} is no run and holds none: expected results.json or config.yaml in it, "
+                f"{folder} is neither a run nor holds one: expected results.json or config.yaml, "
                 f"or in folders up to {MAX_DEPTH} levels below"
             )
         runs |= {path.resolve(): read_run(path) for path in found}
@@ -200,7 +200,7 @@ class Comparison:
         # As wide as it needs: whoever narrows a terminal or pipes into a file loses no column.
         Console(markup=False, highlight=False, soft_wrap=True, width=10_000).print(table)
         if any(cell.endswith("*") for cells in self.text() for cell in cells):
-            say("* of the last validation: the run is not tested yet")
+            say("* score of the last validation: the run has not been tested yet")
         for warning in self.warnings:
             say(f"warning: {warning}", file=sys.stderr)
 
@@ -261,7 +261,7 @@ class Comparison:
             return []
         told = "; ".join(f"{run.path}: {run.num_videos} ({f})" for f, run in splits.items())
         return [
-            "these scores do not compare, they are of different videos or classes "
+            "these scores cannot be compared, they are of different videos or classes "
             f"(split_fingerprint): {told}"
         ]
 

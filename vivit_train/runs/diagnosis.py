@@ -169,8 +169,8 @@ def labels_differ(case: Case) -> Iterator[Cause]:
     if case.learned:
         yield (
             0.8,
-            "the labels of the validation split may not mean what those of the training split do: "
-            "compare them, `vivit show-batch` and predictions.csv",
+            "the labels of the validation split may mean something else than those of the training "
+            "split: compare them, `vivit show-batch` and predictions.csv",
         )
 
 
@@ -221,8 +221,8 @@ def frozen(case: Case) -> Iterator[Cause]:
     if what is not None and not case.learned:
         yield (
             0.65,
-            f"optim.freeze={what}: what the frozen parts make of these videos does not tell the "
-            "classes apart: train all of the model, optim.freeze=null",
+            f"optim.freeze={what}: the features of the frozen parts do not separate the classes of "
+            "these videos: train all of the model, optim.freeze=null",
         )
 
 

@@ -104,7 +104,7 @@ def check_unused(folder: Path, key: str, begun: bool = False) -> None:
     names = [str(path.relative_to(folder)) for path in held if path.exists()]
     if names:
         raise UserError(
-            f"{key}={folder} holds a run already ({', '.join(names)}). Go on with that run by "
+            f"{key}={folder} holds a run already ({', '.join(names)}). Resume that run with "
             f"run_dir={folder} ckpt_path=auto, or give this one another folder"
         )
 
@@ -210,7 +210,7 @@ def _lost(compromise: "LeaseCompromise") -> None:
     """Ends this process at once: whatever it writes now would mix with another's."""
     say(
         f"error: {Path(compromise.lock_file).parent} no longer belongs to this process "
-        f"({compromise.reason.replace('-', ' ')}): it ends without saving",
+        f"({compromise.reason.replace('-', ' ')}): the process ends without saving",
         file=sys.stderr,
     )
     os._exit(PROCESS_LOST)

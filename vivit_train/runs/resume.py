@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: found and looked over before torch is imported."""
+"""The checkpoint that a run resumes from: found and checked before torch is imported."""
 
 import os
 import shlex
@@ -29,7 +29,7 @@ from vivit_train.recipe.preset import keep_begun
 
 
 def resume_command(checkpoint: Path) -> str:
-    """The command that goes on from a checkpoint."""
+    """The command that resumes from a checkpoint."""
     words = [word_of("ckpt_path", str(checkpoint))]
     saved = run_of(checkpoint) / CONFIG_FILE
     # Only the user's own command may name a class outside of the package.
@@ -51,7 +51,7 @@ def check_whole(checkpoint: Path) -> None:
         return
     others = [checkpoint.with_name(name) for name in (LAST, PREVIOUS, BEST)]
     whole = [o for o in others if o != checkpoint and o.is_file() and damage(o) is None]
-    advice = f"Go on from another: {resume_command(whole[0])}" if whole else "The run has no other"
+    advice = f"Resume from another: {resume_command(whole[0])}" if whole else "The run has no other"
     raise UserError(f"the checkpoint {checkpoint} is damaged ({reason}). {advice}")
 
 
@@ -74,7 +74,7 @@ def newest_whole(run_dir: Path) -> Path | None:
         if reason is None:
             if damaged:
                 told = "; ".join(damaged)
-                say(f"warning: DAMAGED CHECKPOINT {told}. Going on from {path}", file=sys.stderr)
+                say(f"warning: DAMAGED CHECKPOINT {told}. Resuming from {path}", file=sys.stderr)
             return path
         damaged.append(f"{path} ({reason})")
     if damaged:
@@ -99,13 +99,13 @@ def find_last(run_dir: Path) -> Path:
     names = sorted(path.name for path in there.iterdir()) if there else []
     held = f"{there} holds {', '.join(names) or 'nothing'}" if there else "it does not exist"
     raise UserError(
-        f"ckpt_path=last: the run {run_dir} has no checkpoint to go on from: {held}. "
+        f"ckpt_path=last: the run {run_dir} has no checkpoint to resume from: {held}. "
         "ckpt_path=auto starts the run where there is none"
     )
 
 
 def resumes(call: Call) -> bool:
-    """Whether a call of ``train.py`` goes on from a checkpoint that it names.
+    """Whether a call of ``train.py`` resumes from a checkpoint that it names.
 
     Raises:
         UserError: If it has flags, which are about new runs.
@@ -166,7 +166,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
 
 
 def begun_or_new(config: DictConfig) -> None:
-    """``ckpt_path=auto``: the command that starts a run is also the one that goes on with it.
+    """``ckpt_path=auto``: the command that starts a run is also the one that resumes it.
 
     Raises:
         UserError: If there is a run that cannot be resumed with these values.

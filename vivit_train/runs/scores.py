@@ -115,9 +115,9 @@ def no_better_than_guessing(labels: np.ndarray, guesses: np.ndarray) -> str | No
         return None
     verb, cause = "is", "The"
     if top1 > chance:
-        verb, cause = "may be", "More test videos would tell; else the"
+        verb, cause = "may be", "More test videos would show which; otherwise the"
     return (
-        f"top-1 {top1:.3f} {verb} no better than guessing: of {number} videos its 95 % interval is "
+        f"top-1 {top1:.3f} {verb} no better than guessing: on {number} videos its 95 % interval is "
         f"{low:.3f} to {high:.3f}, and always naming the most frequent class gives {chance:.3f}. "
         f"{cause} model has not learnt to tell the classes apart, or its pixels are not those that "
         "it was trained on: `vivit doctor` with the same settings looks for the cause"

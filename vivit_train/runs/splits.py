@@ -49,7 +49,7 @@ def write_videos(run_dir: Path, data: VideoDataModule, splits: dict[str, SplitDi
 
 
 def known_validation(run_dir: Path) -> frozenset[str]:
-    """The validation videos of a run, as far as its folder tells.
+    """The validation videos of a run, as far as its folder says.
 
     What a data set holds out by itself depends on the videos that are there, and on the version of
     this package: a run is resumed and evaluated on those that it did not train on.
@@ -65,7 +65,7 @@ def check_same_videos(
 
     Args:
         saved: What the checkpoint says of its splits; ``None`` in one of an older version.
-        data: The DataModule to go on with.
+        data: The DataModule to resume with.
         run_dir: The folder of the run that the checkpoint belongs to.
         allow_others: Whether to warn instead.
 
@@ -85,11 +85,11 @@ def check_same_videos(
         if not allow_others:
             raise UserError(
                 f"{told}. Bring the data back to what it was (where `vivit check` has run since, "
-                "data.verdicts=null uses all videos again). Or go on with these videos by "
-                "allow_other_videos=true: in the epoch under way some are then seen twice or not "
-                "at all"
+                "data.verdicts=null uses all videos again). Or resume with these videos by "
+                "allow_other_videos=true: in the epoch that was interrupted, some are then seen "
+                "twice or not at all"
             )
-        rank_zero_warn(f"{told}; goes on with it (allow_other_videos=true)")
+        rank_zero_warn(f"{told}; resuming with it (allow_other_videos=true)")
 
 
 def difference(before: Sequence[str], now: Sequence[str]) -> str:

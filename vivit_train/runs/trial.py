@@ -42,7 +42,7 @@ class Trial:
         return (self.folder / RESULTS_FILE).is_file()
 
     def command(self) -> list[str]:
-        """The command that starts it, or goes on with it where it has a checkpoint."""
+        """The command that starts it, or resumes it where it has a checkpoint."""
         words = [sys.executable, "-u", os.path.abspath(sys.argv[0]), *self.overrides]
         return [*words, word_of("run_dir", str(self.folder)), "ckpt_path=auto"]
 

@@ -97,7 +97,7 @@ def check(overrides: Sequence[Override]) -> None:
         if override.key_or_group in _OF_THE_SWEEP:
             raise UserError(
                 f"{override.key_or_group}={override.value()}: each trial of a sweep has a numbered "
-                "folder in the sweep's, hydra.sweep.dir=FOLDER, and goes on from its own checkpoint"
+                "folder in the sweep's, hydra.sweep.dir=FOLDER, and resumes from its own checkpoint"
             )
     compose_config([override.input_line or "" for override in overrides], sweeps=True)
     if any(name in os.environ for name in _LAUNCHED):
@@ -135,7 +135,7 @@ def report(home: Path, failed: Sequence[Trial], received: int) -> int:
         )
     if failed or received:
         say(
-            f"to go on, repeat the command with hydra.sweep.dir={shlex.quote(str(home))}",
+            f"to continue, repeat the command with hydra.sweep.dir={shlex.quote(str(home))}",
             file=sys.stderr,
         )
     say(home)

@@ -41,7 +41,7 @@ class Grid:
         return next(self._left, None)
 
     def should_stop(self, trial: Trial) -> bool:
-        """Whether a running trial is not worth going on with: never, a grid is complete."""
+        """Whether a running trial is not worth continuing: never, a grid is complete."""
         return False
 
     def done(self, trial: Trial) -> None:

@@ -39,7 +39,7 @@ class SlurmLauncher:
 
     Args:
         n_jobs: Jobs in the queue at a time.
-        signal_seconds: How long before its end a job is told to save and to queue again.
+        signal_seconds: How long before its end a job gets the signal to save and to queue again.
         sbatch: Long options of sbatch by name; ``true`` for those without a value.
         setup: Shell command before the run.
 

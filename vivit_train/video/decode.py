@@ -135,7 +135,7 @@ class VideoReader:
             DecodeError: If the file tells neither times nor a rate.
         """
         if self._backend.shown_at is None:
-            raise DecodeError(self.path, "it does not tell when its frames are shown")
+            raise DecodeError(self.path, "it does not say when its frames are shown")
         return self._backend.shown_at
 
     def read(

@@ -1,8 +1,8 @@
 """Which frames make a clip: pure functions from counts or moments to frame numbers.
 
-Windows follow the original's input pipeline (DMVR's ``sample_sequence`` and
+Windows follow Scenic's input pipeline (DMVR's ``sample_sequence`` and
 ``sample_linspace_sequence``): a window of ``clip_frames`` frames, ``frame_stride`` apart, that
-loops where the video is too short. The original's Kinetics had been converted to one frame rate
+loops where the video is too short. Scenic's copy of Kinetics had been converted to one frame rate
 before; with a rate in frames per second each video is read as if it had been.
 """
 
@@ -137,7 +137,7 @@ class Sampling:
         """Draw a training clip: int64 [T], frame numbers.
 
         Raises:
-            DecodeError: If time must tell, and the file does not say when frames are shown.
+            DecodeError: If clips are taken by time, and the file has no times of its frames.
         """
         if self.frame_stride:
             return random_window(video.num_frames, self.clip_frames, self.frame_stride, rng)
@@ -205,7 +205,7 @@ def spread_windows(
     if num_views == 1:
         offsets = np.array([last_offset // 2])
     else:
-        # The original computes in float32, whose rounding decides some of the truncations.
+        # Scenic computes in float32, whose rounding decides some of the truncations.
         step = np.float32(last_offset) / np.float32(num_views - 1)
         offsets = (step * np.arange(num_views, dtype=np.float32)).astype(np.int64)
         offsets[-1] = last_offset
@@ -290,7 +290,7 @@ def spread_parts(duration: float, clip_frames: int, num_views: int) -> np.ndarra
 
 
 def reorder(indices: np.ndarray, frame_order: str, rng: np.random.Generator) -> np.ndarray:
-    """Take the motion out of a clip, to see what a data set owes to it.
+    """Take the motion out of a clip, to measure how much a data set depends on it.
 
     Args:
         indices: int64 [T], frame numbers.

@@ -122,7 +122,7 @@ def test_heads_of_other_classes(told: Any, content: dict[str, Any], tmp_path: Pa
 @pytest.mark.parametrize("told", [3, None, [0, 2], ["a"], {"noun": 2.0}, {1: 2}, [2**13, 2**13]])
 def test_what_are_no_heads(told: Any, content: dict[str, Any], tmp_path: Path) -> None:
     content["hyper_parameters"]["heads"] = told
-    refused(save(content, tmp_path), f"heads={told} are not the numbers of classes of heads")
+    refused(save(content, tmp_path), f"heads={told} are not the class counts of heads")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_recorded_container(container: str) -> None:
 
 def test_what_a_file_does_not_tell_is_asked_for() -> None:
     with pytest.raises(
-        UserError, match=r"does not tell image_size: give them, load\(.*image_size="
+        UserError, match=r"does not contain image_size: give it yourself, load\(.*image_size="
     ):
         load(GOLDEN / "ckpt_optax_small_model2_token_plain")
     with pytest.raises(UserError, match="does not tell attention_order, image_size, num_frames"):
@@ -142,7 +142,7 @@ def test_training_starts_from_a_scenic_file() -> None:
     weights = read_weights(GOLDEN / "ckpt_optax_small_model2_token_plain")
     rows = {row.name: row for row in load_weights(model, weights, ["a", "b"])}
     assert rows["encoder.pos_embed"].status == "loaded"
-    assert "which the file does not tell" in rows["encoder.pos_embed"].detail
+    assert "as the file does not say" in rows["encoder.pos_embed"].detail
     assert rows["head.weight"].status == "replaced head"
     assert not model.head.weight.any()
 

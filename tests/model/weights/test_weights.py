@@ -355,9 +355,7 @@ def test_a_file_that_does_not_tell_its_grid(file) -> None:
     told = {k: v for k, v in weights.model.items() if k not in ("image_size", "num_frames")}
     weights = dataclasses.replace(weights, model=told)
     rows = load_weights(ViViT(**TINY), weights)
-    assert (
-        detail(rows, "encoder.pos_embed") == "taken as 2x2x2 tokens, which the file does not tell"
-    )
+    assert detail(rows, "encoder.pos_embed") == "taken as 2x2x2 tokens, as the file does not say"
     model = ViViT(**TINY | {"num_frames": 8})
     refused(model, weights, None, "[1, 9, 16] should be of 4x2x2 tokens, and the file")
 

@@ -1,4 +1,4 @@
-"""Weights from files: every foreign format, and loading them into a model with an account."""
+"""Weights from files: every foreign format, and loading them into a model with a report."""
 
 import re
 from pathlib import Path
@@ -45,11 +45,11 @@ def read_weights(source: str | Path, with_tensors: bool = True) -> Weights:
             ``.npz``; or a hub id ``owner/name``. What exists as a path is never taken for a hub
             id.
         with_tensors: Whether to read the tensors. Else ``state`` is empty, or mapped from the
-            disk; and what tells nothing but by its tensors (Scenic's checkpoints, single files
-            with no ``config.json`` beside them) tells nothing.
+            disk. Sources that consist of tensors alone (Scenic's checkpoints, single files with
+            no ``config.json`` beside them) then say nothing.
 
     Returns:
-        The weights under ViViT's names and what else the source tells.
+        The weights under ViViT's names and what else the source contains.
 
     Raises:
         UserError: If there is no such source, or it is broken or of another model.

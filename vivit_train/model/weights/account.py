@@ -1,4 +1,4 @@
-"""The account of a loading: what became of every tensor."""
+"""The loading report: what became of every tensor."""
 
 import re
 from collections import Counter

@@ -175,7 +175,7 @@ def _heads(path: Path, told: Any, class_names: list[str]) -> dict[str, int]:
     """Name and number of classes of each head; older versions wrote a list of the numbers."""
     sizes = list(told.values()) if is_of(told, dict[str, int]) else told
     if not is_of(sizes, list[int]) or min(sizes, default=1) < 1 or math.prod(sizes) > MOST_ACTIONS:
-        raise UserError(f"{path}: heads={told!r:.80} are not the numbers of classes of heads")
+        raise UserError(f"{path}: heads={told!r:.80} are not the class counts of heads")
     heads = told
     if not isinstance(told, dict):
         # A class of several heads has its head's name before its own: "noun: tap".

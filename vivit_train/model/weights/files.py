@@ -20,15 +20,15 @@ from vivit_train.io.foreign import check_regular, damage, is_of
 
 @dataclass(frozen=True)
 class Weights:
-    """A file's weights under ViViT's own parameter names, and all else that the file tells.
+    """A file's weights under ViViT's own parameter names, and all else that the file says.
 
     Attributes:
         origin: What was read, for people: the format and the path.
         format: ``vivit_train``, ``huggingface``, ``scenic`` or ``timm``.
         state: Tensors by ViViT's parameter names. A tensor that no rule knows keeps the file's
             name, so that loading reports it.
-        model: The constructor arguments of ViViT that the file tells; ``ViViT(**weights.model)``
-            fits ``state``. What a file does not tell is absent, never guessed.
+        model: The constructor arguments of ViViT that the file contains; ``ViViT(**weights.model)``
+            fits ``state``. Arguments that a file does not contain are absent, never guessed.
         class_names: Names of the head's rows, in order; ``None`` where the file names none.
         processor: How frames become the model's input, as the file stores it (Hugging Face's
             ``preprocessor_config.json``, our processor's settings); ``None`` if it does not.
@@ -36,8 +36,8 @@ class Weights:
         is_image: Whether it is an image ViT: a model of one frame, from which any of the four
             video models can start.
         pixel_range: What black and white were for each channel in training, e.g. (-1, 1), where
-            the format tells that without a processor.
-        sampling: How clips were taken from videos, as far as the file tells: ``clip_frames``, one
+            the format says so without a processor.
+        sampling: How clips were taken from videos, as far as the file says: ``clip_frames``, one
             of ``frame_stride``, ``frame_rate`` and ``clip_seconds``, or ``sampling`` is ``whole``;
             ``eval_views`` (temporal, spatial); ``video_rate``, the videos' frames per second.
         heads: Name and number of classes of each head, in the order of the logits, where a video
@@ -121,7 +121,7 @@ def square_image_size(positions: Tensor, model: dict[str, Any]) -> int | list[in
 
     Args:
         positions: ``[1, rows, D]``.
-        model: ``tubelet_size``, and ``pooling``, which tells of a class token among the rows.
+        model: ``tubelet_size``, and ``pooling``, which decides if a row is the class token's.
 
     Returns:
         ``None`` where the rows make no square.
@@ -189,7 +189,7 @@ def check_size(weights: Weights) -> None:
 
 
 def _least_values(model: dict[str, Any]) -> int:
-    """How many values a model of these arguments has at least, as far as they tell."""
+    """A lower bound of the number of values in a model of these arguments."""
     width, classes = model.get("hidden_size", 1), model.get("num_classes", 1)
     depth, height, patch = model.get("tubelet_size", (1, 1, 1))
     values = width * model.get("num_channels", 1) * depth * height * patch

@@ -133,7 +133,7 @@ def read_folder(folder: Path, origin: str | None = None) -> Weights:
 
 
 def describe_folder(folder: Path, origin: str | None = None) -> Weights:
-    """What the files beside the weights tell, see `read_folder`: ``state`` is empty.
+    """What the files beside the weights say, see `read_folder`: ``state`` is empty.
 
     Raises:
         UserError: If a file is absent, broken or of another model.
@@ -156,7 +156,8 @@ def describe_folder(folder: Path, origin: str | None = None) -> Weights:
 def read_file(path: Path) -> Weights:
     """Reads one file of weights, with the ``config.json`` beside it if there is one.
 
-    Without, ``Weights.model`` holds what shapes tell: not heads, native size, activation, epsilon.
+    Without it, ``Weights.model`` holds what follows from the shapes. Heads, native size, activation
+    and epsilon do not.
 
     Args:
         path: A ``.safetensors`` file or one of ``torch.save``.
@@ -293,7 +294,8 @@ def _image_model(
     """An image ViT: the same layers, but for patches of one frame.
 
     Its pooler is what other formats call ``pre_logits``. Activation and epsilon are not taken as
-    binding: ported checkpoints say ``gelu`` and 1e-12, the originals computed the tanh form, 1e-6.
+    binding: ported checkpoints say ``gelu`` and 1e-12, but were trained with the tanh form and
+    1e-6.
     """
     state["embed.weight"] = state["embed.weight"][:, :, None]  # [D, C, 1, h, w]
     model = _sizes(origin, state) | {"num_frames": 1}
@@ -354,7 +356,7 @@ def _arguments(origin: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(origin: str, state: dict[str, Tensor]) -> dict[str, Any]:
-    """ViViT's arguments as far as shapes tell."""
+    """ViViT's arguments, as far as they follow from the shapes."""
     embed, fc1 = state.get("embed.weight"), state.get("encoder.blocks.0.mlp.fc1.weight")
     if embed is None or fc1 is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From an image ViT to a video model: the original's rules. Paper: ViViT §3.4."""
+"""From an image ViT to a video model: Scenic's rules. Paper: ViViT §3.4."""
 
 from dataclasses import dataclass, fields
 
@@ -30,10 +30,10 @@ class FromImage:
             ``resize_tile`` does both. ``None``: keep the model's own.
         spatial_attention: Model 3's attention over space: ``copy`` the image's, or ``random``,
             the model's own.
-        temporal_attention: Model 3's attention over time: ``copy`` the image's, as the original's
+        temporal_attention: Model 3's attention over time: ``copy`` the image's, as Scenic's
             code does; ``zero``, as the paper prefers: the branch adds nothing at first. Only the
-            output projection is zero: were queries, keys and values zero too, as in the
-            original's code, no gradient would ever reach any of them. ``random``: the model's own.
+            output projection is zero. If queries, keys and values were zero too, as in
+            Scenic's code, no gradient would ever reach any of them. ``random``: the model's own.
 
     Raises:
         UserError: For any other value.

@@ -103,12 +103,12 @@ class _Plan:
         self.unused |= self.weights.unused
         told = self.weights.model
         embeds_frames = list(told.get("tubelet_size", ()))[:1] == [1]
-        # Scenic's files do not tell a video model that embeds single frames from an image's;
-        # the original takes both alike.
+        # A Scenic file looks the same for an image model and for a video model that embeds
+        # single frames; Scenic takes both alike.
         self.is_image = self.weights.is_image or ("attention" not in told and embeds_frames)
 
     def settings(self) -> None:
-        """Arguments that the file tells must be the model's."""
+        """Arguments that the file contains must be the model's."""
         told, ours, attention = self.weights.model, self.model.config, self.model.attention
         for name in DECISIVE:
             if name in told and not self._agree(name, told[name], ours[name]):
@@ -151,7 +151,7 @@ class _Plan:
         attention = self.model.attention
         cls = "encoder.cls_token"
         if cls in self.target and (cls not in self.state or attention == "factorised_encoder"):
-            self.state.pop(cls, None)  # as the original: an image's is not one frame's
+            self.state.pop(cls, None)  # as in Scenic: an image's is not one frame's
             self.keep(cls, "missing", "not taken from an image model")
         for name in self.target:
             if name.startswith("temporal_encoder."):
@@ -292,13 +292,13 @@ class _Plan:
         if told is not None:
             return (1, *told[1:]) if attention == "factorised_encoder" else told, ""
         if same:
-            return ours, f"taken as {_by(ours)} tokens, which the file does not tell"
+            return ours, f"taken as {_by(ours)} tokens, as the file does not say"
         side = math.isqrt(rows)
         if (self.is_image or attention == "factorised_encoder") and side * side == rows:
-            return (1, side, side), "taken as a square, which the file does not tell"
+            return (1, side, side), "taken as a square, as the file does not say"
         return None, (
-            f"should be of {_by(ours)} tokens, and the file does not tell its own grid: write it "
-            "into a folder that does, vivit export ... --format safetensors image_size=... "
+            f"should be of {_by(ours)} tokens, and the file does not say what its own grid is. "
+            "Write a folder that does: vivit export ... --format safetensors image_size=... "
             "num_frames=..."
         )
 
@@ -371,13 +371,13 @@ class _Plan:
             self.target[name].copy_(value)
 
     def rows(self) -> list[Row]:
-        """The account, in the model's order."""
+        """The loading report, in the model's order."""
         unused = [Row(name, "unused", reason) for name, reason in self.unused.items()]
         return [self.account[name] for name in self.target] + unused
 
 
 def _grid(arguments: dict[str, Any]) -> Grid | None:
-    """Tokens along (t, h, w) at a file's native size; ``None`` where the file does not tell."""
+    """Tokens along (t, h, w) at a file's native size; ``None`` where the file does not say."""
     if "image_size" not in arguments or "num_frames" not in arguments:
         return None
     size = arguments["image_size"]

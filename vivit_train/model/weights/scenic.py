@@ -1,4 +1,4 @@
-"""The original's checkpoints: Scenic's ViViT (msgpack), and image ViTs of the same family (.npz).
+"""Google's checkpoints: Scenic's ViViT (msgpack), and image ViTs of the same family (.npz).
 
 Both hold a tree of arrays, written here as paths like ``Transformer/encoder_norm/scale``.
 """
@@ -57,8 +57,8 @@ CHUNKED = "__msgpack_chunked_array__"
 def read_scenic(path: Path) -> Weights:
     """Reads a checkpoint that Scenic wrote, of its old optimiser (flax.optim) or the new (optax).
 
-    The file tells all sizes and depths. It does not tell the grid of its positions, the order of
-    Model 3, nor, without a class token, Model 1 from Model 4.
+    All sizes and depths follow from the file. The grid of its positions and the order of Model 3
+    do not; nor, without a class token, whether it is Model 1 or Model 4.
 
     Args:
         path: The msgpack file, usually called ``checkpoint`` or ``checkpoint_<step>``.
@@ -94,7 +94,7 @@ def read_scenic(path: Path) -> Weights:
 
 
 def read_npz(path: Path) -> Weights:
-    """Reads an image ViT in the original's format: vision_transformer, big_vision, AugReg.
+    """Reads an image ViT in Google's format: vision_transformer, big_vision, AugReg.
 
     Args:
         path: The ``.npz`` file; its keys may stand under ``opt/target/`` or ``params/``.
@@ -313,7 +313,7 @@ def _reshape(path: str, leaf: Tensor, origin: str) -> Tensor:
 
 
 def _sizes(origin: str, state: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str, Any]:
-    """ViViT's arguments as far as names and shapes tell."""
+    """ViViT's arguments, as far as they follow from names and shapes."""
     for name in ("embed.weight", "encoder.pos_embed", "encoder.blocks.0.mlp.fc1.weight"):
         if name not in state:
             raise UserError(f"{origin} is not a ViT or ViViT: it has nothing that makes {name}")

@@ -41,7 +41,7 @@ def convert(
     Args:
         origin: What was read, for messages.
         tensors: The state dict.
-        config: timm's ``config.json``, which tells the pixels' mean and standard deviation.
+        config: timm's ``config.json``, which has the pixels' mean and standard deviation.
 
     Raises:
         UserError: If this is no ViT.
