@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with a message."""
-        self.exit(2, f"error: {printable(message)}; {self.prog} --help says what there is\n")
+        self.exit(2, f"error: {printable(message)}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -59,7 +59,7 @@ def test_a_gradient_alone(small, tmp_path: Path, nan_at) -> None:
 def test_a_step_is_left_out(small, tmp_path: Path, nan_at, name: str) -> None:
     nan_at(3, 4)
     words = ("callbacks.non_finite=skip", f"optim={name}", "callbacks.every_n_train_steps=1")
-    with pytest.warns(UserWarning, match=r"step 4 .*: this step is left out \(2 so far\)"):
+    with pytest.warns(UserWarning, match=r"step 4 .*: this step is skipped \(2 so far\)"):
         run = trained(small, tmp_path / "run", *words, "trainer.max_epochs=1")
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     (optimizer,) = content["optimizer_states"]
@@ -75,8 +75,8 @@ def test_a_run_of_nothing_but_bad_steps_stops(small, tmp_path: Path, nan_at) -> 
     nan_at(*range(1, 99))
     words = ("callbacks.non_finite=skip", "trainer.max_epochs=5", "trainer.limit_val_batches=0")
     with (
-        pytest.warns(UserWarning, match="left out"),
-        pytest.raises(UserError, match=f"{MAX_CONSECUTIVE} steps in a row were left out"),
+        pytest.warns(UserWarning, match="is skipped"),
+        pytest.raises(UserError, match=f"{MAX_CONSECUTIVE} steps in a row were skipped"),
     ):
         trained(small, tmp_path / "run", *words)
 

@@ -44,7 +44,7 @@ def test_names_that_begin_with_numbers_or_hold_commas() -> None:
     [
         ("", "is empty; expected a class name per line"),
         ("\n \n", "is empty; expected a class name per line"),
-        ("abseiling\n\nair drumming\n", "line 2 is empty, and whether it counts"),
+        ("abseiling\n\nair drumming\n", "line 2 is empty, and it is unclear if it counts"),
         ("\nabseiling\nair drumming\n", "line 1 is empty"),
         ("name\nabseiling\n", "line 1: 'name' reads like a header"),
         ("foo,bar\n0,a\n1,b\n", "line 1: 'foo,bar' has no number beside the name"),

@@ -175,7 +175,7 @@ def test_a_full_disk_ends_all_and_leaves_nothing_half_written(folders, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare_module, "reencode_video", full)
-    with pytest.raises(UserError, match="No space left on device.: free some space .* goes on"):
+    with pytest.raises(UserError, match="No space left on device.: free some space .* continues"):
         copies_of(jobs_in(root, output, "a/0.mp4", "a/1.mp4"), output)
     assert os.listdir(output) == []
 

@@ -72,7 +72,7 @@ NAN.loss[60:] = np.nan
             case(LEARNED, clips=40),
             r"^overfitting: the 40 training clips were .* 10 clips per class may be too few",
         ),
-        (case(LEARNED), "labels of the validation split may mean something else than those of the training"),
+        (case(LEARNED), "labels of the validation split may mean something else than those"),
         (
             case(FLAT, differences=["data.frame_stride=2, theirs was data.frame_stride=1"]),
             r"^the clips are not those that the pretrained .*: data\.frame_stride=2, theirs was",

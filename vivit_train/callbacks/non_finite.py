@@ -28,7 +28,7 @@ class Micro(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A step whose verdict is on its way from the device."""
+    """A step of which the device has not yet said whether it is finite."""
 
     step: int
     verdict: Tensor
@@ -39,11 +39,11 @@ class Pending(NamedTuple):
 class NonFinite(Callback):
     """Stops at a step whose loss or gradient is not finite, or leaves that step out.
 
-    ``stop`` looks at the verdict of a step when the next one is under way, so the device is never
-    waited for; no checkpoint is written before its step's verdict is known. ``skip`` must know it
-    before the weights change and so waits for the device once per step; it drops the gradients,
-    and the optimiser then leaves weights and state as they are. With 16-mixed the gradient scaler
-    itself leaves such steps out. All processes share the verdict.
+    ``stop`` checks a step while the next one is under way, so it never waits for the device; no
+    checkpoint is written before its step has been checked. ``skip`` must check before the weights
+    change and so waits for the device once per step; it drops the gradients, and the optimiser then
+    leaves weights and state as they are. With 16-mixed the gradient scaler itself skips such steps.
+    All processes agree on the result.
 
     Args:
         action: ``stop`` or ``skip``.
@@ -152,18 +152,18 @@ class NonFinite(Callback):
             if not trainer.is_global_zero:
                 sys.exit(1)
             raise UserError(f"{told}. {self._advice(skips)}")
-        rank_zero_warn(f"{told}: this step is left out ({self.skipped} so far)")
+        rank_zero_warn(f"{told}: this step is skipped ({self.skipped} so far)")
         return True
 
     def _advice(self, skips: bool) -> str:
         if skips:
             return (
-                f"{self.consecutive} steps in a row were left out, and training stops. Go on from "
+                f"{self.consecutive} steps in a row were skipped, so training stops. Resume from "
                 "the last checkpoint with a lower optim.lr, or with trainer.precision=32-true"
             )
         return (
-            "No checkpoint holds the weights that this step made. Look at these videos; lower "
-            "optim.lr, or leave such steps out with callbacks.non_finite=skip, and go on with "
+            "No checkpoint holds the weights that this step made. Look at these videos. Lower "
+            "optim.lr, or skip such steps with callbacks.non_finite=skip, and resume with "
             "ckpt_path=last"
         )
 

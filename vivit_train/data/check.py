@@ -1,4 +1,4 @@
-"""Checks the videos of a data set, in parallel: each gets a verdict."""
+"""Checks the videos of a data set, in parallel: each gets a status."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ LONG_SEGMENT = 600  # frames
 
 
 class Job(NamedTuple):
-    """One video to check: its name in the verdicts, then what `Records` says of its row."""
+    """One video to check: its name in the results, then what `Records` says of its row."""
 
     video: str
     path: str | Path
@@ -49,7 +49,7 @@ def jobs_of(splits: Iterable[Records], root: Path) -> dict[str, Job]:
 def jobs_to_do(
     jobs: Iterable[Job], verdicts: dict[str, Verdict], quick: bool, decoder: str
 ) -> list[Job]:
-    """The jobs without a verdict that holds; a quick look does not do where a full one is due."""
+    """The jobs without a valid status; a quick check does not do where a full one is due."""
 
     def is_done(job: Job) -> bool:
         verdict = verdicts.get(job.video)
@@ -80,7 +80,7 @@ def check(
         timeout: Seconds without a decoded frame after which a process is ended.
 
     Yields:
-        A verdict per job, in the order in which they are found.
+        The status of each job, in the order in which they are found.
 
     Raises:
         UserError: On systems other than Linux, or if a store does not give a video.

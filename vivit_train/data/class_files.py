@@ -93,8 +93,8 @@ def read_classes(text: str, file: str) -> Classes:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines:
         raise UserError(
-            f"{file}, line {lines.index('') + 1} is empty, and whether it counts as a class cannot "
-            "be told: remove it, or write each class's number before its name"
+            f"{file}, line {lines.index('') + 1} is empty, and it is unclear if it counts as a "
+            "class: remove it, or write each class's number before its name"
         )
     pairs = _numbered(lines, file)
     if pairs is None:

@@ -59,7 +59,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         decode_timeout: Seconds that decoding may take from one frame to the next before the video
             is tried again, and at last counts as broken; ``None``: no limit, and decoding within
             the worker itself.
-        verdicts: The verdicts of `vivit check`: a file, ``auto`` (the one in the root, if there
+        verdicts: The results of `vivit check`: a file, ``auto`` (the one in the root, if there
             is one) or ``None``.
         processor: The image processor; evaluation uses it as it is.
         augment: Training transforms, built on the same processor.

@@ -13,7 +13,7 @@ from vivit_train.io.terminal import say
 class Demo(Folder):
     """Objects that drift in eight directions, in pairs that are each other's reversal.
 
-    Nothing but the motion tells the class: a model that sees one frame, repeated, stays at
+    The class shows in the motion alone: a model that sees one frame, repeated, stays at
     chance (0.125), one that sees the frames shuffled can at best name the pair (0.5).
 
     Args:

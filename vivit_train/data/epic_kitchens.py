@@ -14,7 +14,7 @@ ANNOTATION_FOLDERS = (
     "epic-kitchens-100-annotations",
     "epic-kitchens-100-annotations-master",
 )
-HEADS = ("noun", "verb")  # in the original's order
+HEADS = ("noun", "verb")  # in Scenic's order
 # Folders with a file per frame, millions of them.
 NO_VIDEOS = ("rgb_frames", "flow_frames", "frames", "rgb", "flow")
 

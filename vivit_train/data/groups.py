@@ -98,7 +98,7 @@ def hold_out(keys: Sequence[str], labels: Sequence[int], fraction: float) -> set
 def shared_recordings(
     train: tuple[Sequence[str], Sequence[int]], others: Iterable[str]
 ) -> tuple[str, list[str], int] | None:
-    """Recordings whose clips are trained on and evaluated on too, as far as file names tell.
+    """Recordings whose clips are both trained and evaluated on, as far as file names show it.
 
     Names tell recordings where they are fewer than the clips, and several of each class.
 

@@ -1,4 +1,4 @@
-"""A data set whose videos may hang or kill the decoder: training and evaluation go on."""
+"""A data set whose videos may hang or kill the decoder: training and evaluation continue."""
 
 import tempfile
 import time

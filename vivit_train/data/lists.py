@@ -131,7 +131,7 @@ def _split_at_space(line: str, place: str, number: int) -> tuple[int, list[str]]
     cuts = ends or gaps
     if len(cuts) > 1:
         raise UserError(
-            f"{place}: cannot tell where the path ends and the label begins: {cut(line)!r}. "
+            f"{place}: it is unclear where the path ends and the label begins: {cut(line)!r}. "
             "Separate them by a comma or a tab"
         )
     if not cuts or (is_video(line) and not ends):

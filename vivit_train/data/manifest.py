@@ -110,10 +110,10 @@ class Manifest:
 
 
 def cannot_write(output: Path, error: OSError) -> UserError:
-    """What to tell when the output cannot be written."""
+    """The message for an output that cannot be written."""
     cure = (
-        "free some space there and run the same again: it goes on from here"
+        "free some space there and run the same command again: it continues from here"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "mend that, or name another --output"
+        else "correct that, or name another --output"
     )
     return UserError(f"{output} cannot be written ({error.strerror or error}): {cure}")

@@ -27,7 +27,7 @@ ANNOTATION_SUFFIXES = frozenset([".csv", ".json", ".jsonl", ".list", ".tsv", ".t
 OWN_NAMES = frozenset([FILE_NAME, INDEX_NAME, VERDICTS_NAME])
 # Folders with a file per frame: millions of entries, none of which is an annotation.
 FRAME_FOLDERS = frozenset(["flow", "flow_frames", "frames", "rgb", "rgb_frames"])
-# Verdicts on a video's file that hold as long as the file is the same; others are tried again.
+# The status of a video that holds as long as its file is the same; others are tried again.
 LASTING = frozenset(["ok", "truncated", "missing", "unreadable"])
 
 
@@ -190,7 +190,7 @@ def prepare_video(job: Job, partial: Path, encoding: Encoding) -> Copy:
 
 
 def why_broken(job: Job) -> Copy | None:
-    """The verdict on a video of which no copy should be made; ``None`` if it opens and is whole.
+    """The status of a video of which no copy should be made; ``None`` if it opens and is whole.
 
     A copy of one that was cut off would pass for whole.
     """

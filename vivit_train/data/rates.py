@@ -36,7 +36,7 @@ def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict
             what is found decides how clips are taken, by every process on its own.
 
     Returns:
-        Name -> average frames per second of each video that tells; empty where none does.
+        Name -> average frames per second of each video that names its rate; empty where none does.
     """
     rows = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)
 
@@ -58,7 +58,7 @@ def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict
 
 
 def _rate(records: Records, row: int) -> float:
-    """Average frames per second of a video; 0 where it does not tell, or cannot be opened."""
+    """Average frames per second of a video; 0 where it names none, or cannot be opened."""
     (path, _), span = records.source(row), records.span(row)
     try:
         if span is None and why_no_file(path):
@@ -80,7 +80,7 @@ def is_other_rate(rate: float, usual: float) -> bool:
 def other_rates(
     rates: Mapping[str, float], usual: float | None, sampling: Sampling, whose: str
 ) -> str | None:
-    """What is said of videos whose rate is not that of the training videos.
+    """The warning about videos whose rate is not that of the training videos.
 
     Args:
         rates: Name -> frames per second.

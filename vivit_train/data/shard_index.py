@@ -114,7 +114,7 @@ def index_shards(
         In the order of ``shards``.
 
     Raises:
-        UserError: If shards are cut off, damaged, or hold what cannot be told apart, or if the
+        UserError: If shards are cut off, damaged, or hold ambiguous samples, or if the
             index cannot be written.
     """
     file = folder / FILE_NAME

@@ -42,7 +42,7 @@ class VideoSplits(ABC):
             set that holds out a part itself holds out these again.
 
     Raises:
-        UserError: If there is no root, or a file of verdicts is named and does not exist.
+        UserError: If there is no root, or a file of `vivit check` is named and does not exist.
     """
 
     def __init__(

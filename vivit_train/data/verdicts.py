@@ -1,4 +1,4 @@
-"""Verdicts on the videos of a data set: kept in a file by `vivit check`, heeded by training."""
+"""The status of each video of a data set: `vivit check` writes it to a file, training reads it."""
 
 import os
 from collections import Counter
@@ -56,7 +56,7 @@ class Verdict:
         return self.verdict == "ok" or half
 
     def kind(self, sampling: Sampling) -> str:
-        """The verdict, where a whole video of fewer frames than a clip spans is ``short``."""
+        """The status, where a whole video of fewer frames than a clip spans is ``short``."""
         is_short = self.verdict == "ok" and self.frames < sampling.span(self.fps)
         return "short" if is_short else self.verdict
 
@@ -72,7 +72,7 @@ def decoder_of(choice: str) -> str:
 
 
 def video_name(records: Records, row: int, root: Path) -> str:
-    """The name of a row in the verdicts: relative to the root of the data set."""
+    """The name of a row in the file: relative to the root of the data set."""
     if records.root == root:
         return records.name(row)
     name, path = records.name(row), records.relative_path(row)
@@ -80,7 +80,7 @@ def video_name(records: Records, row: int, root: Path) -> str:
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
-    """Video -> its last verdict; lines that are none, such as one cut off, do not count."""
+    """Video -> its last status; lines that hold none, such as one cut off, do not count."""
     with path.open("rb") as lines:
         return _last_verdicts(lines)
 
@@ -91,13 +91,13 @@ def _last_verdicts(lines: Iterable[bytes]) -> dict[str, Verdict]:
 
 
 class VerdictFile:
-    """A file of verdicts, a line of JSON each, to which every new one is added at once.
+    """The file of `vivit check`: a line of JSON for each video, added as soon as it is checked.
 
     Args:
         path: The file; it is made if need be.
 
     Attributes:
-        verdicts: Video -> its last verdict.
+        verdicts: Video -> its last status.
 
     Raises:
         UserError: If it cannot be written, or something else is there.
@@ -109,13 +109,13 @@ class VerdictFile:
             self._lines = OwnLines(path, begins=b'{"video": ')
         except OSError as error:
             raise UserError(
-                f"the verdicts cannot be written to {path} ({error.strerror}): name another file "
+                f"the results cannot be written to {path} ({error.strerror}): name another file "
                 "with --output, and let training read it with data.verdicts=FILE"
             ) from None
         self.verdicts = _last_verdicts(self._lines)
 
     def add(self, verdict: Verdict) -> None:
-        """Adds a verdict, which replaces an earlier one on the same video."""
+        """Adds the status of a video, which replaces an earlier one."""
         self.verdicts[verdict.video] = verdict
         self._lines.add(asdict(verdict))
 
@@ -125,7 +125,7 @@ class VerdictFile:
 
 
 def count_verdicts(found: Iterable[Verdict | None], sampling: Sampling) -> dict[str, int]:
-    """How many videos have which verdict, in the order of `VERDICTS`, then ``unchecked``."""
+    """How many videos have which status, in the order of `VERDICTS`, then ``unchecked``."""
     counts = Counter(verdict.kind(sampling) if verdict else "unchecked" for verdict in found)
     return {kind: counts[kind] for kind in (*VERDICTS, "unchecked") if counts[kind]}
 
@@ -160,13 +160,13 @@ class Verdicts:
 
     @cached_property
     def by_video(self) -> dict[str, Verdict]:
-        """Name of a video -> its verdict, whether it holds or not."""
+        """Name of a video -> its status, whether it still holds or not."""
         return read_verdicts(self.path) if self.path else {}
 
     def find(
         self, records: Records, is_wanted: Callable[[Verdict], bool] = lambda _: True
     ) -> dict[int, Verdict]:
-        """Rows with a verdict of the kind that is wanted and that holds.
+        """Rows with a status of the kind that is wanted and that still holds.
 
         Looks at the files of these rows alone.
         """
@@ -179,7 +179,7 @@ class Verdicts:
         }
 
     def counts(self, records: Records, sampling: Sampling) -> dict[str, int] | None:
-        """How many rows have which verdict; ``None`` where no check was made.
+        """How many rows have which status; ``None`` where no check was made.
 
         Args:
             records: A split.
@@ -206,7 +206,7 @@ class Verdicts:
             worst = next(iter(bad.values()))
             raise UserError(
                 f"{data_name}: none of the {len(records)} training videos can be used, by "
-                f"{self.path}, e.g. {worst.video}: {worst.reason}. Mend the files and run "
+                f"{self.path}, e.g. {worst.video}: {worst.reason}. Repair the files and run "
                 "`vivit check` again, or set data.verdicts=null"
             )
         rank_zero_warn(

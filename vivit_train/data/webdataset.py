@@ -49,7 +49,7 @@ class WebDataset(Folder):
     Args:
         root: A folder, or a URL that fsspec knows, such as ``s3://bucket/folder``.
         label_key: ``cls``, ``txt`` or a field of the json; ``None``: see `label_of`.
-        index_dir: Folder for the index, and of a remote data set for the verdicts of `vivit
+        index_dir: Folder for the index, and of a remote data set for the results of `vivit
             check`; ``None``: beside the shards where that can be written, else a folder of the
             data set's own in ``~/.cache/vivit_train``.
         **kwargs: As for `Folder`; ``group`` without parentheses is a field of the json.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Hugging Face's names. Its last three of GELU are all the tanh form, the original's.
+# Hugging Face's names. Its last three of GELU are all the tanh form, which Scenic uses.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": lambda: nn.GELU(),
     "gelu_fast": lambda: nn.GELU(approximate="tanh"),
@@ -96,7 +96,7 @@ class DropPath(nn.Module):
 
     Args:
         p: Probability of dropping the branch.
-        rescale: Divide what is kept by 1 - p, as timm does; the original (Scenic) does not.
+        rescale: Divide what is kept by 1 - p, as timm does; Scenic does not.
         per_frame: Draw for each frame of a ``[B, t, N, D]`` branch; else for each clip.
     """
 

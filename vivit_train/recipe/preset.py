@@ -51,9 +51,9 @@ class TrainingSet(NamedTuple):
 
 
 def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
-    """The configuration with a number for each ``auto``, which is said with its reason.
+    """The configuration with a number for each ``auto``; the reason is printed.
 
-    A run saves the numbers, so that one that is resumed goes on with them.
+    A run saves the numbers, so that a resumed run keeps them.
 
     Args:
         config: Resolved.
@@ -131,7 +131,7 @@ def left_open(config: Config) -> list[str]:
 
 
 def keep_begun(config: Any, begun: Config) -> None:
-    """Gives what a configuration leaves open the values of the run that it goes on with.
+    """Gives what a configuration leaves open the values of the run that it resumes.
 
     Args:
         config: Plain, or as Hydra composed it; it is changed.
@@ -264,7 +264,7 @@ def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, s
     if training_set.clips >= LARGE:
         return 0.5, "usual for large sets, and no names say that a mirror makes another class"
     return 0.0, (
-        "a mirror may turn a motion into another class, which costs more than flips gain; set 0.5 "
+        "a flip may turn a motion into another class, which costs more than flips gain; set 0.5 "
         "where left and right do not matter (`vivit doctor` measures it)"
     )
 

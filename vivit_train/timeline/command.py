@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the film with the rows drawn on it (.mp4, .mkv or .mov)",
     )
     options.add_argument(
-        "--threshold", type=float, metavar="P", help="no row for what is less probable (default 0)"
+        "--threshold", type=float, metavar="P", help="leave out less probable rows (default 0)"
     )
     options.add_argument(
-        "--smooth", type=int, metavar="N", help="average the probabilities of N windows (default 1)"
+        "--smooth", type=int, metavar="N", help="average probabilities over N windows (default 1)"
     )
 
 
@@ -214,7 +214,7 @@ def warn_of_window(classifier: "Classifier", window: float) -> None:
     if usual and is_other_rate(window, usual):
         say(
             f"warning: a clip of the training covered {usual:.3g} s, a window covers {window:.3g} "
-            f"s: motion looks {'faster' if window > usual else 'slower'} than there; "
+            f"s: motion looks {'faster' if window > usual else 'slower'} than in training; "
             f"--window {usual:.3g}s shows it as it was",
             file=sys.stderr,
         )

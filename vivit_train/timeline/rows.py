@@ -36,7 +36,7 @@ class Joiner:
 
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = threshold
-        self._spans: list[tuple[float, float]] = []  # start and end of the row that goes on
+        self._spans: list[tuple[float, float]] = []  # start and end of the current row
         self._name = ""
         self._sum, self._number = 0.0, 0
 
@@ -54,7 +54,7 @@ class Joiner:
         return ended
 
     def end(self) -> Row | None:
-        """The row that goes on, if one does: it ends here."""
+        """The current row, if there is one: it ends here."""
         if not self._spans:
             return None
         ((start, end),) = self._spans

@@ -65,18 +65,18 @@ class Augmented(NamedTuple):
 class Augment(nn.Module):
     """Augment a batch, every frame of a clip alike, and bring it into the model's order and range.
 
-    The defaults are the original's for Kinetics (ViViT, Table 7; DMVR ``scale_jitter_augm`` and
+    The defaults are Scenic's for Kinetics (ViViT, Table 7; DMVR ``scale_jitter_augm`` and
     ``color_default_augm``): shortest edge to ``processor.size`` times independent factors for
     height and width, random crop, flip, then brightness, saturation, contrast and hue in this
     order, then grayscale. What a clip gets depends on its seed alone. With everything off the
     result is the processor's.
 
-    Differences from the original: the two resizes are one, antialiased. Brightness adds as there;
+    Differences from Scenic: the two resizes are one, antialiased. Brightness adds as there;
     saturation, contrast and hue are torchvision's, which blend with the grey image and the grey
     mean of each frame (TensorFlow scales HSV's saturation, and contrasts about the mean of each
     channel) and clip after every step rather than at the end.
 
-    Two pairs exclude each other, as in the original: RandAugment replaces colour jitter and
+    Two pairs exclude each other, as in Scenic: RandAugment replaces colour jitter and
     grayscale, the random resized crop replaces scale jitter and random crop.
 
     Args:

@@ -50,7 +50,7 @@ def draw_share(alpha: float, seed: int) -> float:
         seed: 0 or more; one for each step and process.
 
     Returns:
-        A share in [0, 1]. As in the original (Scenic) it may be below one half.
+        A share in [0, 1]. As in Scenic it may be below one half.
     """
     return float(np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha))
 
@@ -75,7 +75,7 @@ def draw_box(alpha: float, seed: int, height: int, width: int) -> Box:
 
 
 def mixup(clips: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Blends every clip with its partner: the batch in reversed order, as in the original.
+    """Blends every clip with its partner: the batch in reversed order, as in Scenic.
 
     Paper: ViViT, Table 7 (Scenic ``dataset_utils.mixup``). A batch of one is its own partner.
 

@@ -39,7 +39,7 @@ class Processor(nn.Module):
     """Resize, crop and scale frames: the same steps in training, evaluation, prediction and export.
 
     The arguments are those of Hugging Face's ``VivitImageProcessor``. The defaults are what the
-    original (Scenic) was trained with: shortest edge 256, centre crop 224, pixels in [-1, 1] and
+    models of Scenic were trained with: shortest edge 256, centre crop 224, pixels in [-1, 1] and
     no mean/std. The library's own defaults normalise a second time, to [-3, 1]:
     ``Processor.from_huggingface({})``.
 

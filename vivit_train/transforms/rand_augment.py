@@ -1,4 +1,4 @@
-"""RandAugment for clips, every frame alike: the original's operations, or torchvision's own."""
+"""RandAugment for clips, every frame alike: Scenic's operations, or torchvision's own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from vivit_train.errors import UserError
 from vivit_train.seeds import derive_seed
 
 OPERATION_SETS = ("paper", "torchvision")
-# In the original's order. Each layer takes one of the twelve.
+# In Scenic's order. Each layer takes one of the twelve.
 PAPER_OPERATIONS = (
     "autocontrast",
     "equalize",
@@ -96,7 +96,7 @@ class RandAugment:
 def distort(
     clip: Tensor, name: str, magnitude: float, center: tuple[float, float] = (0.5, 0.5)
 ) -> Tensor:
-    """Apply one of the original's operations to a clip.
+    """Apply one of Scenic's operations to a clip.
 
     All frames count as one image, as there: autocontrast and equalize look at the whole clip.
     Strengths are those of TensorFlow's Model Garden (``image_classification/augment.py``,
