@@ -65,6 +65,7 @@ def test_the_sandbox_sees_each_fault(
     [
         (["run_dir=~"], "work/x"),
         (["run_dir=~/b"], "home/a, work/x"),
+        (["prepare", "--output", "~"], "work/x"),
         (["compare", "--json", "x"], "home/a"),
         (["compare", "--sort", "x"], "home/a, work/x"),
     ],
@@ -72,3 +73,21 @@ def test_the_sandbox_sees_each_fault(
 def test_a_file_that_was_asked_for_is_not_outside(words: list[str], strangers: str) -> None:
     after = {"home/a": (1, 1), "work/x": (1, 1)}
     assert outside({}, after, Case("train.py", words)) == [f"wrote outside: {strangers}"]
+
+
+@pytest.mark.parametrize(
+    ("told", "faults"),
+    [('{"video": "x", "error": "no such file"}', ()), ("{}", ("failed without an error message",))],
+)
+def test_an_error_may_be_told_in_json(
+    told: str, faults: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vivit_train import __main__ as program
+
+    def fails() -> None:
+        print(told)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(program, "main", fails)
+    (tmp_path / "sandbox").mkdir()
+    assert run(Case("vivit", ["predict"]), tmp_path / "sandbox").faults == faults

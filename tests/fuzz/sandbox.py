@@ -178,9 +178,14 @@ def _answer(case: Case, code: int, said: str) -> list[str]:
         faults.append(f"died of {signal.Signals(-code).name}")
     elif code > 0 and code not in EXIT_CODES:
         faults.append(f"exit code {code}")
-    elif code == 1 and "error: " not in said and case.words[0] not in REPORTS:
+    elif code == 1 and not _tells_error(said) and case.words[0] not in REPORTS:
         faults.append("failed without an error message")
     return faults
+
+
+def _tells_error(said: str) -> bool:
+    """Whether an error is told, as a line or in the JSON that was asked for."""
+    return "error: " in said or '"error": "' in said
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -202,13 +207,10 @@ def outside(
     for word in case.words:
         key, _, value = word.partition("=")
         if value and key.lstrip("+") in ("run_dir", "hydra.sweep.dir", "data.index_dir"):
-            place = (
-                "home" + value[1:] if value.split("/")[0] == "~" else os.path.join("work", value)
-            )
-            asked.append(os.path.normpath(place))
+            asked.append(_place(value))
     for option, value in pairwise(case.words):
         if option in ("--output", "--csv", "--json", "--png"):
-            asked.append(os.path.normpath(os.path.join("work", value)))
+            asked.append(_place(value))
     changed = [n for n in {**before, **after} if before.get(n) != after.get(n)]
     strangers = [
         name
@@ -216,3 +218,9 @@ def outside(
         if not name.startswith(tuple(asked)) and os.path.basename(name) not in OWN_FILES
     ]
     return [f"wrote outside: {', '.join(strangers[:3])}"] if strangers else []
+
+
+def _place(path: str) -> str:
+    """Where in the sandbox a path of the command line is."""
+    at_home = path.split("/")[0] == "~"
+    return os.path.normpath("home" + path[1:] if at_home else os.path.join("work", path))

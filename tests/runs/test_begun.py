@@ -152,6 +152,14 @@ class TestReading:
         with pytest.raises(UserError, match=f"training resumes from: {name} is missing or of"):
             read_begun(tmp_path / "last.ckpt")
 
+    @pytest.mark.parametrize("group", ["trainer", "data", "model", "optim", "callbacks"])
+    def test_a_configuration_with_a_part_of_another_type(self, tmp_path: Path, group: str) -> None:
+        content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
+        content["hyper_parameters"]["config"][group] = 1.5
+        torch.save(content, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=f"not a run's configuration, .*: .*{group}"):
+            read_begun(tmp_path / "last.ckpt")
+
     def test_of_a_version_that_did_not_say_where_it_stands(self, tmp_path: Path) -> None:
         content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
         del content["metrics_csv"]

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 from lightning import Trainer
 
 from vivit_train.config.changes import check_changes, differences, values
+from vivit_train.config.saved import saved_config
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.foreign import is_of
@@ -64,6 +65,8 @@ def read_begun(path: Path) -> Begun:
     content = read_tensors(path, verify=False)
     weights = weights_of(path, content)
     _check_state(path, content)
+    if weights.config:
+        saved_config(weights.config, str(path))
     saved: CheckpointContent = content
     metrics = saved.get("metrics_csv")
     if metrics is None:
