@@ -11,9 +11,11 @@ from vivit_train.config import (
     check_schedule,
     command_line,
     compose_config,
+    config_dir_words,
     parse_overrides,
     replaced,
     to_plain,
+    use_config_dir,
 )
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.launch.entry import errors_in_one_line, leave_cores_to_workers
@@ -95,6 +97,7 @@ if __name__ == "__main__":
     leave_cores_to_workers()
     with errors_in_one_line():
         call = command_line(sys.argv[1:])
+        use_config_dir(call.config_dir)
         sys.argv[1:] = [*call.flags, *call.words]
         if call.is_sweep and is_sweep(sys.argv[1:]):
             sys.exit(sweep(sys.argv[1:]))
@@ -104,6 +107,7 @@ if __name__ == "__main__":
             sys.exit()
         if call.composes:
             to_plain(compose_config(call.words, call.is_sweep))
-            sys.argv[1:] += replaced(parse_overrides(call.words, call.is_sweep))
+            sys.argv[1:1] = config_dir_words()
+            sys.argv += replaced(parse_overrides(call.words, call.is_sweep))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises its errors, which then take one line
         main()

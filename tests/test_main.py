@@ -1,10 +1,14 @@
 """The command line of `vivit`: options stand anywhere, and mistakes take one line."""
 
 import argparse
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from vivit_train import __main__
+from vivit_train.config import program
 
 
 @pytest.fixture
@@ -85,3 +89,42 @@ def test_home_in_paths(parsed, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(parsed("evaluate", "RUN", "--output=~/x").output) == "/home/me/x"
     assert str(parsed("compare", "~/runs", "--csv=~/t.csv").csv) == "/home/me/t.csv"
     assert str(parsed("predict", "RUN", "a.mp4", "--csv=~/t.csv").csv) == "/home/me/t.csv"
+
+
+def test_train_hands_on_every_word(parsed) -> None:
+    words = ["--cfg", "job", "seed=1", "--help", "-m", "--version", "--", "x"]
+    assert parsed("train", *words).words == words
+
+
+def test_train_is_train_py(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its arguments, its configurations, and its name in a message."""
+    monkeypatch.setattr(sys, "argv", ["vivit", "train", "seed=3"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which train.py sets
+    with pytest.raises(SystemExit) as end:
+        __main__.main(["train", "--cfg", "job", "--package", "model", "model=vivit_b"])
+    assert end.value.code == 0
+    assert "hidden_size: 768" in capsys.readouterr().out
+    assert sys.argv[0] == str(REPOSITORY / "train.py")  # what starts a run's other processes
+    with pytest.raises(SystemExit, match="python train.py --help"):
+        __main__.main(["train", "--fast"])
+
+
+def test_the_program_is_called_by_a_name_that_works_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert program() == "python train.py"
+    monkeypatch.chdir(tmp_path)
+    assert program() == "vivit train"
+    (tmp_path / "train.py").touch()  # somebody else's
+    assert program() == "vivit train"
+
+
+def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(__main__, "version_and_commit", lambda: "1.2+gabc")
+    with pytest.raises(SystemExit) as end:
+        __main__.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "vivit-train 1.2+gabc\n"

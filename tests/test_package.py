@@ -1,19 +1,23 @@
 """What pyproject.toml and constraints.txt promise, and what a wheel holds."""
 
+import contextlib
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.build import build_wheel
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SMALL
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 REQUIREMENTS = {r.name: r for r in map(Requirement, PROJECT["project"]["dependencies"])}
@@ -55,40 +59,59 @@ def readme() -> str:
     return (REPOSITORY / "README.md").read_text()
 
 
-def test_every_package_is_listed() -> None:
-    found = [path.parent for path in (REPOSITORY / "vivit_train").rglob("__init__.py")]
-    names = [".".join(path.relative_to(REPOSITORY).parts) for path in found]
-    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(
-        [*names, "vivit_train.configs"]
-    )
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    with contextlib.chdir(REPOSITORY):  # where it builds from
+        return folder / build_wheel(str(folder))
 
 
-def test_a_wheel_has_the_configurations(tmp_path: Path) -> None:
-    """An installation without the repository composes and describes."""
-    clone = tmp_path / "clone"
-    clone.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, clone)
-    for name in ("vivit_train", "configs"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, clone / name, ignore=ignored)
-    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    done = subprocess.run(
-        [sys.executable, "-c", build], cwd=clone, capture_output=True, text=True, check=True
-    )
-    site = tmp_path / "site"
-    with zipfile.ZipFile(clone / done.stdout.split()[-1]) as wheel:
-        wheel.extractall(site)
-    files = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml")}
-    held = {path.relative_to(site / "vivit_train") for path in site.rglob("*.yaml")}
-    assert held == files
-    probe = (
-        "from vivit_train.config import CONFIG_DIR, compose_config\n"
-        "print(CONFIG_DIR, compose_config(['model=vivit_b_fe']).model.name)"
-    )
-    shutil.rmtree(clone)
-    done = subprocess.run(
-        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(site)},
-    )  # fmt: skip
-    assert done.stdout.split() == [str(site / "vivit_train" / "configs"), "vivit_b_fe"]
+def test_a_wheel_holds_what_trains_and_nothing_else(wheel: Path) -> None:
+    sources = [p for p in (REPOSITORY / "vivit_train").rglob("*") if p.is_file()]
+    expected = {
+        path.relative_to(REPOSITORY).as_posix(): path
+        for path in sources
+        if "__pycache__" not in path.parts
+    }
+    for path in (REPOSITORY / "train.py", *(REPOSITORY / "configs").rglob("*.yaml")):
+        expected["vivit_train/program/" + path.relative_to(REPOSITORY).as_posix()] = path
+    with zipfile.ZipFile(wheel) as held:
+        names = {name for name in held.namelist() if ".dist-info/" not in name}
+        assert names == expected.keys()
+        assert all(held.read(name) == path.read_bytes() for name, path in expected.items())
+    assert "vivit_train/py.typed" in names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # 30 s of processor time, and the machine may be busy
+def test_an_installed_wheel_trains_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    """In a fresh environment that has the libraries and not the repository."""
+    environment, empty = tmp_path / "environment", tmp_path / "empty"
+    empty.mkdir()
+    venv.create(environment)
+    python = environment / "bin/python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    # A path alone: the .pth files in that folder, an editable install's among them, are not read.
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def run(*words: str | Path) -> str:
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            list(map(str, words)), cwd=empty, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    where = run(python, "-c", "import vivit_train; print(vivit_train.__file__)").strip()
+    assert Path(where) == site / "vivit_train/__init__.py"
+    vivit = environment / "bin/vivit"
+    assert run(vivit, "--version") == f"vivit-train {PROJECT['project']['version']}\n"
+    told = run(vivit, "train", *SMALL, "trainer.max_epochs=1", "run_dir=run")
+    assert told.splitlines()[-1] == "run"
+    assert "python train.py" not in told
+    results = json.loads((empty / "run/results.json").read_text())
+    assert results["num_videos_scored"] == 16
+    assert results["versions"]["vivit_train"] == PROJECT["project"]["version"]
+    run(vivit, "predict", "run", next(empty.glob("data/demo/val/*/*.mp4")))

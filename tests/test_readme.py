@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import REPOSITORY
 from vivit_train.__main__ import main
-from vivit_train.config import command_line, compose_config, to_plain
+from vivit_train.config import command_line, compose_config, to_plain, use_config_dir
 from vivit_train.video.write import write_video
 
 PAGES = sorted(
@@ -33,15 +33,40 @@ def commands(program: str) -> list[str]:
     return sorted(set(found))
 
 
-@pytest.mark.parametrize("line", commands("train.py"))
+TRAINING = [*commands("train.py"), *(line for line in commands("vivit") if "vivit train " in line)]
+OF_ONES_OWN = [line for line in TRAINING if "--config-dir" in line]
+
+
+def test_a_configuration_of_ones_own(tmp_path: Path) -> None:
+    """The page's, with a model of the name that it has."""
+    page = (REPOSITORY / "docs/configuration.md").read_text()
+    (code,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    files = {"experiment/night.yaml": code, "model/wide.yaml": "defaults: [vivit_s]"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (line,) = OF_ONES_OWN
+    call = command_line(shlex.split(line)[2:])
+    assert call.config_dir in page.replace(f"--config-dir {call.config_dir}", "")
+    use_config_dir(str(tmp_path))
+    try:
+        config = compose_config(call.words)
+    finally:
+        use_config_dir(None)
+    assert (config.model.hidden_size, config.optim.name, config.optim.lr) == (384, "adamw", 3e-4)
+
+
+@pytest.mark.parametrize("line", [line for line in TRAINING if line not in OF_ONES_OWN])
 def test_training_commands_compose(line: str) -> None:
     words = shlex.split(line)
-    call = command_line(words[words.index("train.py") + 1 :])
+    begin = words.index("train.py" if "train.py" in words else "train") + 1
+    call = command_line(words[begin:])
     to_plain(compose_config(call.words, call.is_sweep))
 
 
-@pytest.mark.parametrize("line", commands("vivit"))
+@pytest.mark.parametrize("line", [line for line in commands("vivit") if line not in TRAINING])
 def test_vivit_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = line[line.index("vivit ") :]  # behind `uv run` and the like
     verb, *words = shlex.split(line)[1:]
     parsed = []
     module = verb.replace("-", "_")

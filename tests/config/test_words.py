@@ -142,7 +142,10 @@ def test_flags_stand_anywhere() -> None:
     assert call.composes
     assert not call.is_sweep
     call = command_line(["optim.lr=1,2", "-m", "data.root=a,b"])
-    assert call == (["-m"], ["optim.lr=1,2", "data.root='a','b'"], True, True)
+    assert call == (["-m"], ["optim.lr=1,2", "data.root='a','b'"], True, True, None)
+    for flag in (["--config-dir", "job"], ["--config-dir=job"], ["-cd", "job"]):
+        call = command_line(["seed=1", "--cfg", "job", *flag, "-m"])
+        assert call == (["--cfg", "job", "-m"], ["seed=1"], True, True, "job")
     assert not command_line(["--config-path", "/r", "--config-name", "config"]).composes
 
 
@@ -153,7 +156,7 @@ def test_flags_stand_anywhere() -> None:
         (["--cfg", "x"], "invalid choice"),
         (["--cfg"], "expected one argument"),
         (["--experimental-rerun", "x.pickle"], "ckpt_path"),
-        (["--config-dir", "mine", "+optim.lrr=1"], "+optim.lrr=1: no key can be added"),
+        (["--config-name", "mine", "+optim.lrr=1"], "+optim.lrr=1: no key can be added"),
     ],
 )
 def test_flags_that_are_refused(arguments: list[str], message: str) -> None:

@@ -4,11 +4,17 @@ Nothing here imports torch: a mistake is answered before anything heavy is loade
 """
 
 from vivit_train.config.compose import (
-    CONFIG_DIR,
     complete_config,
     compose_config,
     override_config,
     replaced,
+)
+from vivit_train.config.folders import (
+    CONFIG_DIR,
+    PROGRAM,
+    config_dir_words,
+    program,
+    use_config_dir,
 )
 from vivit_train.config.plain import check_schedule, check_warmup, to_plain
 from vivit_train.config.saved import read_saved, saved_config
@@ -17,17 +23,21 @@ from vivit_train.config.words import command_line, parse_overrides, word_of
 
 __all__ = [
     "CONFIG_DIR",
+    "PROGRAM",
     "check_schedule",
     "check_used",
     "check_warmup",
     "command_line",
     "complete_config",
     "compose_config",
+    "config_dir_words",
     "override_config",
     "parse_overrides",
+    "program",
     "read_saved",
     "replaced",
     "saved_config",
     "to_plain",
+    "use_config_dir",
     "word_of",
 ]

@@ -2,31 +2,27 @@
 
 import copy
 import difflib
+import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config.keys import in_words, misfits, refusal
+from vivit_train.config.folders import CONFIG_DIR, options_of, own_config_dir
+from vivit_train.config.keys import KEYS, in_words, misfits, refusal
 from vivit_train.config.plain import resolve
-from vivit_train.config.saved import check_target
+from vivit_train.config.saved import check_target, is_foreign
 from vivit_train.config.words import parse_overrides, values_of
 from vivit_train.errors import UserError, in_one_line
 from vivit_train.io.files import user_path
 from vivit_train.io.terminal import say
 
-# Within the package in a wheel, beside it in the repository.
-_PACKAGE = Path(__file__).parents[1]
-CONFIG_DIR = _PACKAGE / "configs"
-if not CONFIG_DIR.is_dir():
-    CONFIG_DIR = _PACKAGE.parent / "configs"
 _DEMO = "vivit_train.data.demo.Demo"
 
 
@@ -50,6 +46,7 @@ def compose_config(overrides: Sequence[str], sweeps: bool = False) -> DictConfig
     for group in groups:
         _check_option(group)
     config = compose_options([first_word(group) for group in groups])
+    _check_files(config)
     defaults = copy.deepcopy(config)
     ours = [o for o in parsed if not is_group(o) and not o.key_or_group.startswith("hydra.")]
     for override in [*ours, *parse_overrides(replaced(parsed))]:
@@ -197,10 +194,15 @@ def compose_options(overrides: Sequence[str], hydras: bool = False) -> DictConfi
     """
     if not CONFIG_DIR.is_dir():
         raise UserError(f"{CONFIG_DIR} does not exist: run from a clone of the repository")
+    words, own = list(overrides), own_config_dir()
+    if own is not None:  # what Hydra's own --config-dir does
+        words.append(
+            f"hydra.searchpath=[{QuotedString(f'file://{own}', Quote.single).with_quotes()}]"
+        )
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", list(overrides), return_hydra_config=hydras)
+            return compose("train", words, return_hydra_config=hydras)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(in_one_line(error)) from None
 
@@ -232,8 +234,7 @@ def first_word(override: Override) -> str:
 
 def _check_option(group: Override) -> None:
     """Refuses an option that a group does not have."""
-    folder = CONFIG_DIR / group.key_or_group
-    options = sorted(path.stem for path in folder.glob("*.yaml"))
+    options = options_of(group.key_or_group)
     if options and (group.package is not None or group.is_add() or group.is_force_add()):
         raise UserError(
             f"{group.input_line}: every group is there once, and an option of it is chosen as "
@@ -252,15 +253,35 @@ def _check_option(group: Override) -> None:
                 )
 
 
+def _check_files(config: DictConfig) -> None:
+    """Refuses keys that a configuration file adds and nothing takes, naming the nearest that do.
+
+    A data set of one's own may have keys of its own, and so may Lightning's trainer and loggers.
+    """
+    open_groups = ("trainer.", "logger.")
+    if is_foreign(str(OmegaConf.select(config, "data._target_"))):
+        open_groups += ("data.",)
+    for key in _keys(config):
+        named = itertools.accumulate(key.split("."), "{}.{}".format)
+        if not key.startswith(open_groups) and not any(name in KEYS for name in named):
+            raise UserError(
+                f"a configuration file sets {key}, and there is no such key{_nearest(key, KEYS)}"
+            )
+
+
 def _check_key(config: DictConfig, key: str) -> None:
     """Refuses a key that does not exist, naming the nearest that do."""
     if not _has(config, key):
-        known = list(_keys(config))
-        # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-        near += [k for k in known if k.endswith("." + key) and k not in near]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = _nearest(key, list(_keys(config)))
         raise UserError(f"there is no key {key!r} in the configuration{hint}")
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    """The end of a sentence: keys that may be meant."""
+    # Compared as written and by the last part: trainer.epochs means trainer.max_epochs.
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    near += [k for k in known if k.endswith("." + key) and k not in near]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:

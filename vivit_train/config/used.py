@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vivit_train.config.compose import CONFIG_DIR
+from vivit_train.config.folders import CONFIG_DIR
 from vivit_train.config.words import parse_overrides
 from vivit_train.errors import UserError
 

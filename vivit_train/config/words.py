@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from vivit_train.config.folders import program
 from vivit_train.config.keys import KEYS
 from vivit_train.errors import UserError
 
@@ -28,12 +29,14 @@ class Call(NamedTuple):
         words: ``key=value``, ready for Hydra.
         is_sweep: Whether words may have several values.
         composes: Whether the words are about our own configuration: not where a flag names another.
+        config_dir: The folder that ``--config-dir`` names, which is not among the flags then.
     """
 
     flags: list[str]
     words: list[str]
     is_sweep: bool
     composes: bool
+    config_dir: str | None = None
 
 
 def command_line(arguments: Sequence[str]) -> Call:
@@ -48,7 +51,7 @@ def command_line(arguments: Sequence[str]) -> Call:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; python train.py --help says what there is")
+        raise UserError(f"{message}; {program()} --help says what there is")
 
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
@@ -60,13 +63,27 @@ def command_line(arguments: Sequence[str]) -> Call:
             left.pop(0)
         else:
             flags.append(argument)
-    others = parsed.config_path, parsed.config_name, parsed.config_dir
+    others = parsed.config_path, parsed.config_name
     composes = not any(others) and not parsed.shell_completion
     added = [word for word in parsed.overrides if word.startswith("+") and "hydra" not in word]
     if added and not composes:  # Hydra itself refuses new keys, but for these
         refuse(f"{added[0]}: no key can be added to another configuration")
     words = as_written(parsed.overrides, parsed.multirun)
+    if composes and parsed.config_dir is not None:
+        flags = _without_config_dir(flags)
+        return Call(flags, words, parsed.multirun, composes, parsed.config_dir)
     return Call(flags, words, parsed.multirun, composes)
+
+
+def _without_config_dir(flags: Sequence[str]) -> list[str]:
+    left, following = [], iter(flags)
+    for flag in following:
+        name, equals, _ = flag.partition("=")
+        if name not in ("--config-dir", "-cd"):
+            left.append(flag)
+        elif not equals:
+            next(following)
+    return left
 
 
 def as_written(words: Sequence[str], sweeps: bool = False) -> list[str]:

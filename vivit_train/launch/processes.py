@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vivit_train.config.folders import program
 from vivit_train.errors import ProcessLost, UserError
 from vivit_train.io.layout import STARTING_FILE
 from vivit_train.io.terminal import is_rank_zero, say
@@ -88,7 +89,7 @@ def devices_of_launcher(trainer: Mapping[str, Any]) -> Any:
             f"trainer.devices={max(local, 1)} trainer.num_nodes={started // max(local, 1)}"
         )
     if is_job and launcher != "torchrun" and count * nodes > 1 and "SLURM_STEP_ID" not in env:
-        raise UserError(f"{run} in a SLURM job: start it as `srun python train.py ...`")
+        raise UserError(f"{run} in a SLURM job: start it as `srun {program()} ...`")
     return devices
 
 

@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from vivit_train.config import compose_config, to_plain, word_of
-from vivit_train.config.compose import CONFIG_DIR
+from vivit_train.config.folders import CONFIG_DIR, program
 from vivit_train.config.keys import KEYS
 from vivit_train.errors import UserError
 from vivit_train.runs.comparison import flat
@@ -51,4 +51,4 @@ def _word(key: str, value: Any) -> str:
 def command_of(settings: dict[str, Any]) -> str:
     """The command that repeats a run, for a shell."""
     named = (word.partition("=") for word in words_of(settings))
-    return " ".join(["python train.py", *(f"{k}={shlex.quote(v)}" for k, _, v in named)])
+    return " ".join([program(), *(f"{k}={shlex.quote(v)}" for k, _, v in named)])

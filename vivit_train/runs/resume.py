@@ -18,6 +18,7 @@ from vivit_train.config import (
     word_of,
 )
 from vivit_train.config.changes import check_changes, differences
+from vivit_train.config.folders import program
 from vivit_train.config.saved import is_foreign
 from vivit_train.config.words import Call
 from vivit_train.errors import UserError
@@ -36,7 +37,7 @@ def resume_command(checkpoint: Path) -> str:
     if saved.is_file() and is_foreign(target := read_saved(saved).data._target_):
         words.append(f"data._target_={target}")
     named = (word.partition("=") for word in words)
-    return " ".join(["python train.py", *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
+    return " ".join([program(), *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
 
 
 def check_whole(checkpoint: Path) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from vivit_train.io.files import write_whole
 from vivit_train.io.layout import CONFIG_FILE, RESULTS_FILE
 from vivit_train.io.terminal import json_text
-from vivit_train.version import __version__
+from vivit_train.version import version_and_commit
 
 
 @rank_zero_only
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
     import torchvision
 
     return {
-        "vivit_train": __version__,
+        "vivit_train": version_and_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vivit_train.config import word_of
+from vivit_train.config import config_dir_words, word_of
 from vivit_train.errors import UserError
 from vivit_train.io.files import write_whole
 from vivit_train.io.foreign import is_of, read_json
@@ -43,7 +43,8 @@ class Trial:
 
     def command(self) -> list[str]:
         """The command that starts it, or resumes it where it has a checkpoint."""
-        words = [sys.executable, "-u", os.path.abspath(sys.argv[0]), *self.overrides]
+        words = [sys.executable, "-u", os.path.abspath(sys.argv[0]), *config_dir_words()]
+        words += self.overrides
         return [*words, word_of("run_dir", str(self.folder)), "ckpt_path=auto"]
 
     def save(self) -> None:

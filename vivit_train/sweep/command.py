@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from vivit_train.config import compose_config, parse_overrides
+from vivit_train.config import compose_config, parse_overrides, program
 from vivit_train.config.compose import compose_options
 from vivit_train.config.keys import in_words, misfits
 from vivit_train.config.words import as_written
@@ -102,7 +102,7 @@ def check(overrides: Sequence[Override]) -> None:
     compose_config([override.input_line or "" for override in overrides], sweeps=True)
     if any(name in os.environ for name in _LAUNCHED):
         raise UserError(
-            "a sweep starts the processes of its trials itself: run python train.py -m without "
+            f"a sweep starts the processes of its trials itself: run {program()} -m without "
             "torchrun, with trainer.devices=N"
         )
 
