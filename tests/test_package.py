@@ -46,6 +46,21 @@ def test_what_was_tested_together_is_allowed_and_for_every_python() -> None:
     assert {"torch", "lightning", "av", "hydra-core"} <= {r.name for r in tested}
 
 
+def test_uv_takes_torch_and_torchvision_from_one_index() -> None:
+    """For each extra its own, which serves nothing else."""
+    uv, extras = PROJECT["tool"]["uv"], PROJECT["project"]["optional-dependencies"]
+    names = ("cpu", "cu130")
+    assert uv["conflicts"] == [[{"extra": name} for name in names]]
+    for name in names:
+        both = {str(REQUIREMENTS["torch"]), str(REQUIREMENTS["torchvision"])}
+        assert {str(Requirement(line)) for line in extras[name]} == both
+        (index,) = [index for index in uv["index"] if index["name"] == f"pytorch-{name}"]
+        assert index["explicit"]
+        assert index["url"] == f"https://download.pytorch.org/whl/{name}"
+        for library in ("torch", "torchvision"):
+            assert {"index": f"pytorch-{name}", "extra": name} in uv["sources"][library]
+
+
 def test_the_readme_promises_the_pythons_of_pyproject() -> None:
     pythons = SpecifierSet(PROJECT["project"]["requires-python"])
     first, last = re.findall(r"You need Python 3\.(\d+) to 3\.(\d+)", readme())[0]
