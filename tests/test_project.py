@@ -69,6 +69,19 @@ def test_an_issue_form_has_what_github_asks_for(name: str) -> None:
     assert len({part["id"] for part in asked}) == len(asked)
 
 
+def test_the_image_is_made_of_what_it_is_sent() -> None:
+    words = [line.split() for line in (REPOSITORY / "Dockerfile").read_text().splitlines()]
+    copied = [name for line in words if line[:1] == ["COPY"] for name in line[1:-1]]
+    sent = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line]
+    assert sent[1] == "*"
+    assert copied == [line[1:] for line in sent if line.startswith("!")]
+    assert all((REPOSITORY / name).exists() for name in copied)
+    stages = {line[3]: line[1] for line in words if line[:1] == ["FROM"]}
+    assert stages["cpu"] == stages["cuda"] == "sources"
+    minor = int(stages["sources"].removeprefix("python:3.").partition("-")[0])
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"3.{minor}.1")
+
+
 def test_the_citation_is_of_this_version() -> None:
     citation = read(REPOSITORY / "CITATION.cff")
     for key in ("version", "license"):
