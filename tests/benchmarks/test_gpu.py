@@ -146,19 +146,18 @@ def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 PROGRAM = """
-import pathlib, sys, time
+import pathlib, shutil, sys, time
 given = dict(word.split("=", 1) for word in sys.argv[1:])
 folder = pathlib.Path(given["run_dir"])
-folder.mkdir(exist_ok=True)
-if given["data.batch_size"] == "2":
+if folder.name == "train_2":
     print("no memory")
     sys.exit(3)
+(folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 rates = ["", "1", "2", "40", "60", "50"]
-lines = "".join(f"{step},{rate}\\n" for step, rate in enumerate(rates))
-(folder / "metrics.csv").write_text("step,train/clips_per_second\\n" + lines)
-(folder / "checkpoints").mkdir(exist_ok=True)
-(folder / "checkpoints" / "last.ckpt").touch()
-if "sleep" in given:
+lines = "".join(f"{step},{rate},0.5\\n" for step, rate in enumerate(rates))
+(folder / "metrics.csv").write_text("step,train/clips_per_second,train/loss\\n" + lines)
+shutil.copy(folder.parent / "state.ckpt", folder / "checkpoints" / "last.ckpt")
+if "sleep" in given or (folder.name == "bits_killed" and "ckpt_path" not in given):
     time.sleep(60)
 """
 
@@ -167,6 +166,7 @@ if "sleep" in given:
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of train.py, and of the videos."""
     (tmp_path / "train.py").write_text(PROGRAM)
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "state.ckpt")
     monkeypatch.setattr(gpu_runs, "ROOT", tmp_path)
     (tmp_path / "set").mkdir()
 
@@ -194,6 +194,24 @@ def test_a_run_is_killed_once_it_has_saved_or_is_over_its_limit(bench: Bench) ->
     assert (row["rc"], row["left_out"]) == (None, "over 1 s")
     assert slow.process is not None
     assert slow.process.poll() == -9
+
+
+@pytest.mark.usefixtures("program")
+def test_bits_and_cost_of_deterministic_runs(bench: Bench) -> None:
+    twice, resumed, cost = gpu_runs.deterministic(bench)
+    same = {"rc": [0, 0], "tensors": 1, "tensors_that_differ": 0, "largest_difference": 0}
+    assert twice == {"compared": "the same run twice"} | same
+    assert resumed == {"compared": "killed, resumed"} | same
+    assert (cost["clips_per_second"], cost["share_of_usual"]) == (50.0, 1.0)
+    assert not gpu_runs.RUNNING
+
+
+@pytest.mark.usefixtures("program")
+def test_both_ways_to_train_on_several_gpus(bench: Bench) -> None:
+    rows = list(gpu_runs.nccl(bench))
+    assert [(row["strategy"], row["rc"], row["loss"]) for row in rows] == [
+        ("ddp", 0, 0.5), ("fsdp", 0, 0.5),
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("program")
