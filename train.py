@@ -64,6 +64,9 @@ def train(config: DictConfig) -> Path:
         from vivit_train.runs.scores import write_scores
 
     hush_lightning()
+    if plain["trainer"]["deterministic"] is True:
+        # cuBLAS reads it at its first use, which can be before Lightning sets it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     run_dir = Path(plain["run_dir"])
     lightning.seed_everything(plain["seed"], verbose=False)
     begun = None if plain["ckpt_path"] is None else read_begun(Path(plain["ckpt_path"]))

@@ -91,6 +91,14 @@ class TestTrainer:
         with pytest.raises(UserError, match=r"accumulate_grad_batches is .* 1 or more; got 0"):
             build_trainer(config, tmp_path)
 
+    def test_a_kernel_that_is_not_deterministic(self, config: dict, tmp_path: Path) -> None:
+        config = config | {
+            "model": config["model"] | {"attention_kernel": "cudnn"},
+            "trainer": config["trainer"] | {"deterministic": True},
+        }
+        with pytest.raises(UserError, match=r"attention_kernel=cudnn .* trainer\.deterministic=tr"):
+            build_trainer(config, tmp_path)
+
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [

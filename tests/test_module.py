@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from tests.model.test_vivit import CLIPS, MODELS, TINY
 from vivit_train.data.batch import ClipBatch
 from vivit_train.errors import UserError
-from vivit_train.module import VivitModule
+from vivit_train.module import VivitModule, check_deterministic
 
 OPTIM = {
     "name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "warmup_epochs": 0,
@@ -171,6 +171,27 @@ def test_padding_for_a_compiled_model_is_not_seen() -> None:
         found = torch.cat([module._logits(chunk) for chunk in clips.split(2)])
     assert module._chunk_size == 2
     torch.testing.assert_close(found, expected)
+
+
+def test_interpolated_positions_are_refused_where_bits_must_repeat() -> None:
+    """Their gradient raises an error of torch's on a GPU."""
+    model = module_of({}).model
+    native = torch.empty(1, 3, *(n * p for n, p in zip(model.grid, model.embed.tubelet_size)))
+    t, h, w = native.shape[2:]
+    larger = torch.empty(1, 3, 2 * t, h, w)
+    check_deterministic(model, larger)
+    torch.use_deterministic_algorithms(True)
+    try:
+        check_deterministic(model, native)
+        with pytest.raises(UserError, match=r"deterministic=true: .*model\.num_frames"):
+            check_deterministic(model, larger)
+        model.encoder.pos_embed.requires_grad_(False)
+        check_deterministic(model, larger)
+        model.encoder.pos_embed.requires_grad_(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        check_deterministic(model, larger)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.slow

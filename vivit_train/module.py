@@ -102,7 +102,9 @@ class VivitModule(LightningModule):
         force_kernel(self.model, kernel)
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Finds out which attention kernel the run has."""
+        """Finds out which attention kernel the run has, and whether it can be deterministic."""
+        if batch.clips.device.type == "cuda":
+            check_deterministic(self.model, batch.clips)
         self._settle_kernel(batch)
 
     def on_test_batch_start(
@@ -322,6 +324,29 @@ class VivitModule(LightningModule):
             self.log_dict({f"{role}/{name}": value for name, value in scores.items()})
         if role == "val":  # nobody takes them for scores of a test
             object.__setattr__(self, "accuracy", None)
+
+
+def check_deterministic(model: ViViT, clips: Tensor) -> None:
+    """Refuses what has no deterministic gradient on a GPU, if ``trainer.deterministic=true``.
+
+    Args:
+        model: The model.
+        clips: ``[B, C, T, H, W]`` that it is trained on.
+
+    Raises:
+        UserError: If the clips have another grid of tokens than the positions that are trained.
+    """
+    is_exact = torch.are_deterministic_algorithms_enabled()
+    is_exact &= not torch.is_deterministic_algorithms_warn_only_enabled()
+    trains = any(encoder.pos_embed.requires_grad for encoder in model.encoders)
+    grid = model.embed.grid(*clips.shape[2:])
+    if is_exact and trains and grid != model.grid:
+        raise UserError(
+            f"trainer.deterministic=true: these clips have {grid} tokens along time, height and "
+            f"width, and the model's positions {model.grid}. The gradient of the interpolation "
+            "between them is not deterministic on a GPU: give the model the clips' size "
+            "(model.num_frames, model.image_size), or set trainer.deterministic=false"
+        )
 
 
 def highest_lr(optimizer: Optimizer) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vivit_train.callbacks import start
-from vivit_train.callbacks.start import Start
+from vivit_train.callbacks.start import Start, what_repeats
 from vivit_train.io import terminal
 
 
@@ -43,12 +43,13 @@ def test_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys) == [
         "training vivit_ti, 1,000 parameters, on cpu in 32-true",
         "64 clips are 4 steps per epoch, 8 in all; the run writes to runs/a",
+        "repeated or resumed with the same seed, it gives the same bits",
     ]
     linear = module()
     linear.bias.requires_grad_(False)
     resumed = stub(global_step=4, current_epoch=1, world_size=2)
     callback.on_train_start(resumed, linear)
-    first, _, last = said(capsys)
+    first, *_, last = said(capsys)
     assert (
         first == "training vivit_ti, 1,000 parameters, 990 of them trained, on 2 x cpu in 32-true"
     )
@@ -56,6 +57,27 @@ def test_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     callback.on_train_start(stub(is_global_zero=False), module())
     assert said(capsys) == []
     callback.teardown(None, None, stage="fit")
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "warn_only", "exact"),
+    [
+        ("cpu", False, False, True),
+        ("cuda", False, False, False),
+        ("cuda", True, True, False),
+        ("cuda", True, False, True),
+    ],
+)
+def test_whether_it_gives_the_same_bits_again(
+    device: str, deterministic: bool, warn_only: bool, exact: bool
+) -> None:
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    try:
+        told = what_repeats(torch.device(device))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ("gives the same bits" in told) == exact
+    assert ("set trainer.deterministic=true" in told) != exact
 
 
 def test_a_run_that_is_shorter_than_the_steps_between_two_logs() -> None:

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +27,11 @@ def logged(
     precision: str = "32-true",
     world_size: int = 1,
     frozen: str | None = None,
+    **arguments: Any,
 ) -> dict:
     logs: dict[str, list] = {}
     module = SimpleNamespace(
-        model=ViViT(**ARGUMENTS),
+        model=ViViT(**ARGUMENTS | arguments),
         optim={"freeze": frozen},
         device=torch.device("cpu"),
         log=lambda name, value, **how: logs.setdefault(name, []).append((value, how)),
@@ -73,6 +75,20 @@ def test_what_frozen_parts_save_does_not_count() -> None:
     assert whole == pytest.approx((6 * macs[""] - 2 * macs["embed"]) * 10 / 1e9)
     # Forward through all, and the gradient of the head's weights.
     assert probe == pytest.approx((2 * macs[""] + 2 * macs["head"]) * 10 / 1e9)
+
+
+def test_what_dropped_tokens_save_does_not_count() -> None:
+    """But a frozen encoder drops none."""
+    ((whole, _),) = logged(every=1, batches=1)["train/mfu"]
+    ((dropped, _),) = logged(every=1, batches=1, token_drop=0.5)["train/mfu"]
+    # By hand: 5 in place of 9 tokens in a block; of the last, which has one query, in keys and
+    # values alone. Backward takes twice what forward does.
+    block = 4 * 4 * 32**2 + 2 * (9**2 - 5**2) * 32 + 2 * 4 * 32 * 64
+    last = 3 * 4 * 32**2 + 2 * 4 * 32
+    assert whole - dropped == pytest.approx(6 * (block + last) * 10 / 1e9)
+    ((probe, _),) = logged(every=1, batches=1, frozen="all_but_head")["train/mfu"]
+    both = logged(every=1, batches=1, frozen="all_but_head", token_drop=0.5)["train/mfu"]
+    assert both[0][0] == pytest.approx(probe)
 
 
 def test_memory_is_that_of_the_largest_process() -> None:

@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.describe.models import CLIP, small
 from vivit_train.describe import describe
-from vivit_train.describe.counts import Part
+from vivit_train.describe.counts import Part, build, count_macs, count_training_flops
 from vivit_train.model.arguments import ATTENTIONS
 from vivit_train.model.vivit import ViViT
 
@@ -37,6 +37,12 @@ def test_parts_add_up(attention: str, representation_size: int | None) -> None:
             model(torch.zeros(1, 3, *CLIP))
         assert macs == counter.get_total_flops() // 2
     assert description.macs_per_video == 12 * description.macs
+
+
+def test_what_training_leaves_out_counts_in_training_alone() -> None:
+    plain, drops = build(small()), build(small(token_drop=0.5))
+    assert count_macs(drops, CLIP) == count_macs(plain, CLIP)
+    assert count_training_flops(drops, CLIP) < count_training_flops(plain, CLIP)
 
 
 def test_macs_by_hand() -> None:

@@ -90,7 +90,24 @@ class Start(Callback):
             f"{trainer.precision}",
             f"{clips} clips are {per_epoch} steps per epoch, {total} in all; the run writes to "
             f"{self.run_dir}",
+            what_repeats(device),
         ]
         if trainer.global_step:
             lines.append(f"resuming at step {trainer.global_step}, {epoch_in_words(trainer)}")
         return lines
+
+
+def what_repeats(device: torch.device) -> str:
+    """What a run with the same seed, or one that is stopped and resumed, has again.
+
+    Args:
+        device: That it trains on.
+    """
+    is_exact = torch.are_deterministic_algorithms_enabled()
+    is_exact &= not torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cpu" or is_exact:
+        return "repeated or resumed with the same seed, it gives the same bits"
+    return (
+        "repeated or resumed with the same seed, it has the same videos, draws and order, but not "
+        "the same bits: for these set trainer.deterministic=true, which is slower"
+    )

@@ -24,8 +24,8 @@ class Utilisation(Callback):
     Model FLOPs utilisation (arXiv 2204.02311) is the operations of a training step, as a fraction
     of what the device does at its best: a large product of random matrices in the run's precision,
     measured when training starts. Those done twice to save memory do not count, nor those that
-    frozen parts save. Memory is the peak of
-    the process that has most: on a GPU what torch allocated there, on a CPU all of the process.
+    frozen parts and dropped tokens save. Memory is the peak of the process that has most: on a GPU
+    what torch allocated there, on a CPU all of the process.
 
     Args:
         every_n_batches: Batches between logs, as of `Throughput`; 0: never.
@@ -59,7 +59,8 @@ class Utilisation(Callback):
             module: Any = pl_module
             model = build(module.model.config)
             if module.optim["freeze"] is not None:
-                freeze(model, module.optim["freeze"])
+                for part in freeze(model, module.optim["freeze"]):
+                    part.eval()  # as in the run: a frozen encoder drops no tokens
             self.flops_per_clip = float(count_training_flops(model, (frames, height, width)))
         clips_per_second = float(trainer.callback_metrics["train/clips_per_second"])
         rate = clips_per_second / trainer.world_size * self.flops_per_clip

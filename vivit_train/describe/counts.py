@@ -138,7 +138,9 @@ def _branches(block: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
-    """Multiply-accumulates of one clip's forward pass, by the module's name; "" is the model.
+    """Multiply-accumulates of one clip's evaluation, by the module's name; "" is the model.
+
+    ``token_drop`` drops none here; `count_training_flops` counts what it saves in training.
 
     Args:
         model: From ``build``.
@@ -154,8 +156,11 @@ def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
         model.num_queries = None
     clips = torch.empty(1, model.arguments.num_channels, *clip, device="meta")
     # As two matrix products, which every version of torch counts; nothing is computed.
+    was_training = model.training
+    model.eval()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(clips)
+    model.train(was_training)
     root = type(model).__name__
     return {
         name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
@@ -167,6 +172,7 @@ def count_training_flops(model: ViViT, clip: Grid) -> int:
     """Floating-point operations of one clip's forward and backward pass, two per MAC.
 
     Of parts that do not train (``requires_grad`` is False) only what the others' gradients need.
+    Tokens that ``token_drop`` leaves out, of parts in training mode, do not count.
 
     Args:
         model: From ``build``.
