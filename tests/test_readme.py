@@ -13,7 +13,7 @@ from vivit_train.config import command_line, compose_config, to_plain, use_confi
 from vivit_train.video.write import write_video
 
 PAGES = sorted(
-    [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *REPOSITORY.glob("docs/*.md")]
+    [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *REPOSITORY.glob("docs/**/*.md")]
 )
 
 
@@ -113,6 +113,12 @@ def test_a_batch_in_python(small: tuple[str, ...]) -> None:
     assert len(names["decoded"].frames) == len(names["batch"].labels)
     assert names["batch"].clips.shape[1:] == (3, 4, 16, 16)
     assert names["batch"].clips.dtype == torch.float32
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_is_python(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        compile(code, str(page), "exec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
