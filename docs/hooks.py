@@ -89,11 +89,10 @@ def commands() -> str:
     parts = [
         "# Every command",
         "This page has the help of each verb of `vivit`, as `vivit VERB --help` prints it. "
-        "`python train.py --help` is the help of training, and [its keys](keys.md) have a page of "
-        "their own.",
+        "`vivit train` takes the keys of a run, which [have a page of their own](keys.md).",
         "```\nvivit describe model=vivit_b\n```",
     ]
-    for verb in VERBS:
+    for verb in (verb for verb in VERBS if verb != "train"):  # whose help is Hydra's
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main([verb, "--help"])
