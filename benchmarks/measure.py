@@ -1,4 +1,4 @@
-"""What the benchmarks share: times taken in turns, the machine's own rates, memory, the report."""
+"""What the benchmarks share: interleaved times, the machine's own rates, memory, the report."""
 
 import argparse
 import contextlib

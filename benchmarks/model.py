@@ -3,7 +3,7 @@
     python benchmarks/model.py                                 # CPU, 32x224x224, one clip
     python benchmarks/model.py --device cuda --batch 1 4 16 64 --forms eager compiled --repeats 20
 
-Both models hold the same weights and run in turns, in one process, on the same clips, beside a
+Both models hold the same weights and run interleaved, in one process, on the same clips, beside a
 large matrix product in the same precision and a large copy: what the machine does at its best. A
 step is forward, loss, backward and AdamW, fused for both as each has it by default; bf16 is
 autocast, as in training; fp32 is without TF32 unless --tf32 says so. Compiled is what users of
