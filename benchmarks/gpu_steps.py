@@ -215,7 +215,7 @@ def ragged_batch(count: int, frames: int) -> DecodedBatch:
 
 
 def huggingface(bench: Bench) -> Iterator[Row]:
-    """Ours and Hugging Face's interleaved, eager and compiled; each form with a limit of its own."""
+    """Ours and Hugging Face's interleaved, eager and compiled; each form has its own limit."""
     alike, difference = build_alike(bench.size, [(o, "sdpa") for o in ORIGINS], bench.device)
     models = {origin: alike[origin, "sdpa"].cpu() for origin in ORIGINS}
     for phase, batch in itertools.product(PHASES, bench.batches_beside):

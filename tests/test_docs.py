@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+import vivit_train
 from tests.conftest import REPOSITORY
 from vivit_train.__main__ import VERBS
 from vivit_train.config.keys import KEYS
@@ -76,3 +77,9 @@ def test_the_navigation_has_every_page() -> None:
     }
     generated = {*module("hooks").ORIGINS, "reference/keys.md", "reference/commands.md"}
     assert named == written | generated
+
+
+def test_every_public_name_is_on_the_python_page() -> None:
+    page = (REPOSITORY / "docs/reference/python.md").read_text()
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    assert set(vivit_train.__all__) - {"__version__"} <= shown
