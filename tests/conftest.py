@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -7,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from vivit_train.callbacks import utilisation
 from vivit_train.data.demo_clips import write_demo
+
+# Each training measures the machine by these products for half a second. What depends on their size
+# is tested in tests/callbacks/test_utilisation.py.
+utilisation.MATRIX_SIDE = {"cpu": 64, "cuda": 8192}
+utilisation.MATRIX_SECONDS = 0.0
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -37,6 +44,15 @@ SMALL = (
     "optim.layer_decay=0.8",
     "callbacks.ema_decay=0.9",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported by now out of garbage collections, which else take 0.4 s each.
+
+    A command that ends with an error collects garbage, and many tests give one a mistake.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

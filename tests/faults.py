@@ -1,4 +1,10 @@
-"""A training in a process of its own, to be killed, stopped and starved."""
+"""A training in a process of its own, to be killed, stopped and starved.
+
+The process is a fork of a server that has imported what is heavy, which saves the seconds of a
+fresh interpreter. What comes after is as for a user: arguments, working directory, output, signals
+and exit code are its own, and the program runs as the main module. It does not test that imports
+are late, nor what an environment variable does that is read at an import.
+"""
 
 import csv
 import multiprocessing
@@ -15,7 +21,6 @@ import torch
 
 from tests.conftest import REPOSITORY
 
-# Imports once what every training needs; each process is then a fork of that one.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.build", "av"])
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tests.conftest import REPOSITORY, hears_ctrl_c
-from tests.faults import same_run
+from tests.faults import Training, same_run
 from train import train
 from vivit_train import load
 from vivit_train.config import compose_config
@@ -78,26 +78,23 @@ def test_checkpoints_hold_plain_values_only(finished_run: Path) -> None:
 
 @pytest.mark.parametrize("every", [3, 0], ids=["inside an epoch", "between epochs"])
 def test_a_killed_run_goes_on_to_the_same_weights(
-    every: int, finished_run: Path, small: tuple[str, ...], tmp_path: Path, command
+    every: int, finished_run: Path, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     """SIGKILL after a save; the resumed run ends with the weights of one never stopped."""
     run = tmp_path / "killed"
     last = run / "checkpoints" / "last.ckpt"
-    words = ["train.py", *small, f"run_dir={run}", f"callbacks.every_n_train_steps={every}"]
-    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY)
-    deadline = time.time() + 120
-    while not last.exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert last.is_file(), "no checkpoint was written"
+    words = [*small, f"run_dir={run}", f"callbacks.every_n_train_steps={every}"]
+    training = Training(words, tmp_path / "log")
+    assert training.wait_for(last.is_file), training.said()
+    training.send(signal.SIGKILL)
+    assert training.end() == -signal.SIGKILL, training.said()
     step = torch.load(last, weights_only=True)["global_step"]
     assert step % (every or 8) == 0
     assert step < 16
 
-    done = command("train.py", f"ckpt_path={last}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith(str(run))
+    training = Training([f"ckpt_path={last}"], tmp_path / "log")
+    assert training.end() == 0, training.said()
+    assert training.said().strip().endswith(str(run))
     same_run(run, finished_run)
 
 
@@ -115,14 +112,14 @@ SLOW = pytest.mark.slow
     ids=["model_1", "model_2", "model_3", "model_4"],
 )
 def test_two_processes_one_run_folder(
-    model: tuple[str, ...], small: tuple[str, ...], tmp_path: Path, command
+    model: tuple[str, ...], small: tuple[str, ...], tmp_path: Path
 ) -> None:
+    """The other process is a fresh interpreter, which the first starts."""
     runs = tmp_path / "runs"
-    done = command(
-        "train.py", *small, *model, f"run_dir={runs}/${{now:%S}}", "trainer.devices=2",
-        "trainer.strategy=ddp", "data.batch_size=2", "trainer.max_epochs=1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = [*small, *model, f"run_dir={runs}/${{now:%S}}", "trainer.devices=2"]
+    words += ["trainer.strategy=ddp", "data.batch_size=2", "trainer.max_epochs=1"]
+    training = Training(words, tmp_path / "log")
+    assert training.end(240) == 0, training.said()
     assert len(list(runs.iterdir())) == 1
     run = next(runs.iterdir())
     results = json.loads((run / "results.json").read_text())
@@ -244,12 +241,11 @@ def test_waiting_threads_leave_cores_to_workers(
     assert done.stdout.splitlines()[-1] == f"spins {spins}", done.stderr
 
 
-def test_an_error_is_one_message(small: tuple[str, ...], tmp_path: Path, command) -> None:
-    done = command("train.py", "data=folder", f"data.root={tmp_path}/nowhere")
-    assert done.returncode == 1
-    *before, told = done.stderr.splitlines()
+def test_an_error_is_one_message(tmp_path: Path) -> None:
+    training = Training(["data=folder", f"data.root={tmp_path}/nowhere"], tmp_path / "log")
+    assert training.end() == 1
+    (told,) = training.said().splitlines()
     assert told.startswith("error: data.root=")
-    assert all(line.startswith("importing torch") for line in before)  # on a slow machine
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(small: tuple[str, ...], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import difflib
+import functools
 import itertools
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -192,19 +194,29 @@ def compose_options(overrides: Sequence[str], hydras: bool = False) -> DictConfi
     Raises:
         UserError: In Hydra's words.
     """
-    if not CONFIG_DIR.is_dir():
-        raise UserError(f"{CONFIG_DIR} does not exist: run from a clone of the repository")
     words, own = list(overrides), own_config_dir()
     if own is not None:  # what Hydra's own --config-dir does
         words.append(
             f"hydra.searchpath=[{QuotedString(f'file://{own}', Quote.single).with_quotes()}]"
         )
+    if own is not None or hydras:  # files of the user; the working directory
+        return _composed(str(CONFIG_DIR), tuple(words), hydras)
+    return copy.deepcopy(_composed_once(str(CONFIG_DIR), tuple(words)))
+
+
+def _composed(folder: str, words: tuple[str, ...], hydras: bool = False) -> DictConfig:
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} does not exist: run from a clone of the repository")
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", words, return_hydra_config=hydras)
+        with initialize_config_dir(folder, version_base="1.3"):
+            return compose("train", list(words), return_hydra_config=hydras)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(in_one_line(error)) from None
+
+
+# Hydra takes a tenth of a second, and a run composes at its start and for its report.
+_composed_once = functools.cache(_composed)
 
 
 def _has(config: DictConfig, key: str) -> bool:
