@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.callbacks import utilisation
 from vivit_train.data.demo_clips import write_demo
-
-# Each training measures the machine by these products for half a second. What depends on their size
-# is tested in tests/callbacks/test_utilisation.py.
-utilisation.MATRIX_SIDE = {"cpu": 64, "cuda": 8192}
-utilisation.MATRIX_SECONDS = 0.0
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,11 +40,24 @@ SMALL = (
 )
 
 
+def measure_small_matrices() -> None:
+    """Spares each training the half second in which it measures the machine by large products.
+
+    How it measures is tested in tests/callbacks/test_utilisation.py.
+    """
+    from vivit_train.callbacks import utilisation
+
+    utilisation.MATRIX_SIDE = {"cpu": 64, "cuda": 8192}
+    utilisation.MATRIX_SECONDS = 0.0
+
+
 def pytest_collection_finish() -> None:
     """Leaves what is imported by now out of garbage collections, which else take 0.4 s each.
 
     A command that ends with an error collects garbage, and many tests give one a mistake.
     """
+    if "lightning" in sys.modules:  # there are tests that train
+        measure_small_matrices()
     gc.collect()
     gc.freeze()
 

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, measure_small_matrices
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.build", "av"])
+measure_small_matrices()  # in the server too, which imports this module
 
 Fault = Callable[[], None]
 

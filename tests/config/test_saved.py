@@ -57,7 +57,7 @@ BILLION = "a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(
         ("1: x", "the key 1 is not text"),
         (BILLION, "it has YAML aliases"),
         ("a: &a [*a]", "it has YAML aliases"),
-        ("[" * 5000, "cannot be read"),
+        ("[" * 1500, "cannot be read"),
         ("\x00", "cannot be read"),
         ("x: " + "y" * 2**21, "larger than 1,048,576 bytes"),
         ("optim: {name: adamw}\ndata: 3", "data, data._target_ is missing or something else"),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from tests.conftest import measure_small_matrices
 from tests.fuzz.commands import command_lines
 from tests.fuzz.damage import damaged_files
 from tests.fuzz.inputs import make
@@ -48,6 +49,7 @@ def fuzz(
     import vivit_train.build  # noqa: F401
 
     assert train
+    measure_small_matrices()
     inputs = make(folder / "inputs")
     lines = itertools.islice(command_lines(seed), commands)
     damages = itertools.islice(damaged_files(seed), files)

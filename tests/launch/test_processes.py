@@ -1,12 +1,16 @@
 """What a run makes of the processes that a launcher has started."""
 
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import is_rank_zero
-from vivit_train.launch.processes import devices_of_launcher
+from vivit_train.launch import processes
+from vivit_train.launch.processes import devices_of_launcher, launched_from
+from vivit_train.launch.stop_watch import StopWatch
 
 SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
 TORCHRUN = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
@@ -98,3 +102,11 @@ class TestLauncher:
             assert is_rank_zero() is (SLURMEnvironment().global_rank() == 0)
         monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
         assert not SLURMEnvironment.detect()
+
+
+def test_a_run_of_one_process_tells_its_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are others, one of them may be the cause, and some seconds are for it to end."""
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: pytest.fail("waits"))
+    monkeypatch.setattr(processes, "time", clock)
+    with pytest.raises(ZeroDivisionError), launched_from(StopWatch()):
+        _ = 1 / 0

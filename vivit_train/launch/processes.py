@@ -177,6 +177,8 @@ def _lost(
     children: list[subprocess.Popen], parent: int | None = None, seconds: float = 0.0
 ) -> str | None:
     """Says which child has failed, or that the parent is gone, if that happens within seconds."""
+    if parent is None and not children:
+        return None  # a run of one process does not wait to tell its error
     deadline = time.monotonic() + seconds
     while True:
         if parent is not None and os.getppid() != parent:
