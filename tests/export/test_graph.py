@@ -30,15 +30,21 @@ def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return classifier, folder
 
 
-@pytest.mark.parametrize("shape", [(1, 40, 56), (3, 30, 24), (2, 16, 16), (2, 18, 24), (5, 9, 11)])
-def test_any_batch_height_and_width(graphs: Any, shape: tuple[int, int, int]) -> None:
+@pytest.fixture(scope="module")
+def loaded(graphs: Any) -> Any:
+    """A model's torch.export graph and a session of its ONNX graph."""
     import onnxruntime
 
-    classifier, folder = graphs
+    _, folder = graphs
+    program = torch.export.load(folder / "torch-export" / "model.pt2")
+    return program, onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 56), (3, 30, 24), (2, 16, 16), (2, 18, 24), (5, 9, 11)])
+def test_any_batch_height_and_width(graphs: Any, loaded: Any, shape: tuple[int, int, int]) -> None:
+    (classifier, _), (program, session) = graphs, loaded
     batch, height, width = shape
     frames = noise(batch, 4, height, width, 3)
-    program = torch.export.load(folder / "torch-export" / "model.pt2")
-    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     with torch.no_grad():
         expected = classifier(frames)
         assert relative_difference(program.module()(frames), expected) < 1e-6
@@ -48,10 +54,8 @@ def test_any_batch_height_and_width(graphs: Any, shape: tuple[int, int, int]) ->
     assert relative_difference(torch.from_numpy(logits), expected) < (1e-2 if resized else 1e-4)
 
 
-def test_what_lies_beside(graphs: Any) -> None:
-    import onnxruntime
-
-    classifier, folder = graphs
+def test_what_lies_beside(graphs: Any, loaded: Any) -> None:
+    (classifier, folder), (_, session) = graphs, loaded
     for name, file in (("torch-export", "model.pt2"), ("onnx", "model.onnx")):
         assert {p.name for p in (folder / name).iterdir()} == {file, "vivit_train.json"}
         described = json.loads((folder / name / "vivit_train.json").read_text())
@@ -59,7 +63,6 @@ def test_what_lies_beside(graphs: Any) -> None:
         assert described["model"] == classifier.model.config
         with pytest.raises(UserError, match=r"has no model\.safetensors"):
             load(folder / name)
-    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, made.name) == ("frames", "tensor(uint8)", "logits")
     assert given.shape[1::3] == [4, 3]
@@ -75,8 +78,8 @@ def test_what_lies_beside(graphs: Any) -> None:
         assert contract["sampling"] == sampling
 
 
-def test_no_clip_is_saved_along(graphs: Any) -> None:
-    program = torch.export.load(graphs[1] / "torch-export" / "model.pt2")
+def test_no_clip_is_saved_along(loaded: Any) -> None:
+    program, _ = loaded
     assert program.example_inputs is None
 
 
