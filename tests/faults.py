@@ -7,10 +7,12 @@ are late, nor what an environment variable does that is read at an import.
 """
 
 import csv
+import functools
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -28,17 +30,17 @@ measure_small_matrices()  # in the server too, which imports this module
 Fault = Callable[[], None]
 
 
-def _train(words: list[str], log: Path, fault: Fault | None) -> None:
+def _run(program: str, words: list[str], log: Path, fault: Fault | None) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["train.py", *words]
+    sys.argv = [program, *words]
     if fault is not None:
         fault()
-    runpy.run_path("train.py", run_name="__main__")
+    runpy.run_path(program, run_name="__main__")
 
 
 class Training:
@@ -48,11 +50,15 @@ class Training:
         words: The command line.
         log: Where what it prints is added.
         fault: Called in the process before it starts, to break something there.
+        program: The file that is run, in place of train.py.
     """
 
-    def __init__(self, words: list[str], log: Path, fault: Fault | None = None) -> None:
+    def __init__(
+        self, words: list[str], log: Path, fault: Fault | None = None, program: str = "train.py"
+    ) -> None:
         self.log = log
-        self.process: BaseProcess = SERVER.Process(target=_train, args=(words, log, fault))
+        arguments = (program, words, log, fault)
+        self.process: BaseProcess = SERVER.Process(target=_run, args=arguments)
         self.process.start()
 
     @property
@@ -84,6 +90,39 @@ class Training:
 
     def said(self) -> str:
         return self.log.read_text()
+
+
+def _as_rank(rank: int, processes: int, port: int, fault: Fault | None) -> None:
+    """Makes this process one of those that torchrun starts."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), GROUP_RANK="0",
+        LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="x",
+    )  # fmt: skip
+    if fault is not None and rank == 1:
+        fault()
+
+
+def torchrun(
+    words: list[str],
+    log: Path,
+    processes: int,
+    fault: Fault | None = None,
+    program: str = "train.py",
+) -> list[Training]:
+    """The processes of `Training` that torchrun would start, of which the second has the fault."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        Training(
+            words,
+            log.with_suffix(f".log{rank}"),
+            functools.partial(_as_rank, rank, processes, port, fault),
+            program,
+        )
+        for rank in range(processes)
+    ]
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults import torchrun
 from vivit_train import build, load
 from vivit_train.__main__ import main
 from vivit_train.commands import evaluate
@@ -411,7 +412,7 @@ def test_any_number_of_processes_gives_the_same_scores(
 ) -> None:
     """A prime number of videos, two of them broken; every split of the work over processes.
 
-    Where there are several, each is an interpreter that starts on the command line.
+    Two are interpreters, of which the first starts the other; three are as torchrun starts them.
     """
     root = tmp_path / "videos"
     source = demo_root / "val"
@@ -439,9 +440,12 @@ def test_any_number_of_processes_gives_the_same_scores(
         if devices == 1:
             with pytest.raises(SystemExit, match="^0$"):
                 main(words)
-        else:
+        elif devices == 2:
             done = command("-m", "vivit_train", *words)
             assert done.returncode == 0, done.stderr
+        else:
+            ranks = torchrun(words, tmp_path / "log", devices, program="vivit_train/__main__.py")
+            assert [rank.end() for rank in ranks] == [0] * devices, ranks[0].said()
         results = json.loads((output / "results.json").read_text())
         assert results.pop("devices") == devices
         found.append(results)

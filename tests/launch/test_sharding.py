@@ -2,9 +2,7 @@
 
 import csv
 import functools
-import os
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.faults import Fault, Training, same_run, state
+from tests.faults import Fault, same_run, state, torchrun
 from tests.test_faults import signalled
 from train import train
 from vivit_train import load
@@ -54,32 +52,12 @@ def train_one(words: list[str], run: Path) -> Path:
     return train(compose_config([*words, f"run_dir={run}"]))
 
 
-def as_rank(rank: int, port: int, fault: Fault | None) -> None:
-    """Makes this process one of two that torchrun starts."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-        GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="x",
-    )  # fmt: skip
-    if fault is not None and rank == 1:
-        fault()
-
-
 def train_two(
     words: list[str], run: Path, code: int = 0, fault: Fault | None = None, strategy: str = "fsdp"
 ) -> Path:
     """Trains in two processes, of which the second may have a fault."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     two = [*words, f"run_dir={run}", "trainer.devices=2", "data.batch_size=2"]
-    ranks = [
-        Training(
-            [*two, f"trainer.strategy={strategy}"],
-            run.with_suffix(f".log{rank}"),
-            functools.partial(as_rank, rank, port, fault),
-        )
-        for rank in range(2)
-    ]
+    ranks = torchrun([*two, f"trainer.strategy={strategy}"], run.with_suffix(".log"), 2, fault)
     ended = [rank.end() for rank in ranks]
     assert ended == [code, code], ranks[0].said() + ranks[1].said()
     return run
