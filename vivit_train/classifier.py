@@ -265,7 +265,8 @@ class Classifier(nn.Module):
     def _decode(self, path: str | Path, num_views: int) -> Tensor | DecodeError:
         """Temporal views of a video: uint8 ``[V, T, H, W, 3]``."""
         try:
-            with VideoReader(path) as video:
+            # Of a folder of pictures, as of frames without a file, the rate is that of training.
+            with VideoReader(path, picture_rate=self.video_rate) as video:
                 windows = self.sampling.spread(video, num_views)
                 shrink = for_evaluation(self.processor)  # a minute of 4K would fill the memory
                 frames = torch.from_numpy(video.read(windows.ravel(), shrink))  # [V*T, H, W, 3]

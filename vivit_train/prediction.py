@@ -12,6 +12,7 @@ from vivit_train.data.class_folders import scan_videos
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.transforms.frames import as_tensor, check_frames
+from vivit_train.video.decoders.pictures import holds_pictures
 
 # A name and its probability, a fraction.
 Guess = tuple[str, float]
@@ -107,7 +108,8 @@ def videos_in(source: Any) -> list[str | Tensor]:
     """The videos that a user means, in order; a folder's sorted by name.
 
     Args:
-        source: The path of a video or of a folder, a tensor or an array uint8 ``[T, H, W, 3]`` or
+        source: The path of a video (a file, or a folder of its frames as pictures) or of a folder
+            of videos, a tensor or an array uint8 ``[T, H, W, 3]`` or
             ``[B, T, H, W, 3]``, or a list of any of these.
 
     Returns:
@@ -120,7 +122,7 @@ def videos_in(source: Any) -> list[str | Tensor]:
         return [video for part in source for video in videos_in(part)]
     if isinstance(source, str | Path):
         path = user_path(source)
-        return list(scan_videos(path)) if path.is_dir() else [str(path)]
+        return list(scan_videos(path)) if are_several(path) else [str(path)]
     if not isinstance(source, Tensor | np.ndarray):
         raise UserError(
             "a video is the path of a file or a folder, or a tensor or an array uint8 "
@@ -136,5 +138,6 @@ def videos_in(source: Any) -> list[str | Tensor]:
 def are_several(source: Any) -> bool:
     """Whether such a source stands for a number of videos, be it one or none."""
     if isinstance(source, str | Path):
-        return user_path(source).is_dir()
+        path = user_path(source)
+        return path.is_dir() and not holds_pictures(path)
     return isinstance(source, list | tuple) or source.ndim == 5

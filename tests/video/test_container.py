@@ -11,9 +11,9 @@ import pytest
 
 from tests.video.decoders.test_torchcodec import stand_in  # noqa: F401
 from tests.video.test_decode import needs_decord, numbered, numbers
-from vivit_train.data.records import VIDEO_SUFFIXES
 from vivit_train.errors import UserError
 from vivit_train.video import container
+from vivit_train.video.container import VIDEO_SUFFIXES
 from vivit_train.video.decode import DecodeError, VideoReader
 from vivit_train.video.write import Encoding, reencode_video, write_video
 

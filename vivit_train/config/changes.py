@@ -63,7 +63,7 @@ RULES = (
     ),
     Rule(
         "processor.* data.clip_frames data.frame_stride data.frame_rate data.clip_seconds "
-        "data.sampling data.frame_order",
+        "data.sampling data.frame_order data.picture_rate",
         REFUSED,
         "the weights were trained, and the best checkpoint was chosen, on clips made this way",
     ),

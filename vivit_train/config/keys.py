@@ -103,6 +103,7 @@ KEYS: Mapping[str, Kind] = {
     "data.test_split": path | null,
     "data.frame_order": choice("natural", "shuffled", "repeated"),
     "data.decoder": choice("auto", "pyav", "decord", "torchcodec"),
+    "data.picture_rate": number(above=0, most=1000) | null,
     "data.class_sampling": share,
     "data.max_bad_fraction": share,
     "data.decode_timeout": number(above=0, most=1_000_000) | null,

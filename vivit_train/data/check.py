@@ -29,6 +29,7 @@ class Job(NamedTuple):
     path: str | Path
     segment: tuple[float, float] | None
     span: Span | None = None
+    picture_rate: float | None = None
 
     def identity(self) -> tuple[int | None, int | str | None]:
         """Which file it is: see `Records.identity`."""
@@ -42,7 +43,7 @@ def jobs_of(splits: Iterable[Records], root: Path) -> dict[str, Job]:
         for row in range(len(records)):
             name = video_name(records, row, root)
             path, segment = records.source(row)
-            jobs[name] = Job(name, path, segment, records.span(row))
+            jobs[name] = Job(name, path, segment, records.span(row), records.picture_rate)
     return jobs
 
 
@@ -113,7 +114,9 @@ def check_video(job: Job, decoder: str, quick: bool) -> Verdict:
     frames, found, promised, fps, error = 0, 0, 0, 0.0, ""
     try:
         content = job.span.read(str(job.path)) if job.span else None
-        with VideoReader(job.path, decoder, job.segment, data=content) as video:
+        with VideoReader(
+            job.path, decoder, job.segment, data=content, picture_rate=job.picture_rate
+        ) as video:
             found, promised, fps = video.num_frames, video.promised, video.fps
             if quick or (job.segment and found > LONG_SEGMENT):
                 for index in (0, found // 2, found - 1):

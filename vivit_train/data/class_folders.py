@@ -1,4 +1,4 @@
-"""Videos in folders: what is taken, and what is left out."""
+"""Videos in folders, files or folders of pictures: what is taken, and what is left out."""
 
 import os
 import warnings
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vivit_train.class_names import shorten
-from vivit_train.data.records import VIDEO_SUFFIXES, Records, is_video
+from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import said_if_long
+from vivit_train.video.container import VIDEO_SUFFIXES, is_video
+from vivit_train.video.decoders.pictures import holds_pictures, is_picture
 
 # Why something in such a folder is not taken for a video.
 _HIDDEN = "with a dot at the beginning"
@@ -67,7 +69,7 @@ def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list
             continue
         if entry.name[0] == ".":
             left_out.setdefault(f"files {_HIDDEN}", []).append(path)
-        elif is_video(entry.name):
+        elif is_video(entry.name) or (entry.is_dir() and holds_pictures(entry.path)):
             paths.append(path)
         elif entry.is_dir():
             left_out.setdefault(_DEEPER, []).append(path)
@@ -101,6 +103,10 @@ def scan_videos(folder: Path) -> list[str]:
         leave_out("folders that cannot be read", str(error.filename))
 
     for parent, folders, files in os.walk(folder, onerror=cannot_list, followlinks=True):
+        if holds_pictures(parent):
+            videos.append(parent)
+            folders.clear()
+            continue
         names, folders[:] = sorted(folders), []
         for name in names:
             path = os.path.join(parent, name)
@@ -134,7 +140,10 @@ def scan_videos(folder: Path) -> list[str]:
 def count_videos(folder: Path) -> int:
     """How many videos are in a folder and all below it, by their names."""
     with said_if_long(f"counting the videos in {folder}"):
-        return sum(is_video(name) for _, _, names in os.walk(folder) for name in names)
+        return sum(
+            sum(map(is_video, names)) + (any(map(is_picture, names)) and holds_pictures(parent))
+            for parent, _, names in os.walk(folder)
+        )
 
 
 def _in_words(left_out: dict[str, list[str]]) -> str:

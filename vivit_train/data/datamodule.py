@@ -53,6 +53,8 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         test_split: Name of the split to test on.
         frame_order: ``natural``; ``shuffled`` or ``repeated`` show whether classes need motion.
         decoder: ``auto`` (PyAV), ``pyav``, ``decord`` or ``torchcodec``.
+        picture_rate: Frames per second of videos that are folders of pictures, which do not tell;
+            ``None``: unknown. Segments, and clips by time, need it.
         class_sampling: Between 0, each training video once per epoch, and 1, each class equally
             often: see `draws_per_epoch`.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
@@ -102,6 +104,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         test_split: str = "val",
         frame_order: str = "natural",
         decoder: str = "auto",
+        picture_rate: float | None = None,
         class_sampling: float = 0.0,
         max_bad_fraction: float = 0.1,
         decode_timeout: float | None = DECODE_SECONDS,
@@ -116,6 +119,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
             splits={"train": train_split, "val": val_split, "test": test_split},
             verdicts=verdicts,
             decoder=decoder,
+            picture_rate=picture_rate,
             class_names=class_names,
         )
         check_count("batch_size", batch_size)
@@ -124,6 +128,8 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         check_choice("decoder", decoder, DECODERS)
         check_views("eval_views", eval_views)
         check_views("val_views", val_views)
+        if picture_rate is not None and not picture_rate > 0:
+            raise UserError(f"data.picture_rate must be above 0, or null, got {picture_rate}")
         if decode_timeout is not None and decode_timeout <= 0:
             raise UserError(
                 f"data.decode_timeout must be above 0 seconds, or null, got {decode_timeout}"

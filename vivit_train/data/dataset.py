@@ -75,7 +75,8 @@ def _open(records: Records, index: int, decoder: str) -> VideoReader:
             then is that of another video, or its times are no seconds.
     """
     (path, segment), span = records.source(index), records.span(index)
-    video = VideoReader(path, decoder, segment, data=None if span is None else span.read(path))
+    data = None if span is None else span.read(path)
+    video = VideoReader(path, decoder, segment, data=data, picture_rate=records.picture_rate)
     if segment and 2 * video.num_frames < video.promised:
         video.close()
         raise DecodeError(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos
+from vivit_train.data.records import Records, list_videos, stem
 from vivit_train.data.tables import cut, in_order, read_table, seconds
 from vivit_train.errors import UserError
 
@@ -15,8 +15,9 @@ ANNOTATION_FOLDERS = (
     "epic-kitchens-100-annotations-master",
 )
 HEADS = ("noun", "verb")  # in Scenic's order
-# Folders with a file per frame, millions of them.
-NO_VIDEOS = ("rgb_frames", "flow_frames", "frames", "rgb", "flow")
+# Folders with a file per frame, millions of them. They are listed where there are no videos.
+FRAMES = ("rgb_frames", "frames", "rgb")
+FLOW = ("flow_frames", "flow")
 
 
 class EpicKitchens(VideoDataModule):
@@ -26,8 +27,9 @@ class EpicKitchens(VideoDataModule):
     in the root, ``annotations/`` or a clone of ``epic-kitchens-100-annotations``; the splits are
     ``train`` and ``validation``. Videos are ``<video_id>.MP4`` up to four folders below the root:
     ``P01/videos/P01_01.MP4``, ``EPIC-KITCHENS/P01/videos/...``, ``videos/train/P01/...``. Only
-    the frames of a row's segment are read. Class names are ``noun: tap``, ``verb: take``, in the
-    official order, nouns first.
+    the frames of a row's segment are read. Where there are none of these videos, but clips that
+    were cut out of them, ``<narration_id>.MP4``, each is the segment itself. Class names are
+    ``noun: tap``, ``verb: take``, in the official order, nouns first.
 
     A training segment whose video is not on disk is left out, and the number is said. In
     evaluation it stays in the split and counts as wrong.
@@ -38,16 +40,33 @@ class EpicKitchens(VideoDataModule):
         per_head = {head: read_classes(self._annotations(f"{head}_classes")) for head in HEADS}
         self.heads = {head: len(names) for head, names in per_head.items()}
         rows = read_segments(self._annotations(split), self.heads)
-        files = {Path(path).stem: path for path in list_videos(self.root, 4, skip=NO_VIDEOS)}
-        kept = self.rows_to_use(split, [row.video in files for row in rows], self.root)
-        rows = [rows[i] for i in kept]
+        files = self._files()
+        is_cut = not any(row.video in files for row in rows) and any(
+            row.narration in files for row in rows
+        )
+        if is_cut:
+            self.tell(f"{self.name}: the videos of {split} are clips, named by their narration_id")
+        names = [row.narration if is_cut else row.video for row in rows]
+        kept = self.rows_to_use(split, [name in files for name in names], self.root)
+        rows, names = [rows[i] for i in kept], [names[i] for i in kept]
         records = Records(
             self.root,
-            [files.get(row.video, f"{row.participant}/videos/{row.video}.MP4") for row in rows],
+            [
+                files.get(name, f"{row.participant}/videos/{name}.MP4")
+                for row, name in zip(rows, names)
+            ],
             [(row.noun, self.heads["noun"] + row.verb) for row in rows],
-            [(row.start, row.end) for row in rows],
+            None if is_cut else [(row.start, row.end) for row in rows],
         )
         return records, [f"{head}: {name}" for head in HEADS for name in per_head[head]]
+
+    def _files(self) -> dict[str, str]:
+        """Id -> path of every video or clip, relative to the root."""
+        for skip in (FLOW + FRAMES, FLOW):
+            files = {stem(Path(path).name): path for path in list_videos(self.root, 4, skip)}
+            if files:
+                return files
+        return {}
 
     def _annotations(self, what: str) -> Path:
         """``EPIC_100_<what>.csv``."""
@@ -64,6 +83,7 @@ class EpicKitchens(VideoDataModule):
 class Segment(NamedTuple):
     """A row of the annotations: times in seconds, classes by the official index."""
 
+    narration: str
     participant: str
     video: str
     start: float
@@ -108,6 +128,7 @@ def read_segments(path: Path, heads: dict[str, int]) -> list[Segment]:
         place = f"{path}, line {line}"
         try:
             segment = Segment(
+                row.get("narration_id", ""),
                 row["participant_id"],
                 row["video_id"],
                 seconds(row["start_timestamp"]),

@@ -12,7 +12,12 @@ from vivit_train.class_names import shorten
 from vivit_train.data.class_folders import count_videos, from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.groups import hold_out, keys_of
-from vivit_train.data.list_records import check_first, number_labels, records_from_list
+from vivit_train.data.list_records import (
+    check_first,
+    number_labels,
+    paths_under,
+    records_from_list,
+)
 from vivit_train.data.lists import Listing, read_list
 from vivit_train.data.records import Records
 from vivit_train.errors import UserError
@@ -252,6 +257,7 @@ class Folder(VideoDataModule):
         labels, names = number_labels(listing, [file])
         self.tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
         paths, splits = listing.columns["path"], listing.columns.get("split")
+        paths = list(paths_under(self.root, paths) or paths)
         rows = sorted(range(len(listing)), key=lambda row: (labels[row], paths[row], row))
         if splits is not None:
             rows = [row for row, its_split in enumerate(splits) if its_split == split]

@@ -1,6 +1,5 @@
 """Kinetics in the layouts that people have it in."""
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from sys import intern
@@ -9,7 +8,7 @@ from vivit_train.data.class_folders import from_class_folders, scan_class_folder
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.folder import find_list
 from vivit_train.data.list_records import records_from_list
-from vivit_train.data.records import Records, is_video
+from vivit_train.data.records import Records, list_videos, stem
 from vivit_train.data.tables import check_width, cut, read_rows, read_text
 from vivit_train.errors import UserError
 
@@ -64,39 +63,36 @@ class Kinetics(VideoDataModule):
         files = self._files(split)
         if not rows:
             raise UserError(f"{listing} lists no video")
-        on_disk = [stem in files for _, stem in rows]
+        on_disk = [name in files for _, name in rows]
         rows = [rows[row] for row in self.rows_to_use(split, on_disk, self.root / split)]
         paths = []
-        for _, stem in rows:
-            folder, suffix = files.get(stem, (split, ".mp4"))
-            paths.append(f"{folder}/{stem}{suffix}")
+        for _, name in rows:
+            folder, suffix = files.get(name, (split, ".mp4"))
+            paths.append(f"{folder}/{name}{suffix}")
         return Records(self.root, paths, [index[label] for label, _ in rows]), names
 
     def _files(self, split: str) -> dict[str, tuple[str, str]]:
         """Stem -> (folder relative to the root, suffix) of every video of a split.
 
-        By listing folders, two levels, flat or per class; never a look at each file. Replacements
-        come last and win.
+        By listing folders, two levels, flat or per class; never a look at each file. Folders of
+        pictures have no suffix. Replacements come last and win.
         """
         files: dict[str, tuple[str, str]] = {}
         # One tuple for the thousands of files that share it, not one each.
         places: dict[tuple[str, str], tuple[str, str]] = {}
 
         def add(folder: str, video: str) -> None:
-            stem, dot, suffix = video.rpartition(".")
-            place = (folder, dot + suffix)
-            files[stem] = places.setdefault(place, place)
+            name = stem(video)
+            place = (folder, video[len(name) :])
+            files[name] = places.setdefault(place, place)
 
         for folder in (self.root / split, *(self.root / r for r in REPLACEMENTS)):
             if not folder.is_dir():
                 continue
             relative = folder.relative_to(self.root).as_posix()
-            for entry in os.scandir(folder):
-                if is_video(entry.name):
-                    add(relative, entry.name)
-                elif entry.is_dir():
-                    for video in filter(is_video, os.listdir(entry.path)):
-                        add(f"{relative}/{entry.name}", video)
+            for path in list_videos(folder, 1):
+                *parent, video = path.split("/")
+                add("/".join((relative, *parent)), video)
         return files
 
 

@@ -16,9 +16,11 @@ from vivit_train.data.class_files import (
     read_classes,
 )
 from vivit_train.data.lists import COLUMNS, Listing, read_list
-from vivit_train.data.records import Records, is_video
+from vivit_train.data.records import Records, stem
 from vivit_train.data.tables import cut, read_text
 from vivit_train.errors import UserError
+from vivit_train.video.container import is_video
+from vivit_train.video.decoders.pictures import holds_pictures
 
 
 def records_from_list(
@@ -46,25 +48,40 @@ def records_from_list(
             f"{file} has rows of the splits {', '.join(splits)}, where a list of one split is due: "
             "name it videos.csv and set data=folder, which takes the rows of each split"
         )
-    root = _root_of(listing, roots)
+    root, paths = _root_of(listing, roots)
     labels, names = number_labels(listing, lists)
     tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
-    return Records(root, listing.columns["path"], labels, listing.segments()), names
+    return Records(root, paths, labels, listing.segments()), names
 
 
-def _root_of(listing: Listing, roots: Sequence[Path]) -> Path:
-    """The first folder under which one of the first few listed files exists."""
+def _root_of(listing: Listing, roots: Sequence[Path]) -> tuple[Path, Sequence[str]]:
+    """The first folder under which one of the first few videos exists, and their paths there."""
     paths = listing.columns["path"]
     for root in roots:
-        if any(os.path.exists(root / path) for path in paths[:20]):
+        found = paths_under(root, paths)
+        if found is not None:
             check_first(listing, root)
-            return root
+            return root, found
     check_first(listing, roots[0])
     raise UserError(
         f"none of the first videos that {listing.file} lists exists, e.g. {cut(paths[0])!r}; "
         f"looked under {shorten([str(root) for root in roots])}. Set data.root to the folder that "
         "the listed paths are relative to"
     )
+
+
+def paths_under(root: Path, paths: Sequence[str]) -> Sequence[str] | None:
+    """How listed videos are called below a folder, going by the first few.
+
+    Returns:
+        The paths; without the suffixes of videos where the videos are folders of pictures, so
+        that a list of files is that of their frames as well; ``None``: none of the few is there.
+    """
+    if any(os.path.exists(root / path) for path in paths[:20]):
+        return paths
+    if any(is_video(path) and holds_pictures(root / stem(path)) for path in paths[:20]):
+        return [stem(path) for path in paths]
+    return None
 
 
 def check_first(listing: Listing, root: Path) -> None:

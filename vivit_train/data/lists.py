@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vivit_train.data.records import is_video
 from vivit_train.data.tables import (
     check_header,
     check_width,
@@ -18,6 +17,7 @@ from vivit_train.data.tables import (
     seconds,
 )
 from vivit_train.errors import UserError
+from vivit_train.video.container import is_video
 
 # What the columns of a list are called; of several for a path the first.
 COLUMNS = {

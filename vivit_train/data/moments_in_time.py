@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos
+from vivit_train.data.records import Records, list_videos, stem
 from vivit_train.data.tables import cut, in_order, read_rows, read_text
 from vivit_train.errors import UserError
 
@@ -36,6 +36,8 @@ class MomentsInTime(VideoDataModule):
         paths, labels = read_split_list(self.root / f"{split}Set.csv", index)
         folder = self.root / split
         files = set(list_videos(folder, depth=1)) if folder.is_dir() else set()
+        # A folder of pictures has the name of the listed file, without its suffix.
+        paths = [path if path in files or stem(path) not in files else stem(path) for path in paths]
         kept = self.rows_to_use(split, [path in files for path in paths], folder)
         return (
             Records(self.root, [f"{split}/{paths[i]}" for i in kept], [labels[i] for i in kept]),

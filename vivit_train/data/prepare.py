@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 from vivit_train.data.check import TOLERANCE
 from vivit_train.data.manifest import FILE_NAME, Copy, cannot_write
-from vivit_train.data.records import Records, is_video, size_and_mtime
+from vivit_train.data.records import Records, size_and_mtime
 from vivit_train.data.shard_index import FILE_NAME as INDEX_NAME
 from vivit_train.data.verdicts import FILE_NAME as VERDICTS_NAME
 from vivit_train.errors import UserError
+from vivit_train.video.container import is_video
 from vivit_train.video.decode import DecodeError, VideoReader, why_no_file
+from vivit_train.video.decoders.pictures import holds_pictures
 from vivit_train.video.guard import CAN_GUARD, Failure
+from vivit_train.video.pictures import shrink_pictures
 from vivit_train.video.pool import guarded_map
 from vivit_train.video.write import Encoding, reencode_video
 
@@ -169,7 +172,7 @@ def prepare(
 
 
 def prepare_video(job: Job, partial: Path, encoding: Encoding) -> Copy:
-    """Re-encodes one video.
+    """Re-encodes one video, or shrinks a folder of pictures.
 
     Raises:
         OSError: If the copy cannot be written.
@@ -178,13 +181,20 @@ def prepare_video(job: Job, partial: Path, encoding: Encoding) -> Copy:
     if broken:
         return broken
     finished = partial / f"{os.getpid()}{job.target.suffix}"
+    is_folder = job.source.is_dir()
     try:
-        frames = reencode_video(job.source, finished, encoding)
+        if is_folder:
+            shutil.rmtree(finished, ignore_errors=True)
+            frames = shrink_pictures(job.source, finished, encoding.short_edge)
+        else:
+            frames = reencode_video(job.source, finished, encoding)
     except DecodeError as error:
         return Copy(job.video, "unreadable", error.reason)
     except ValueError as error:
         return Copy(job.video, "failed", str(error))
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder:  # no other folder takes the place of one that is not empty
+        shutil.rmtree(job.target, ignore_errors=True)
     os.replace(finished, job.target)
     return Copy(job.video, "ok", frames=frames)
 
@@ -219,7 +229,10 @@ def copy_as_it_is(job: Job, partial: Path) -> None:
     if not os.path.lexists(job.source):
         return
     staged = partial / "as_it_is"
-    if job.source.is_file() and os.access(job.source, os.R_OK) and not job.outside:
+    if job.source.is_dir() and holds_pictures(job.source) and not job.outside:
+        shutil.copytree(job.source, staged, dirs_exist_ok=True)
+        shutil.rmtree(job.target, ignore_errors=True)
+    elif job.source.is_file() and os.access(job.source, os.R_OK) and not job.outside:
         shutil.copy2(job.source, staged)
     else:
         staged.write_bytes(b"")

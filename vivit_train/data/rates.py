@@ -1,5 +1,6 @@
 """How many frames a second the videos of a split have, by a quick look at some of them."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,8 @@ def _rate(records: Records, row: int) -> float:
     try:
         if span is None and why_no_file(path):
             return 0.0
+        if span is None and os.path.isdir(path):
+            return records.picture_rate or 0.0
         container, stream = open_video(path, None if span is None else span.read(path))
         with container:
             return known_rate(stream.average_rate)

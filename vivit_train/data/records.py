@@ -3,36 +3,19 @@
 import copy
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vivit_train.video.container import is_video
+from vivit_train.video.decoders.pictures import holds_pictures, is_picture
 from vivit_train.video.watch import Source
 
 if TYPE_CHECKING:
     from vivit_train.data.shards import Span
-
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
 
 
 class Records:
@@ -49,7 +32,10 @@ class Records:
 
     Attributes:
         labels: int32 ``[N]``, with several heads ``[N, heads]``.
+        picture_rate: Frames per second of videos that are folders of pictures; ``None``: unknown.
     """
+
+    picture_rate: float | None = None
 
     def __init__(
         self,
@@ -112,12 +98,14 @@ class Records:
 
     def subset(self, rows: Sequence[int]) -> "Records":
         """The given rows alone, in the given order."""
-        return Records(
+        other = Records(
             self.root,
             [self.relative_path(row) for row in rows],
             self.labels[list(rows)],
             None if self._segments is None else self._segments[list(rows)],
         )
+        other.picture_rate = self.picture_rate
+        return other
 
     def digest(self) -> str:
         """A short hash of the rows in their order: paths, times and labels, not the videos.
@@ -159,17 +147,20 @@ def count_rows(records: Mapping[str, Records], splits: Mapping[str, str]) -> str
 
 
 def size_and_mtime(path: str | Path) -> tuple[int | None, int | None]:
-    """Bytes and time of change (ns) of a file; ``None`` of what is not there."""
+    """Bytes and time of change (ns) of a file; ``None`` of what is not there.
+
+    Of a folder of pictures those of all pictures together, and the last change.
+    """
     try:
         status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_size, status.st_mtime_ns
+        with os.scandir(path) as entries:
+            pictures = [entry.stat() for entry in entries if is_picture(entry.name)]
     except OSError:
         return None, None
-    return status.st_size, status.st_mtime_ns
-
-
-def is_video(name: str) -> bool:
-    """Whether a file name has the suffix of a video."""
-    return name[name.rfind(".") :].lower() in VIDEO_SUFFIXES
+    last = max(entry.st_mtime_ns for entry in (status, *pictures))
+    return sum(entry.st_size for entry in pictures), last
 
 
 def stem(path: str) -> str:
@@ -180,10 +171,12 @@ def stem(path: str) -> str:
 def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[str]:
     """Videos in a folder and those below it, by listing folders, never looking at a file.
 
+    A folder of pictures is a video: it is listed as one, and not looked into.
+
     Args:
         folder: Where to begin.
         depth: How many folders deep to go; 0: only ``folder`` itself.
-        skip: Names of folders to leave out, such as those with a file per frame.
+        skip: Names of folders to leave out, such as those with millions of pictures.
 
     Yields:
         Paths relative to ``folder``, sorted within each folder.
@@ -193,6 +186,9 @@ def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[
             continue
         if is_video(entry.name):
             yield entry.name
-        elif depth and entry.name not in skip and entry.is_dir():
-            for below in list_videos(Path(entry.path), depth - 1, skip):
-                yield f"{entry.name}/{below}"
+        elif entry.name not in skip and entry.is_dir():
+            if holds_pictures(entry.path):
+                yield entry.name
+            elif depth:
+                for below in list_videos(Path(entry.path), depth - 1, skip):
+                    yield f"{entry.name}/{below}"

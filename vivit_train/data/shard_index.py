@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vivit_train.class_names import shorten
-from vivit_train.data.records import is_video
 from vivit_train.data.shards import THREADS, Stat, is_remote, join, open_shard
 from vivit_train.errors import UserError
 from vivit_train.io.foreign import OwnLines, from_json, own_lock
 from vivit_train.io.terminal import say
+from vivit_train.video.container import is_video
 
 FILE_NAME = "vivit_index.jsonl"
 SIDECARS = ("json", "cls", "txt")

@@ -28,6 +28,7 @@ class VideoSplits(ABC):
         splits: Of each role ``train``, ``val`` and ``test`` the split's name.
         verdicts: See `Verdicts`, as ``decoder``.
         decoder: See there.
+        picture_rate: See `Records`.
         class_names: The order of classes to use; ``None``: the data set's own. Classes of the
             data set are found in it by name.
 
@@ -53,6 +54,7 @@ class VideoSplits(ABC):
         splits: Mapping[str, str],
         verdicts: str | None,
         decoder: str,
+        picture_rate: float | None,
         class_names: Sequence[str] | None,
     ) -> None:
         if root is None:
@@ -61,6 +63,7 @@ class VideoSplits(ABC):
         self.name = name
         self.splits = dict(splits)
         self.verdicts = Verdicts(verdicts, self.root, decoder)
+        self.picture_rate = picture_rate
         self.class_names: list[str] = list(class_names or ())
         self.heads: dict[str, int] = {}
         self.records: dict[str, Records] = {}
@@ -125,6 +128,7 @@ class VideoSplits(ABC):
             return
         with said_if_long(f"{self.name}: reading the split {split} under {self.root}"):
             records, names = self.read_split(split)
+        records.picture_rate = self.picture_rate
         if len(records) == 0:
             raise UserError(f"{self.name}: the split {split!r} under {self.root} lists no video")
         if not self.class_names:

@@ -1,6 +1,7 @@
 """What the headers of videos say: does the source give a class away, are clips too short?"""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -78,7 +79,7 @@ def _heads(records: Records, rows: Sequence[int]) -> list[Head]:
 
 def _head(records: Records, row: int) -> Head | None:
     (path, segment), span = records.source(row), records.span(row)
-    if span is None and why_no_file(path):
+    if span is None and (why_no_file(path) or os.path.isdir(path)):  # pictures have no head
         return None
     try:
         container, stream = open_video(path, None if span is None else span.read(path))

@@ -35,7 +35,8 @@ def strips_of(records: Records, names: Sequence[str]) -> dict[str, str]:
         span = records.span(rows[name])
         try:
             data = None if span is None else span.read(path)
-            with VideoReader(path, segment=segment, data=data) as video:
+            rate = records.picture_rate
+            with VideoReader(path, segment=segment, data=data, picture_rate=rate) as video:
                 indices = np.linspace(0, video.num_frames - 1, FRAMES).round().astype(int)
                 return data_uri(video.read(indices))
         except (DecodeError, OSError):

@@ -320,7 +320,8 @@ def _clip_share(data: VideoDataModule, most: int = 16, seconds: float = 10.0) ->
     def count(row: int) -> int:
         path, segment = records.source(row)
         try:
-            with VideoReader(path, segment=segment) as video:
+            rate = records.picture_rate
+            with VideoReader(path, segment=segment, picture_rate=rate) as video:
                 return video.num_frames
         except DecodeError:
             return 0

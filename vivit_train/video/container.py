@@ -41,6 +41,26 @@ CONTAINERS = (
     "mjpeg",
     "yuv4mpegpipe",
 )
+# By which data sets know videos, without a look at the files.
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
 # Nor are files opened that an allowed container names: mov refers to others only on request
 # (its option enable_drefs is off), and no protocol but that of local files is there.
 OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
@@ -50,6 +70,11 @@ MAX_FRAME_PIXELS = 8192 * 8192
 LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 # Containers that record when each frame is shown. In others frames are told apart by counting.
 TIMED = ("mov", "matroska")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name has the suffix of a video."""
+    return name[name.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
 def check_av() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vivit_train.errors import UserError
 from vivit_train.video.decoders import Backend, OnFrame
+from vivit_train.video.decoders.pictures import Pictures, holds_pictures
 from vivit_train.video.watch import begin
 
 DECODERS = ("auto", "pyav", "decord", "torchcodec")
@@ -42,7 +43,7 @@ class DecoderLost(DecodeError):
 
 
 def why_no_file(path: str | Path) -> str | None:
-    """Why a path cannot be opened as a file; ``None`` if it can.
+    """Why a path cannot be opened as a file, or as a folder of pictures; ``None`` if it can.
 
     Opening a pipe or a device may wait for ever: this only looks at what it is.
     """
@@ -52,7 +53,7 @@ def why_no_file(path: str | Path) -> str | None:
         return "a link to nothing" if os.path.islink(path) else "no such file"
     except OSError as error:
         return _reason(error)
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and holds_pictures(path)):
         return None
     kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
     kind = next((name for is_kind, name in kinds if is_kind(mode)), "device")
@@ -63,7 +64,8 @@ class VideoReader:
     """One open video or a segment of it, its frames by number in the order of display.
 
     Args:
-        path: A video file, or with ``data`` only the video's name.
+        path: A video file; a folder of numbered pictures, one for each frame (`list_pictures`);
+            or with ``data`` only the video's name.
         segment: (start, end) in seconds from the video's beginning: the frames shown first in
             [start, end), or the one on display where none is. ``None``: all frames. In mp4, mov,
             mkv and webm a segment is sought (not by decord): nothing but the container's index
@@ -76,11 +78,13 @@ class VideoReader:
             the time of each frame (mp4, mov, mkv, webm); it shows damaged frames as FFmpeg mends
             them, without an error.
         data: The content of a file that is not on disk.
+        picture_rate: Frames per second of a folder of pictures, which does not tell; ``None``:
+            unknown. Segments, and frames by time, then cannot be had of it.
 
     Attributes:
         num_frames: Frames of the segment, in the stream that players show by default.
         fps: Average frames per second; 0 where the container does not say.
-        decoder: Who reads; never ``auto``.
+        decoder: Who reads videos; never ``auto``. Pictures are always read by Pillow.
         shown_at: Float64 [num_frames + 1]: when each frame appears on the screen, in seconds from
             the beginning of the segment or video, and when the last one goes. By time stamps; at
             the average rate where the container has none (AVI with B-frames, bare streams).
@@ -89,9 +93,10 @@ class VideoReader:
             off has fewer.
 
     Raises:
-        UserError: If ``decoder`` is not one of the above, or does not load.
+        UserError: If ``decoder`` is not one of the above, or does not load; or if pictures lack a
+            rate that is needed.
         DecodeError: If the file cannot be opened, is not a container that holds its own frames,
-            holds no frame, or ends before the segment.
+            holds no frame, or ends before the segment; or if pictures of a folder are missing.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class VideoReader:
         segment: tuple[float, float] | None = None,
         *,
         data: bytes | None = None,
+        picture_rate: float | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise UserError(f"decoder={decoder!r} does not exist; choose {' or '.join(DECODERS)}")
@@ -117,7 +123,11 @@ class VideoReader:
                 f"decoder={decoder} cannot be imported ({error}); install it or choose another"
             ) from error
         try:
-            self._backend = backend(self.path, segment, data)
+            self._backend: Backend
+            if data is None and os.path.isdir(self.path):
+                self._backend = Pictures(self.path, segment, picture_rate)
+            else:
+                self._backend = backend(self.path, segment, data)
         except UserError:
             raise
         except Exception as error:
