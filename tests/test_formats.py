@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import REPOSITORY, SMALL
 from train import train
 from vivit_train.__main__ import main
 from vivit_train.config import compose_config
+from vivit_train.video.container import is_video
+from vivit_train.video.decode import VideoReader
 from vivit_train.video.write import write_video
 
 CLIPS = REPOSITORY.parent / "shared" / "clips"
@@ -198,6 +201,18 @@ TREES: dict[str, Callable[[Path, Videos], dict[str, int]]] = {
 }
 
 
+def as_pictures(root: Path, copy: Path) -> None:
+    """A copy of a data set with a folder of the frames, as PNG, in place of each video."""
+    shutil.copytree(root, copy)
+    for path in [p for p in copy.rglob("*") if is_video(p.name)]:
+        folder = path.with_suffix("")
+        folder.mkdir()
+        with VideoReader(path) as video:
+            for index, frame in video.stream(np.arange(video.num_frames)):
+                Image.fromarray(frame).save(folder / f"img_{index + 1:05d}.png", compress_level=1)
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     ("name", "use_real"), [(name, False) for name in TREES] + [("kinetics400", True),
     ("ssv2", True), ("epic_kitchens", True)]
@@ -220,5 +235,14 @@ def test_one_command_trains_and_one_evaluates(name: str, use_real: bool, tmp_pat
     evaluated = json.loads((tmp_path / "again" / "results.json").read_text())
     scores = [key for key in trained if "top" in key or "accuracy" in key]
     assert {key: evaluated[key] for key in scores} == {key: trained[key] for key in scores}
+    if not use_real:
+        as_pictures(root, tmp_path / "pictures")
+        words = [f"data.root={tmp_path / 'pictures'}", "data.picture_rate=10"]
+        with pytest.raises(SystemExit, match="0"):
+            main(["evaluate", str(run), *words, "--output", str(tmp_path / "of_pictures")])
+        of_pictures = json.loads((tmp_path / "of_pictures" / "results.json").read_text())
+        assert of_pictures["undecodable"] == []
+        assert {key: of_pictures[key] for key in scores} == {key: trained[key] for key in scores}
+        assert of_pictures["loss"] == trained["loss"]
     if name == "epic_kitchens":
         assert {"verb_top1", "noun_top1", "action_top1"} <= set(scores)

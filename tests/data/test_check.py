@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.test_datamodule import attach
 from tests.data.test_verdicts import write_verdicts
@@ -113,6 +114,21 @@ def test_a_segment_is_what_its_annotation_promises(torture: Path) -> None:
     cut = look(good, (0.4, 1.6))
     assert (cut.verdict, cut.frames, cut.promised, cut.usable()) == ("truncated", 12, 36, False)
     assert look(good, (2.0, 3.0)).verdict == "unreadable"
+
+
+def test_folders_of_pictures(tmp_path: Path) -> None:
+    for name in ("whole", "hole"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(noise(1)[0]).save(tmp_path / name / f"img_{number}.png")
+    (tmp_path / "hole/img_3.png").unlink()
+    records = Records(tmp_path, ["whole", "hole"], [0, 0])
+    records.picture_rate = 25.0
+    found = {v.video: v for v in check(list(jobs_of([records], tmp_path).values()))}
+    whole, hole = found["whole"], found["hole"]
+    assert (whole.verdict, whole.frames, whole.fps) == ("ok", 5, 25)
+    assert (hole.verdict, hole.usable()) == ("unreadable", False)
+    assert hole.reason == "img_3.png is missing: of the numbers 0 to 4 1 is not there"
 
 
 def test_of_a_long_segment_the_ends_are_decoded(

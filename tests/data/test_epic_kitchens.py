@@ -99,6 +99,24 @@ def shown(frames: torch.Tensor) -> list[int]:
     return ((red - 20) / 5).round().int().flatten().tolist()
 
 
+@pytest.mark.parametrize("form", ["P01/clips/{}.MP4", "{}.mp4", "rgb_frames/{}/frame_01.jpg"])
+def test_clips_that_were_cut_out(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is the segment itself, found by its narration_id."""
+    rows = [row("P01_01", i, i + 1, i, 1).replace("P01_01_0,", f"P01_01_{i},") for i in range(3)]
+    annotate(tmp_path, rows=rows)
+    touch(tmp_path, *(form.format(f"P01_01_{i}") for i in (0, 2)))
+    with pytest.warns(UserWarning, match="1 of the 3 videos of train are not on disk"):
+        records, _ = build(tmp_path).read_split("train")
+    assert "the videos of train are clips, named by their narration_id" in capsys.readouterr().err
+    assert [Path(records.relative_path(i).split("/frame")[0]).stem for i in range(2)] == [
+        "P01_01_0", "P01_01_2",
+    ]  # fmt: skip
+    assert records.labels.tolist() == [[0, 7], [2, 7]]
+    assert records.segment(0) is None
+
+
 @pytest.mark.parametrize("annotations", [".", "annotations", "epic-kitchens-100-annotations"])
 @pytest.mark.parametrize(
     "form", ["{}/videos/{}.MP4", "EPIC-KITCHENS/{}/videos/{}.MP4", "videos/train/{}/{}.mp4"]

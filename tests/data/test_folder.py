@@ -377,6 +377,28 @@ def test_val_fraction_out_of_range(tmp_path: Path, val_fraction: float) -> None:
         build(tmp_path, val_fraction=val_fraction)
 
 
+def test_each_fold_is_held_out_in_turn(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    recordings(tmp_path, clip)
+    held = [parts(build(tmp_path, fold=fold, group=r"(v_.*_g\d+)_"))[1] for fold in range(5)]
+    assert sorted(path for part in held for path in part) == sorted(
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*")
+    )
+    assert [Counter(path[0] for path in part) for part in held] == [{"a": 4, "b": 4}] * 5
+    assert all(len({path[:9] for path in part}) == 2 for part in held)
+    assert "(data.fold=4 of 5), of each class: 4 of 20" in capsys.readouterr().err
+
+
+def test_folds_that_are_none(tmp_path: Path, clip: bytes) -> None:
+    for words in ({"fold": 5}, {"fold": -1}, {"fold": 0, "num_folds": 1}):
+        with pytest.raises(UserError, match="expected 2 or more folds, and one of them, counted"):
+            build(tmp_path, **words)
+    fill(tmp_path, clip, "train/a/1.mp4", "train/a/2.mp4", "val/a/1.mp4")
+    with pytest.raises(UserError, match="names the split val to validate on: set data.fold=null"):
+        build(tmp_path, fold=0).setup()
+
+
 @pytest.mark.parametrize("prefix", ["", "train/"])
 def test_a_class_that_cannot_be_read(tmp_path: Path, clip: bytes, prefix: str) -> None:
     fill(tmp_path, clip, f"{prefix}good/1.mp4", f"{prefix}good/2.mp4", "val/good/1.mp4")

@@ -1,10 +1,12 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
-from vivit_train.data.groups import NAMES_OF_RECORDINGS, hold_out, keys_of, shared_recordings
+from vivit_train.data.groups import NAMES_OF_RECORDINGS, folds, hold_out, keys_of, shared_recordings
 from vivit_train.errors import UserError
 
 names = st.lists(st.text("abc012", min_size=1, max_size=5), unique=True, min_size=1, max_size=40)
@@ -144,3 +146,40 @@ def test_names_that_tell_no_shared_recordings(train, others) -> None:
 def test_what_is_recommended_can_be_typed() -> None:
     for pattern in NAMES_OF_RECORDINGS:
         assert not set("'{}$,") & set(pattern.removesuffix("$"))
+
+
+@given(names, st.integers(2, 6), st.data())
+def test_folds_are_equal_parts_of_each_class(paths, num_folds, data) -> None:
+    labels = data.draw(st.lists(st.integers(0, 3), min_size=len(paths), max_size=len(paths)))
+    several = {k for k, number in Counter(labels).items() if number > 1}
+    if sum(k in several for k in labels) < num_folds:
+        with pytest.raises(UserError, match=f"data.num_folds={num_folds} needs as many videos"):
+            folds(paths, labels, num_folds)
+        return
+    found = folds(paths, labels, num_folds)
+    assert found.keys() == set(paths)  # each is in one fold
+    for label in several:
+        sizes = Counter(found[path] for path, k in zip(paths, labels) if k == label)
+        counts = [sizes[fold] for fold in range(num_folds)]
+        assert max(counts) - min(counts) <= 1
+    assert {found[path] for path, k in zip(paths, labels) if k not in several} <= {-1}
+    assert folds(paths[::-1], labels[::-1], num_folds) == found
+
+
+def test_folds_of_whole_groups_are_as_even_as_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 8, 60)
+    keys = [f"film{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    labels = [i % 3 for i, size in enumerate(sizes) for _ in range(size)]
+    ours = folds(keys, labels, 5)
+    theirs = {}
+    split = StratifiedGroupKFold(5).split(np.zeros(len(keys)), labels, keys)
+    for fold, (_, held) in enumerate(split):
+        theirs |= {keys[row]: fold for row in held}
+    spread = []
+    for found in (ours, theirs):
+        counts = np.zeros((5, 3))
+        for key, label in zip(keys, labels):
+            counts[found[key], label] += 1
+        spread.append(counts.std(axis=0).sum())
+    assert spread[0] <= spread[1]

@@ -38,6 +38,16 @@ def test_names(tmp_path: Path) -> None:
     assert records.root == tmp_path
 
 
+def test_a_list_of_files_is_that_of_their_frames(tmp_path: Path) -> None:
+    touch(tmp_path, "x/1/img_1.jpg", "x/v.2/img_1.jpg")
+    records, names = read(tmp_path, "x/1.mp4 running\nx/v.2.avi archery\n")
+    assert names == ["archery", "running"]
+    assert [records.relative_path(row) for row in range(2)] == ["x/1", "x/v.2"]
+    touch(tmp_path, "x/1.mp4")  # files come first
+    assert read(tmp_path, "x/1.mp4 running\n")[0].relative_path(0) == "x/1.mp4"
+    assert read(tmp_path, "x/v.2 running\n")[0].relative_path(0) == "x/v.2"
+
+
 def test_it_is_told_what_was_understood(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4")
     (tmp_path / "a.csv").write_text("video,class,score\n1.mp4,x,3\n2.mp4,y,4\n")

@@ -4,7 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.torture import evil_decoder, noise, write_sound
 from vivit_train.data import prepare as prepare_module
@@ -102,6 +104,34 @@ def test_broken_videos_lie_in_the_copy_as_they_were(tmp_path, monkeypatch):
             assert size_and_mtime(root / name) == size_and_mtime(output / name)
         elif name != "listed only.mp4":
             assert (output / name).read_bytes() == b""
+
+
+def test_folders_of_pictures_become_folders_of_smaller_ones(tmp_path):
+    root, output = tmp_path / "data", tmp_path / "copy"
+    for name, size in (("large", (96, 64)), ("small", (32, 24)), ("hole", (32, 24))):
+        (root / name).mkdir(parents=True)
+        for number in (1, 2, 3):
+            suffix = "jpg" if name == "large" else "png"
+            Image.new("RGB", size, (90, 60, 30)).save(root / name / f"img_{number}.{suffix}")
+    (root / "hole/img_2.png").unlink()
+    jobs = jobs_in(root, output, "large", "small", "hole")
+    found = copies_of(jobs, output)
+    verdicts = {name: (copy.verdict, copy.frames) for name, copy in found.items()}
+    assert verdicts == {"large": ("ok", 3), "small": ("ok", 3), "hole": ("unreadable", 0)}
+    assert "img_2.png is missing" in found["hole"].reason
+    with VideoReader(output / "large") as video:
+        frames = video.read([0, 1, 2])
+    assert frames.shape == (3, 32, 48, 3)
+    assert abs(frames.reshape(-1, 3) - np.array([90, 60, 30])).max() <= 3
+    for name in ("small", "hole"):
+        pictures = sorted((root / name).iterdir())
+        assert [p.name for p in sorted((output / name).iterdir())] == [p.name for p in pictures]
+        for picture in pictures:
+            assert (output / name / picture.name).read_bytes() == picture.read_bytes()
+    assert jobs_to_do(jobs, found) == []
+    (root / "large/img_3.jpg").unlink()
+    assert copies_of(jobs_to_do(jobs_in(root, output, "large"), found), output)["large"].frames == 2
+    assert not (output / "large/img_3.jpg").exists()
 
 
 def test_only_what_is_missing_or_changed_is_done(folders):

@@ -1,8 +1,9 @@
+import os
 import pickle
 import pickletools
 from pathlib import Path
 
-from vivit_train.data.records import Records, list_videos
+from vivit_train.data.records import Records, list_videos, size_and_mtime
 
 NAMES = ["b/ü 1.mp4", "a/2.mp4", "a/long name with spaces.webm"]
 
@@ -101,10 +102,31 @@ def test_list_videos(tmp_path: Path) -> None:
     assert list(list_videos(tmp_path, 2, skip=["rgb_frames"])) == found
 
 
+def test_folders_of_pictures_are_listed_as_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "v1/img_1.jpg", "x/v2/img_1.jpg", "x/y/v3/1.jpg", "x/notes/a.txt")
+    assert list(list_videos(tmp_path, 0)) == ["a.mp4", "v1"]
+    assert list(list_videos(tmp_path, 1)) == ["a.mp4", "v1", "x/v2"]
+    assert list(list_videos(tmp_path, 2)) == ["a.mp4", "v1", "x/v2", "x/y/v3"]
+    assert list(list_videos(tmp_path, 2, skip=["x"])) == ["a.mp4", "v1"]
+
+
+def test_a_folder_of_pictures_changes_when_one_of_them_does(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(b"12")
+    before = size_and_mtime(tmp_path)
+    assert before[0] == 6
+    os.utime(tmp_path / "1.jpg", ns=(0, (before[1] or 0) + 10**9))
+    assert size_and_mtime(tmp_path) == (6, (before[1] or 0) + 10**9)
+    (tmp_path / "2.jpg").unlink()
+    assert size_and_mtime(tmp_path)[0] == 4
+
+
 def test_a_subset_keeps_paths_labels_and_segments(tmp_path: Path) -> None:
     times = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.5)]
     records = Records(tmp_path, ["a.mp4", "ä b.mp4", "c.mp4"], [[0, 2], [1, 2], [1, 3]], times)
+    records.picture_rate = 25.0
     part = records.subset([2, 1])
+    assert part.picture_rate == part.with_labels(range(4)).picture_rate == 25
     assert [part.name(row) for row in range(2)] == ["c.mp4#t=2,3.5", "ä b.mp4#t=1,2"]
     assert part.labels.tolist() == [[1, 3], [1, 2]]
     assert part.path(1) == tmp_path / "ä b.mp4"

@@ -203,7 +203,10 @@ def data_for(
     from vivit_train.runs.splits import known_validation
 
     data = build.build_data(plain, class_names)
-    others = ("data=", "experiment=", "data.val_fraction=", "data.group=")
+    others = (
+        "data=", "experiment=", "data.val_fraction=", "data.fold=", "data.num_folds=",
+        "data.group=",
+    )  # fmt: skip
     asks_for_others = any(_asks_for(words, key) for key in others)
     data.known_val = frozenset() if asks_for_others else known_validation(run_of(source))
     return data

@@ -77,7 +77,7 @@ RULES = (
         "the training and validation splits must hold the same videos in the same order",
     ),
     Rule(
-        "data.val_fraction data.group",
+        "data.val_fraction data.fold data.num_folds data.group",
         REFUSED,
         "the run keeps the validation videos that it began with",
     ),

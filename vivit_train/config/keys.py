@@ -111,6 +111,8 @@ KEYS: Mapping[str, Kind] = {
     "data.train_per_class": whole(1, 1_000_000),
     "data.val_per_class": whole(1, 1_000_000),
     "data.val_fraction": number(above=0, below=1),
+    "data.fold": whole(0, 999) | null,
+    "data.num_folds": whole(2, 1000),
     "data.group": text | null,
     "data.split": choice(1, 2, 3),
     "data.label_key": text | null,

@@ -11,7 +11,7 @@ from typing import Any
 from vivit_train.class_names import shorten
 from vivit_train.data.class_folders import count_videos, from_class_folders, scan_class_folders
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.groups import hold_out, keys_of
+from vivit_train.data.groups import folds, hold_out, keys_of
 from vivit_train.data.list_records import (
     check_first,
     number_labels,
@@ -49,6 +49,9 @@ class Folder(VideoDataModule):
 
     Args:
         val_fraction: Part of each class to validate on where the data set names no split.
+        fold: In place of ``val_fraction``, the number of the part to validate on, from 0 on, of
+            ``num_folds`` parts: see `folds`.
+        num_folds: Number of parts, 2 or more.
         group: What keeps videos of one source on one side: a regular expression whose first group,
             found in a video's path relative to the root, names the source; or a column of the
             list; ``None``: each file is a source of its own.
@@ -60,6 +63,8 @@ class Folder(VideoDataModule):
         self,
         *,
         val_fraction: float = 0.2,
+        fold: int | None = None,
+        num_folds: int = 5,
         group: str | None = None,
         test_split: str | None = None,
         **kwargs: Any,
@@ -69,7 +74,14 @@ class Folder(VideoDataModule):
         self.splits["test"] = test_split or self.splits["val"]
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction must be between 0 and 1, got {val_fraction}")
+        if num_folds < 2 or not 0 <= (fold or 0) < num_folds:
+            raise UserError(
+                f"data.fold={fold} of data.num_folds={num_folds}: expected 2 or more folds, and "
+                "one of them, counted from 0"
+            )
         self.val_fraction = val_fraction
+        self.fold = fold
+        self.num_folds = num_folds
         self.group = group
         self._keys: dict[str, set[str]] = {}  # the groups of each split
 
@@ -154,6 +166,12 @@ class Folder(VideoDataModule):
         """See `VideoDataModule.read_split`."""
         train = self.splits["train"]
         is_held_out = split in (train, self.splits["val"]) and self.holds_out()
+        if self.fold is not None and not is_held_out and split != self.splits["test"]:
+            raise UserError(
+                f"data.fold={self.fold} validates on a part of the training videos, but "
+                f"{self.root} names the split {self.splits['val']} to validate on: set "
+                "data.fold=null, or put the videos of both into one split"
+            )
         if not (is_held_out or self.has_split(split) or self.has_split(train)):
             raise UserError(
                 f"nothing under {self.root} names a split {split!r}: leave data.train_split, "
@@ -198,11 +216,16 @@ class Folder(VideoDataModule):
         """The groups to validate on; says how many videos of each class they are."""
         held = {key for row, key in enumerate(keys) if records.name(row) in self.known_val}
         how = "as the run did"
-        if not held:
-            held = hold_out(keys, records.labels.tolist(), self.val_fraction)
+        labels = records.labels.tolist()
+        if not held and self.fold is not None:
+            found = folds(keys, labels, self.num_folds)
+            held = {key for key, fold in found.items() if fold == self.fold}
+            how = f"data.fold={self.fold} of {self.num_folds}"
+        elif not held:
+            held = hold_out(keys, labels, self.val_fraction)
             how = f"data.val_fraction={self.val_fraction:g}"
-        every = Counter(records.labels.tolist())
-        some = Counter(k for k, key in zip(records.labels.tolist(), keys) if key in held)
+        every = Counter(labels)
+        some = Counter(k for k, key in zip(labels, keys) if key in held)
         shares = [f"{some[k]} of {every[k]}" for k in range(len(names))]
         told = (
             shares[0]

@@ -95,6 +95,49 @@ def hold_out(keys: Sequence[str], labels: Sequence[int], fraction: float) -> set
     return held
 
 
+def folds(keys: Sequence[str], labels: Sequence[int], num_folds: int) -> dict[str, int]:
+    """The groups in parts of which each is held out in turn: cross-validation.
+
+    The largest groups come first, those of a size in the order of a hash of their key. Each goes
+    to the fold that has the fewest rows of its classes. So where each row is a group, the folds
+    differ by at most one row of each class. Neither the order of rows nor their place matters.
+
+    Args:
+        keys: The group of each row.
+        labels: The class of each row.
+        num_folds: How many.
+
+    Returns:
+        Key -> number of its fold, from 0 on; -1 of a group that is the only one of a class, and is
+        never held out.
+
+    Raises:
+        UserError: If there are fewer groups than folds.
+    """
+    groups: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for key, label in zip(keys, labels):
+        groups[key][label] += 1
+    per_class = Counter(label for group in groups.values() for label in group)
+    found = {key: -1 for key, group in groups.items() if min(per_class[k] for k in group) == 1}
+    others = sorted(groups.keys() - found.keys(), key=lambda key: derive_seed("split", key))
+    if len(others) < num_folds:
+        raise UserError(
+            f"data.num_folds={num_folds} needs as many videos or groups of classes that have "
+            f"several, and there are {len(others)}: lower it"
+        )
+    counts: list[Counter[int]] = [Counter() for _ in range(num_folds)]
+    for key in sorted(others, key=lambda key: -groups[key].total()):
+        group = groups[key]
+
+        def load(fold: int, group: Counter[int] = group) -> tuple[int, int]:
+            of_its_classes = sum(n * counts[fold][k] for k, n in group.items())
+            return of_its_classes, counts[fold].total()
+
+        found[key] = min(range(num_folds), key=load)
+        counts[found[key]] += group
+    return found
+
+
 def shared_recordings(
     train: tuple[Sequence[str], Sequence[int]], others: Iterable[str]
 ) -> tuple[str, list[str], int] | None:
