@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_train.data.class_folders import scan_class_folders, scan_videos
+from vivit_train.data.class_folders import count_videos, scan_class_folders, scan_videos
 from vivit_train.errors import UserError
 
 
@@ -42,6 +42,19 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         "1 videos outside a class folder (loose.mp4)"
     )
     assert told == expected
+
+
+def test_folders_of_pictures_are_videos(tmp_path: Path) -> None:
+    """But not beside the file that they were taken from: each video would be there twice."""
+    touch(tmp_path, "a/1/img_1.jpg", "a/2/img_1.jpg", "a/2.mp4", "a/3/notes.txt", "b/x/1.png")
+    videos, (told,) = scan(tmp_path)
+    assert videos == {"a": ["a/1", "a/2.mp4"], "b": ["b/x"]}
+    assert "1 folders of pictures beside a video of the same name (a/2)" in told
+    assert "1 folders within a class folder (a/3)" in told
+    with pytest.warns(UserWarning, match="left out"):
+        found = scan_videos(tmp_path)
+    assert found == [str(tmp_path / path) for path in ("a/1", "a/2", "a/2.mp4", "b/x")]
+    assert count_videos(tmp_path) == 4
 
 
 def test_empty_tree(tmp_path: Path) -> None:

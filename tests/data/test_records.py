@@ -3,7 +3,7 @@ import pickle
 import pickletools
 from pathlib import Path
 
-from vivit_train.data.records import Records, list_videos, size_and_mtime
+from vivit_train.data.records import Records, by_stem, list_videos, size_and_mtime
 
 NAMES = ["b/ü 1.mp4", "a/2.mp4", "a/long name with spaces.webm"]
 
@@ -108,6 +108,8 @@ def test_folders_of_pictures_are_listed_as_videos(tmp_path: Path) -> None:
     assert list(list_videos(tmp_path, 1)) == ["a.mp4", "v1", "x/v2"]
     assert list(list_videos(tmp_path, 2)) == ["a.mp4", "v1", "x/v2", "x/y/v3"]
     assert list(list_videos(tmp_path, 2, skip=["x"])) == ["a.mp4", "v1"]
+    assert by_stem(["b/1", "a/1.mp4", "c/1", "c/v.2"]) == {"1": "a/1.mp4", "v.2": "c/v.2"}
+    assert by_stem(["x/c/1.mp4", "y/c/1"], 2) == {"c/1": "x/c/1.mp4"}
 
 
 def test_a_folder_of_pictures_changes_when_one_of_them_does(tmp_path: Path) -> None:

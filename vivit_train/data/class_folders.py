@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vivit_train.class_names import shorten
-from vivit_train.data.records import Records
+from vivit_train.data.records import Records, stem
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import said_if_long
 from vivit_train.video.container import VIDEO_SUFFIXES, is_video
@@ -17,6 +17,7 @@ _HIDDEN = "with a dot at the beginning"
 _UNDERSCORE = "with an underscore at the beginning"
 _LOOSE = "videos outside a class folder"
 _DEEPER = "folders within a class folder"
+_PICTURES = "folders of pictures beside a video of the same name"
 _OTHER = "files without the suffix of a video"
 # What systems leave in every folder, of which nothing needs to be said.
 _SYSTEM_FILES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini"])
@@ -62,20 +63,25 @@ def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, l
 
 def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list[str]:
     """The videos of one class; adds to what is left out."""
-    paths = []
+    paths, pictures = [], []
     for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
         path = f"{name}/{entry.name}"
         if entry.name in _SYSTEM_FILES:
             continue
         if entry.name[0] == ".":
             left_out.setdefault(f"files {_HIDDEN}", []).append(path)
-        elif is_video(entry.name) or (entry.is_dir() and holds_pictures(entry.path)):
+        elif is_video(entry.name):
             paths.append(path)
+        elif entry.is_dir() and holds_pictures(entry.path):
+            pictures.append(path)
         elif entry.is_dir():
             left_out.setdefault(_DEEPER, []).append(path)
         else:
             left_out.setdefault(_OTHER, []).append(path)
-    return paths
+    files = {stem(path) for path in paths}
+    for path in pictures:
+        (left_out.setdefault(_PICTURES, []) if path in files else paths).append(path)
+    return sorted(paths)
 
 
 def scan_videos(folder: Path) -> list[str]:

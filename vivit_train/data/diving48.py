@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos, stem
+from vivit_train.data.records import Records, by_stem, list_videos
 from vivit_train.data.tables import cut, read_json
 from vivit_train.errors import UserError
 
@@ -33,7 +33,7 @@ class Diving48(VideoDataModule):
         if "_V2_" not in listing.name:
             self.tell(f"{listing} is version 1 of the labels; today's results are of version 2")
         rows = read_rows(listing, len(names))
-        files = {stem(Path(path).name): path for path in list_videos(self.root, 2)}
+        files = by_stem(list_videos(self.root, 2))
         kept = self.rows_to_use(split, [video in files for video, _ in rows], self.root)
         rows = [rows[i] for i in kept]
         paths = [files.get(video, f"rgb/{video}.mp4") for video, _ in rows]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos, stem
+from vivit_train.data.records import Records, by_stem, list_videos
 from vivit_train.data.tables import cut, in_order, read_table, seconds
 from vivit_train.errors import UserError
 
@@ -63,7 +63,7 @@ class EpicKitchens(VideoDataModule):
     def _files(self) -> dict[str, str]:
         """Id -> path of every video or clip, relative to the root."""
         for skip in (FLOW + FRAMES, FLOW):
-            files = {stem(Path(path).name): path for path in list_videos(self.root, 4, skip)}
+            files = by_stem(list_videos(self.root, 4, skip))
             if files:
                 return files
         return {}

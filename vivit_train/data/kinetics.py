@@ -84,7 +84,8 @@ class Kinetics(VideoDataModule):
         def add(folder: str, video: str) -> None:
             name = stem(video)
             place = (folder, video[len(name) :])
-            files[name] = places.setdefault(place, place)
+            if place[1] or not files.get(name, place)[1]:  # a file comes before its pictures
+                files[name] = places.setdefault(place, place)
 
         for folder in (self.root / split, *(self.root / r for r in REPLACEMENTS)):
             if not folder.is_dir():

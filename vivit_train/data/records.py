@@ -168,6 +168,21 @@ def stem(path: str) -> str:
     return path[: path.rfind(".")] if is_video(path) else path
 
 
+def by_stem(paths: Iterable[str], parts: int = 1) -> dict[str, str]:
+    """Videos by name without suffix; of a file and a folder of pictures of one name, the file.
+
+    Args:
+        paths: As `list_videos` gives them.
+        parts: How many parts of a path, from its end, are the name.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        name = stem("/".join(path.split("/")[-parts:]))
+        if name not in found or is_video(path):
+            found[name] = path
+    return found
+
+
 def list_videos(folder: Path, depth: int, skip: Sequence[str] = ()) -> Iterator[str]:
     """Videos in a folder and those below it, by listing folders, never looking at a file.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos, stem
+from vivit_train.data.records import Records, by_stem, list_videos
 from vivit_train.data.tables import cut, in_order, read_json, read_text
 from vivit_train.errors import UserError
 
@@ -60,7 +60,7 @@ class SomethingSomethingV2(VideoDataModule):
     def _files(self) -> dict[str, str]:
         """Id -> path of every video, relative to the root."""
         for depth in (1, 2):  # the deeper only if need be: a folder of frames holds 220,000 more
-            files = {stem(Path(path).name): path for path in list_videos(self.root, depth)}
+            files = by_stem(list_videos(self.root, depth))
             if files:
                 return files
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.data.records import Records, list_videos, stem
+from vivit_train.data.records import Records, by_stem, list_videos, stem
 from vivit_train.errors import UserError
 
 NUMBERED = re.compile("(train|test)([123])")
@@ -71,15 +71,13 @@ class ThreeSplits(VideoDataModule, ABC):
 
         Args:
             split: The split's name.
-            rows: ``<class>/<file>`` and label of each listed video. On disk it may lie
-                one folder deeper, and have another suffix.
+            rows: ``<class>/<file>`` and label of each listed video. On disk it may lie one folder
+                deeper, and have another suffix or be a folder of pictures.
         """
-        files: dict[str, str] = {}
-        for path in list_videos(self.root, 2):
-            name = "/".join(path.split("/")[-2:])
-            files[name] = path
-            files.setdefault(stem(name), path)
-        found = [files.get(path) or files.get(stem(path)) for path, _ in rows]
+        paths = list(list_videos(self.root, 2))
+        listed = {"/".join(path.split("/")[-2:]): path for path in paths}
+        others = by_stem(paths, 2)
+        found = [listed.get(path) or others.get(stem(path)) for path, _ in rows]
         kept = self.rows_to_use(split, [path is not None for path in found], self.root)
         return Records(
             self.root, [found[i] or rows[i][0] for i in kept], [rows[i][1] for i in kept]
