@@ -68,6 +68,13 @@ class TestVideos:
         assert several == [True] * 4
         assert [are_several(s) for s in ("x.mp4", Path("x.mp4"), frames[0])] == [False] * 3
 
+    def test_a_folder_of_pictures_is_one(self, tmp_path: Path) -> None:
+        (tmp_path / "video").mkdir()
+        (tmp_path / "video/img_00001.jpg").touch()
+        assert not are_several(tmp_path / "video")
+        assert videos_in(tmp_path / "video") == [str(tmp_path / "video")]
+        assert videos_in(tmp_path) == [str(tmp_path / "video")]
+
     @pytest.mark.parametrize(
         ("source", "message"),
         [
