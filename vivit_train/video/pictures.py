@@ -31,10 +31,11 @@ def shrink_pictures(source: str | Path, target: Path, short_edge: int) -> int:
     names = list_pictures(source)
     with VideoReader(source) as reader:
         for index, frame in reader.stream(np.arange(reader.num_frames)):
-            if min(frame.shape[:2]) <= short_edge:
+            height, width = frame.shape[:2]
+            if min(height, width) <= short_edge:
                 shutil.copy2(Path(source, names[index]), target / names[index])
                 continue
-            height, width = scaled_size(*frame.shape[:2], short_edge)
+            height, width = scaled_size(height, width, short_edge)
             small = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
             small.save(target / names[index], quality=95)
     return len(names)
