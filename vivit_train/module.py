@@ -57,6 +57,7 @@ class VivitModule(LightningModule):
         class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
         attention_kernel: What was asked for: ``auto``, or see `force_kernel`.
         kernel_used: The kernel of the first batch that was trained on or tested.
+        gradient_norm: Of all gradients of this step, before clipping; ``None``: not yet computed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class VivitModule(LightningModule):
         self.is_compiled = False
         self.attention_kernel = "auto"
         self.kernel_used: str | None = None
+        self.gradient_norm: Tensor | None = None
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)
         self._frozen: list[nn.Module] = []
@@ -159,7 +161,8 @@ class VivitModule(LightningModule):
             logged = self.trainer.strategy.reduce(logged, reduce_op="mean")
         self.log("train/loss", logged[0], batch_size=len(logits))
         self.log("train/top1", logged[1], batch_size=len(logits))
-        self.log("train/lr", highest_lr(self.trainer.optimizers[0]))
+        # On the host: a copy to a GPU would wait for all that the GPU still has to do.
+        self.log("train/lr", torch.tensor(highest_lr(self.trainer.optimizers[0])))
         return loss
 
     def _logs_this_step(self) -> bool:
@@ -201,6 +204,22 @@ class VivitModule(LightningModule):
                 "optim.lr lowers all of it; model.pretrained starts a new run, with its own "
                 "warm-up, from a checkpoint's weights"
             )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm that `NonFinite` has looked at, which is not computed twice."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm in (None, "norm") and norm is not None:
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm, foreach=True)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def learning_rate(self) -> float:
         """``optim.lr``, scaled to this run's clips per step if ``optim.lr_batch_size`` asks so."""

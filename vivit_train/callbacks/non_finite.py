@@ -93,6 +93,8 @@ class NonFinite(Callback):
         """
         self._settle(trainer)
         norm = gradient_norm(optimizer)
+        pl_module.gradient_norm = norm  # by which the module clips
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
         pl_module.log("train/grad_norm", norm)  # before clipping
         step = self._judge(trainer, norm)
         self._batches = []
@@ -190,11 +192,10 @@ class NonFinite(Callback):
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """The Euclidean norm of all gradients together."""
+    """The Euclidean norm of all gradients together; a DTensor where they are sharded."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
 
 def _scaler(trainer: Trainer) -> Any:

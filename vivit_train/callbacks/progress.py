@@ -3,10 +3,13 @@
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
 
 from vivit_train.data.loader import batches_done
 from vivit_train.io.terminal import say
@@ -28,6 +31,7 @@ class Progress(TQDMProgressBar):
         self.line_seconds = line_seconds
         self.is_terminal = sys.stderr.isatty()
         self._last_line = 0.0
+        self._scores = LateScores()
         self._first_batch = math.inf  # before training, as in the sanity check
         if not self.is_terminal:
             self.disable()
@@ -111,7 +115,7 @@ class Progress(TQDMProgressBar):
             say(text)
 
     def _figures(self, trainer: Trainer) -> dict[str, str]:
-        scores = trainer.callback_metrics
+        scores = self._scores.read(trainer.callback_metrics)
         figures = {
             "loss": ("train/loss", "{:.3f}"),
             "top1": ("train/top1", "{:.2f}"),
@@ -120,7 +124,7 @@ class Progress(TQDMProgressBar):
             "decode": ("train/decode_ms", "{:.0f}ms"),
         }
         shown = {
-            label: form.format(float(scores[key]))
+            label: form.format(scores[key])
             for label, (key, form) in figures.items()
             if key in scores
         }
@@ -134,6 +138,28 @@ class Progress(TQDMProgressBar):
         minutes, seconds = divmod(round(per_batch * max(0, _batches(trainer) - done)), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+class LateScores:
+    """Reads scores without waiting for a GPU: those of the last look, which have arrived since."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+        self._coming: dict[str, Tensor] = {}
+        self._arrived: torch.cuda.Event | None = None
+
+    def read(self, scores: Mapping[str, Tensor]) -> dict[str, float]:
+        """The scores; where some are on a GPU, those of an earlier call, at first none."""
+        if not any(score.is_cuda for score in scores.values()):
+            return {name: float(score) for name, score in scores.items()}
+        if self._arrived is not None and self._arrived.query():
+            self._known = {name: float(score) for name, score in self._coming.items()}
+            self._arrived = None
+        if self._arrived is None:
+            self._coming = {name: s.to("cpu", non_blocking=True) for name, s in scores.items()}
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        return self._known
 
 
 def _batches(trainer: Trainer) -> int:

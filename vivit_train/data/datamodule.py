@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from vivit_train.data.loader import LazyLoader, available_cores, batches_done, b
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler
 from vivit_train.data.settings import check_choice, check_count, check_views
+from vivit_train.data.side_stream import SideStream
 from vivit_train.data.splits import VideoSplits
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
@@ -149,6 +151,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.given_up: dict[str, tuple[int, str]] = {}
+        self._side_stream = SideStream()
 
     def train_dataloader(self) -> DataLoader:
         """Random clips in the order of `TrainSampler`; resumes where the trainer stands."""
@@ -214,18 +217,30 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         """Each video once, with `eval_views`."""
         return self._eval_loader("test", self.eval_views)
 
+    def transfer_batch_to_device(
+        self, batch: DecodedBatch, device: torch.device, dataloader_idx: int
+    ) -> DecodedBatch:
+        """The copy to the device; on a GPU beside the step before."""
+        with self._side_stream.on(device):
+            return batch.to(device)
+
     def on_after_batch_transfer(self, batch: DecodedBatch, dataloader_idx: int) -> ClipBatch:
         """The transforms, on the device: augmentation in training, else the plain processor."""
         trainer = self.trainer
         assert trainer is not None
-        # In the sanity check both `training` and `validating` are False: only `training` tells.
-        if trainer.training:
-            seen = self.augmented(batch, batches_done(trainer), trainer.global_rank)
-        else:
-            spatial_views = (self.eval_views if trainer.testing else self.val_views)[1]
-            seen = batch.processed(self.processor, spatial_views)
-        # Runs outside autocast: under bf16-true the model takes nothing but bf16.
-        return replace(seen, clips=seen.clips.to(trainer.lightning_module.dtype))
+        with self._side_stream.on(batch.labels.device):
+            # In the sanity check both `training` and `validating` are False: `training` tells.
+            if trainer.training:
+                seen = self.augmented(batch, batches_done(trainer), trainer.global_rank)
+            else:
+                spatial_views = (self.eval_views if trainer.testing else self.val_views)[1]
+                seen = batch.processed(self.processor, spatial_views)
+            # Runs outside autocast: under bf16-true the model takes nothing but bf16.
+            seen = replace(seen, clips=seen.clips.to(trainer.lightning_module.dtype))
+        self._side_stream.hand_over(
+            (seen.clips, seen.shares, seen.labels, seen.indices, seen.decoded)
+        )
+        return seen
 
     def augmented(self, batch: DecodedBatch, step: int, rank: int = 0) -> ClipBatch:
         """What training sees of a batch, a function of the run's seed and of these.

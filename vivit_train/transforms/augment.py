@@ -1,9 +1,12 @@
 """Training transforms on the device: what the model sees of a batch, and with which labels."""
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
@@ -11,36 +14,14 @@ from torchvision.transforms import v2
 
 from vivit_train.errors import UserError
 from vivit_train.seeds import derive_seed
+from vivit_train.transforms.colors import Colors, recolor
 from vivit_train.transforms.frames import check_frames
 from vivit_train.transforms.labels import LabelRules, mirror_labels, mirrored_classes, to_shares
 from vivit_train.transforms.mixup import mix
+from vivit_train.transforms.plan import MID_GRAY, NO_BOX, Draws, Plan, draw
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.rand_augment import RandAugment, torch_draws
 from vivit_train.transforms.shrink import Resize
-
-# What erasing leaves, of 0..255: 0 in the model's range [-1, 1].
-MID_GRAY = 127.5
-
-
-class Draws(NamedTuple):
-    """One clip's random numbers, each uniform in [0, 1), in the order in which they are drawn.
-
-    All are drawn whether used or not, so switching one augmentation off leaves the others as they
-    were. New ones go at the end: then a seed keeps its meaning. RandAugment, the resized crop and
-    random erasing draw from streams of their own, named after them.
-    """
-
-    height_scale: float
-    width_scale: float
-    top: float
-    left: float
-    flip: float
-    color_jitter: float
-    brightness: float
-    saturation: float
-    contrast: float
-    hue: float
-    grayscale: float
 
 
 class Augmented(NamedTuple):
@@ -288,10 +269,13 @@ class Augment(nn.Module):
         lengths = sorted({len(clip) for clip in frames})
         if len(lengths) != 1:
             raise UserError(f"a batch needs clips with one number of frames, not {lengths}")
-        images = [
-            self._augment(clip, seed, done)
+        plans = [
+            self._plan(clip.shape[1], clip.shape[2], seed, done)
             for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
         ]
+        if frames[0].is_cuda and can_compile_kernels():
+            return self._fused(frames, plans)
+        images = [self._augment(clip, plan) for clip, plan in zip(frames, plans)]
         # Put together before they are floats: bytes are a quarter to copy.
         return self.processor.to_float(torch.cat(images))
 
@@ -299,32 +283,67 @@ class Augment(nn.Module):
         """What is cut out of frames of this height and width, and to what size it is resized."""
         if self.resized_crop is not None:
             return self._resized_crop(self.resized_crop, height, width, seed)
-        return Resize(0, 0, height, width, self._target_size(height, width, _draw(seed)))
+        return Resize(0, 0, height, width, self._target_size(height, width, draw(seed)))
 
     def flips(self, seeds: Sequence[int]) -> list[bool]:
         """Whether the clip of each seed is flipped."""
-        return [_draw(seed).flip < self.horizontal_flip for seed in seeds]
+        return [draw(seed).flip < self.horizontal_flip for seed in seeds]
 
-    def _augment(self, clip: Tensor, seed: int, shrunk: bool) -> Tensor:
+    def _plan(self, height: int, width: int, seed: int, shrunk: bool) -> Plan:
+        """What becomes of a clip of this height and width."""
+        draws = draw(seed)
+        resize = None if shrunk else self.resize(height, width, seed)
+        size = (height, width) if resize is None else resize.size
+        corner = (0, 0) if self.resized_crop is not None else self._corner(*size, draws)
+        return Plan(
+            resize=resize,
+            corner=corner,
+            flip=draws.flip < self.horizontal_flip,
+            colors=self._colors(draws),
+            erased=self._erased(seed),
+            seed=seed,
+        )
+
+    def _augment(self, clip: Tensor, plan: Plan) -> Tensor:
         """uint8 [T, H, W, 3] -> uint8, or where colours change float32 0..255, [1, T, 3, h, w]."""
-        draws = _draw(seed)
         size = (clip.shape[1], clip.shape[2])
-        if not shrunk:
-            top, left, height, width, size = self.resize(*size, seed)
+        if plan.resize is not None:
+            top, left, height, width, size = plan.resize
             clip = clip[:, top : top + height, left : left + width]
-        corners = [(0, 0)] if self.resized_crop is not None else [self._corner(*size, draws)]
         images = self.processor.resize(clip[None], size)  # uint8 [1, T, 3, H', W']
-        images = self.processor.crop(images, corners)  # [1, T, 3, h, w]
-        if draws.flip < self.horizontal_flip:
+        images = self.processor.crop(images, [plan.corner])  # [1, T, 3, h, w]
+        if plan.flip:
             images = F.horizontal_flip(images)
         if self.rand_augment is not None:
-            images = self.rand_augment(images[0], seed)[None]
-        else:
-            images = self._recolor(images, draws)
-        if self.erase is not None:
-            with torch_draws(derive_seed(seed, "random_erasing")):
-                images = self.erase(images)
+            images = self.rand_augment(images[0], plan.seed)[None]
+        images = recolor(images, plan.colors)
+        if plan.erased != NO_BOX:
+            images = F.erase(images, *plan.erased, v=torch.tensor(MID_GRAY))
         return images
+
+    def _fused(self, frames: Sequence[Tensor], plans: Sequence[Plan]) -> Tensor:
+        """As `_augment` of each clip, in two kernels: -> float32 [B, 3, T, h, w]."""
+        from vivit_train.transforms import fused
+
+        kept = []
+        for clip, plan in zip(frames, plans):
+            height, width = clip.shape[1:3]
+            top, left, height, width, size = plan.resize or (0, 0, height, width, (height, width))
+            crop = self.processor.output_size
+            assert crop is not None
+            box = (top, left, height, width)
+            how = (plan.flip, self.processor.resample)
+            kept.append(fused.keep(box, size, plan.corner, crop, *how))
+        colors = [plan.colors for plan in plans]
+        images, grays = fused.resize(frames, kept, colors)  # uint8 [B, T, h, w, 3]
+        if self.rand_augment is not None:
+            clips = [
+                self.rand_augment(clip.movedim(-1, 1), plan.seed).movedim(1, -1)
+                for clip, plan in zip(images, plans)
+            ]
+            images = torch.stack(clips)
+        erased = [plan.erased for plan in plans]
+        return fused.color_and_scale(images, grays, colors, erased, self.processor.affine())
 
     def _resized_crop(
         self, crop: v2.RandomResizedCrop, height: int, width: int, seed: int
@@ -357,36 +376,40 @@ class Augment(nn.Module):
             return self.processor.corners(height, width)[0]
         return int(draws.top * (free_height + 1)), int(draws.left * (free_width + 1))
 
-    def _recolor(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [1, T, 3, h, w], and so returned where nothing is drawn, else float32 0..255."""
-        jitter, gray = draws.color_jitter < self.color_jitter, draws.grayscale < self.grayscale
-        if not (jitter or gray):
-            return images
-        images = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
-        if jitter:
-            images = self._jitter_color(images, draws)
-        if gray:
-            images = F.rgb_to_grayscale(images, num_output_channels=3)
-        return images * 255
-
-    def _jitter_color(self, images: Tensor, draws: Draws) -> Tensor:
-        """Float32 [1, T, 3, h, w] in 0..1, and so returned."""
-
+    def _colors(self, draws: Draws) -> Colors:
         def change(largest: float, draw: float) -> float:
             return largest * (2 * draw - 1)
 
-        images = (images + change(self.brightness, draws.brightness)).clamp_(0, 1)
-        images = F.adjust_saturation(images, 1 + change(self.saturation, draws.saturation))
-        images = F.adjust_contrast(images, 1 + change(self.contrast, draws.contrast))
-        if self.hue:  # on a CPU it takes several times as long as the rest together
-            images = F.adjust_hue(images, change(self.hue, draws.hue))
-        return images
+        if self.rand_augment is not None:
+            return Colors(False, 0.0, 1.0, 1.0, 0.0, False)
+        return Colors(
+            jitter=draws.color_jitter < self.color_jitter,
+            brightness=change(self.brightness, draws.brightness),
+            saturation=1 + change(self.saturation, draws.saturation),
+            contrast=1 + change(self.contrast, draws.contrast),
+            hue=change(self.hue, draws.hue),
+            gray=draws.grayscale < self.grayscale,
+        )
+
+    def _erased(self, seed: int) -> tuple[int, int, int, int]:
+        """The box is torchvision's; of the frame it looks at nothing but the size."""
+        size = self.processor.output_size
+        assert size is not None
+        if self.erase is None:
+            return NO_BOX
+        with torch_draws(derive_seed(seed, "random_erasing")):
+            if torch.rand(1) >= self.erase.p:
+                return NO_BOX
+            box = self.erase.make_params([torch.empty(3, *size, device="meta")])
+        return NO_BOX if box["v"] is None else (box["i"], box["j"], box["h"], box["w"])
 
 
-def _draw(seed: int) -> Draws:
-    if seed < 0:
-        raise UserError(f"seeds must be 0 or more, not {seed}")
-    return Draws(*np.random.Generator(np.random.PCG64(seed)).random(len(Draws._fields)).tolist())
+@cache
+def can_compile_kernels() -> bool:
+    """Whether Triton and the C compiler that it calls are there."""
+    compilers = (os.environ.get("CC"), "gcc", "clang")
+    has_compiler = any(name and shutil.which(name) for name in compilers)
+    return has_compiler and importlib.util.find_spec("triton") is not None
 
 
 def _check_range(
