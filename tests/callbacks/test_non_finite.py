@@ -84,3 +84,28 @@ def test_a_run_of_nothing_but_bad_steps_stops(small, tmp_path: Path, nan_at) -> 
 def test_another_word_is_refused() -> None:
     with pytest.raises(UserError, match="callbacks.non_finite='ignore' is not one of stop, skip"):
         NonFinite("ignore")
+
+
+def test_clipping_uses_the_norm_that_was_looked_at(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One norm in each step, and the weights of `clip_grad_norm_`, torch's own."""
+    stock, norms = torch.nn.utils.get_total_norm, []
+    monkeypatch.setattr(
+        torch.nn.utils, "get_total_norm", lambda *a, **kw: norms.append(1) or stock(*a, **kw)
+    )
+    words = ("trainer.gradient_clip_val=0.05", "trainer.max_epochs=1", "optim=sgd")
+    ours = trained(small, tmp_path / "ours", *words)
+    assert len(norms) == 8
+
+    def clip(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val, foreach=True)
+
+    monkeypatch.setattr(VivitModule, "configure_gradient_clipping", clip)
+    theirs = trained(small, tmp_path / "theirs", *words)
+    first, second = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (ours, theirs)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)

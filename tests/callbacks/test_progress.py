@@ -4,9 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.callbacks.conftest import training
-from vivit_train.callbacks.progress import Progress
+from vivit_train.callbacks.progress import LateScores, Progress
 from vivit_train.callbacks.throughput import Throughput
 
 
@@ -52,7 +53,8 @@ class TestProgress:
             "train/loss": 2.0794, "train/top1": 0.125, "train/clips_per_second": 12.34,
             "train/data_wait": 0.071, "train/decode_ms": 88.4, "val/top1": 0.9,
         }  # fmt: skip
-        trainer = training(clock, callback_metrics=scores)
+        tensors = {name: torch.tensor(score) for name, score in scores.items()}
+        trainer = training(clock, callback_metrics=tensors)
         progress = Progress()
         progress._start, progress._first_batch = clock.now, 0
         assert progress.get_metrics(trainer, None) == {
@@ -121,3 +123,36 @@ class TestProgress:
         assert [line.split("]")[0] for line in lines] == [
             "epoch 1 of 2 [1/100", "epoch 1 of 2 [12/100", "epoch 1 of 2 [23/100",
         ]  # fmt: skip
+
+
+class TestLateScores:
+    def test_on_a_cpu_they_are_those_of_now(self) -> None:
+        scores = LateScores()
+        assert scores.read({"a": torch.tensor(1.5)}) == {"a": 1.5}
+        assert scores.read({"a": torch.tensor(2.5)}) == {"a": 2.5}
+
+    def test_on_a_gpu_those_that_have_arrived(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With tensors and events that only say that they are a GPU's."""
+        arrived = []
+
+        class Event:
+            def record(self) -> None:
+                arrived.append(False)
+
+            def query(self) -> bool:
+                return arrived[-1]
+
+        class OnGpu(torch.Tensor):
+            is_cuda = True
+
+        def score(value: float) -> torch.Tensor:
+            return torch.tensor(value).as_subclass(OnGpu)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        scores = LateScores()
+        assert scores.read({"a": score(1)}) == {}
+        assert scores.read({"a": score(2)}) == {}  # still on its way
+        arrived[-1] = True
+        assert scores.read({"a": score(3)}) == {"a": 1}
+        arrived[-1] = True
+        assert scores.read({"a": score(4)}) == {"a": 3}

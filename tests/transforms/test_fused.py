@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vivit_train.transforms import augment as augment_module
 from vivit_train.transforms.augment import Augment
@@ -169,3 +170,38 @@ def test_cpu_tensors_take_the_operators(monkeypatch):
     """The kernels are for CUDA alone."""
     monkeypatch.setattr(augment_module.Augment, "_fused", lambda *_: pytest.fail("kernels"))
     Augment(Processor(size=32, crop_size=28)).clips([smooth(1, 40, 40)], [0])
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that the host issues."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class NoKernel:
+    """In place of a kernel: it does nothing, and counts as one operator."""
+
+    def __init__(self, operators: Operators) -> None:
+        self.operators = operators
+
+    def __getitem__(self, grid):
+        def launch(*_) -> None:
+            self.operators.count += 1
+
+        return launch
+
+
+def test_a_tenth_of_the_operators_is_issued(fused, fused_augment, monkeypatch):
+    augment, seeds = Augment(Processor(size=32, crop_size=28)), range(16)
+    frames = [smooth(2, 40, 52, seed=i) for i in range(16)]
+    with Operators() as before:
+        augment.clips(frames, seeds)
+    with Operators() as after:
+        for name in ("_resize_kernel", "_color_kernel"):
+            monkeypatch.setattr(fused, name, NoKernel(after))
+        fused_augment(augment, frames, seeds)
+    assert after.count <= before.count / 10
