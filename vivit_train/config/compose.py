@@ -270,7 +270,7 @@ def _check_files(config: DictConfig) -> None:
 
     A data set of one's own may have keys of its own, and so may Lightning's trainer and loggers.
     """
-    open_groups = ("trainer.", "logger.")
+    open_groups: tuple[str, ...] = ("trainer.", "logger.")
     if is_foreign(str(OmegaConf.select(config, "data._target_"))):
         open_groups += ("data.",)
     for key in _keys(config):

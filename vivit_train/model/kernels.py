@@ -205,8 +205,8 @@ def _choice(
             reasons: list[object] = [warning.message for warning in told]
         except RuntimeError as error:
             choice, reasons = (
-                int(SDPBackend.ERROR),
+                SDPBackend.ERROR.value,
                 [warning.message for warning in told] or [error],
             )
-    names = {int(backend): name for name, backend in BACKENDS.items()}
+    names = {backend.value: name for name, backend in BACKENDS.items()}
     return names.get(choice), " ".join(str(reason).rstrip(". ") + "." for reason in reasons)

@@ -193,10 +193,10 @@ def _to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tenso
 
 
 @triton.jit
-def _resize_kernel(
+def _resize_kernel(  # type: ignore[no-untyped-def]
     places, starts, weights, factors, images, grays, num_frames, height, width, num_taps,
     BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     frame, block = tl.program_id(0), tl.program_id(1)
     clip = frame // num_frames
     source = tl.load(places + 3 * clip)
@@ -242,10 +242,10 @@ def _resize_kernel(
 
 
 @triton.jit
-def _color_kernel(
+def _color_kernel(  # type: ignore[no-untyped-def]
     images, grays, factors, scaling, clips, num_frames, height, width, num_blocks,
     BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     frame, block = tl.program_id(0), tl.program_id(1)
     clip = frame // num_frames
     factors += 10 * clip
