@@ -15,7 +15,7 @@ from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.settings import RESAMPLE
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
 # Two levels: both resizes round twice.
 LEVEL = 1 / 127.5
@@ -37,18 +37,15 @@ def fused() -> ModuleType:
 
 
 @pytest.fixture
-def fused_augment(fused, monkeypatch):
+def fused_augment(fused):
     """`Augment.clips` on a CPU as it is on a GPU."""
 
     def clips(augment: Augment, frames, seeds, shrunk=()):
-        import vivit_train.transforms
-
-        monkeypatch.setattr(vivit_train.transforms, "fused", fused, raising=False)
         plans = [
             augment._plan(f.shape[1], f.shape[2], s, d)
             for f, s, d in zip(frames, seeds, shrunk or [False] * len(frames))
         ]
-        return augment._fused(frames, plans)
+        return fused.apply(frames, plans, augment.processor, augment.rand_augment)
 
     return clips
 
@@ -168,7 +165,7 @@ def test_shrunk_clips_are_not_resized_again(fused_augment):
 
 def test_cpu_tensors_take_the_operators(monkeypatch):
     """The kernels are for CUDA alone."""
-    monkeypatch.setattr(augment_module.Augment, "_fused", lambda *_: pytest.fail("kernels"))
+    monkeypatch.setattr(augment_module, "can_compile_kernels", lambda: pytest.fail("kernels"))
     Augment(Processor(size=32, crop_size=28)).clips([smooth(1, 40, 40)], [0])
 
 
@@ -205,3 +202,24 @@ def test_a_tenth_of_the_operators_is_issued(fused, fused_augment, monkeypatch):
             monkeypatch.setattr(fused, name, NoKernel(after))
         fused_augment(augment, frames, seeds)
     assert after.count <= before.count / 10
+
+
+@pytest.mark.parametrize("name", ["_resize_kernel", "_color_kernel"])
+def test_the_kernels_compile_for_a_gpu(name):
+    """For an H100, without one: Triton brings NVIDIA's assembler."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from vivit_train.transforms import fused
+
+    types = {
+        "places": "*i64", "starts": "*i32", "weights": "*fp32", "factors": "*fp32",
+        "scaling": "*fp32", "images": "*u8", "grays": "*fp32", "clips": "*fp32",
+        "BLOCK": "constexpr", "BLOCKS": "constexpr",
+    }  # fmt: skip
+    kernel = getattr(fused, name)
+    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
+    values = {"BLOCK": fused.BLOCK, "BLOCKS": 64}
+    constants = {argument: values[argument] for argument in signature if argument in values}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

@@ -274,7 +274,9 @@ class Augment(nn.Module):
             for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
         ]
         if frames[0].is_cuda and can_compile_kernels():
-            return self._fused(frames, plans)
+            from vivit_train.transforms import fused
+
+            return fused.apply(frames, plans, self.processor, self.rand_augment)
         images = [self._augment(clip, plan) for clip, plan in zip(frames, plans)]
         # Put together before they are floats: bytes are a quarter to copy.
         return self.processor.to_float(torch.cat(images))
@@ -320,30 +322,6 @@ class Augment(nn.Module):
         if plan.erased != NO_BOX:
             images = F.erase(images, *plan.erased, v=torch.tensor(MID_GRAY))
         return images
-
-    def _fused(self, frames: Sequence[Tensor], plans: Sequence[Plan]) -> Tensor:
-        """As `_augment` of each clip, in two kernels: -> float32 [B, 3, T, h, w]."""
-        from vivit_train.transforms import fused
-
-        kept = []
-        for clip, plan in zip(frames, plans):
-            height, width = clip.shape[1:3]
-            top, left, height, width, size = plan.resize or (0, 0, height, width, (height, width))
-            crop = self.processor.output_size
-            assert crop is not None
-            box = (top, left, height, width)
-            how = (plan.flip, self.processor.resample)
-            kept.append(fused.keep(box, size, plan.corner, crop, *how))
-        colors = [plan.colors for plan in plans]
-        images, grays = fused.resize(frames, kept, colors)  # uint8 [B, T, h, w, 3]
-        if self.rand_augment is not None:
-            clips = [
-                self.rand_augment(clip.movedim(-1, 1), plan.seed).movedim(1, -1)
-                for clip, plan in zip(images, plans)
-            ]
-            images = torch.stack(clips)
-        erased = [plan.erased for plan in plans]
-        return fused.color_and_scale(images, grays, colors, erased, self.processor.affine())
 
     def _resized_crop(
         self, crop: v2.RandomResizedCrop, height: int, width: int, seed: int

@@ -18,9 +18,47 @@ import triton.language as tl
 from torch import Tensor
 
 from vivit_train.transforms.colors import Colors
+from vivit_train.transforms.plan import Plan
+from vivit_train.transforms.processor import Processor
+from vivit_train.transforms.rand_augment import RandAugment
 
 BLOCK = 1024  # pixels of a frame that one program makes
-GRAY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+
+
+def apply(
+    frames: Sequence[Tensor],
+    plans: Sequence[Plan],
+    processor: Processor,
+    rand_augment: RandAugment | None,
+) -> Tensor:
+    """All that `Augment.clips` does.
+
+    Args:
+        frames: B clips, each uint8 ``[T, H, W, 3]``; H and W may differ.
+        plans: What becomes of each.
+        processor: Gives crop and scaling.
+        rand_augment: In place of the colours; ``None``: off.
+
+    Returns:
+        float32 ``[B, 3, T, h, w]``.
+    """
+    crop, kept = processor.output_size, []
+    assert crop is not None
+    for clip, plan in zip(frames, plans):
+        height, width = clip.shape[1:3]
+        *box, size = plan.resize or (0, 0, height, width, (height, width))
+        kept.append(keep(box, size, plan.corner, crop, plan.flip, processor.resample))
+    colors = [plan.colors for plan in plans]
+    images, grays = resize(frames, kept, colors)  # uint8 [B, T, h, w, 3]
+    if rand_augment is not None:
+        images = torch.stack(
+            [
+                rand_augment(clip.movedim(-1, 1), plan.seed).movedim(1, -1)
+                for clip, plan in zip(images, plans)
+            ]
+        )
+    erased = [plan.erased for plan in plans]
+    return color_and_scale(images, grays, colors, erased, processor.affine())
 
 
 class Taps(NamedTuple):
@@ -79,7 +117,7 @@ def _cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
 
 
 def keep(
-    box: tuple[int, int, int, int],
+    box: Sequence[int],
     size: tuple[int, int],
     corner: tuple[int, int],
     crop: tuple[int, int],
@@ -320,6 +358,7 @@ def _add(a, b):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gray(red, green, blue):  # type: ignore[no-untyped-def]
+    # torchvision's weights.
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
