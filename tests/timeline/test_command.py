@@ -1,5 +1,8 @@
 import csv
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,24 @@ def test_an_interruption_keeps_the_rows(
         assert text.count("-->") == 2
         assert text.endswith("%\n\n")
     assert not (tmp_path / "o.mp4").exists()
+
+
+def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path) -> None:
+    """The signal itself, which a terminal sends to the decoding process as well."""
+
+    def send(call: int) -> None:
+        if call == 3:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    place = tmp_path / "out.csv"
+    words = ("--timeline", place, "--window", "400ms", "--every", "0.1s")
+    code, out, err = timeline(films["film.mp4"], *words, classifier=Seer(before=send))
+    assert (code, out) == (130, f"2 rows, until 1.75 s: {place}\n")
+    assert "interrupted" in err
+    assert [row["class"] for row in read_csv(place)] == ["right", "still"]
+    assert not multiprocessing.active_children()
 
 
 def test_a_damaged_film_keeps_the_rows(

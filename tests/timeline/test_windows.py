@@ -3,11 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.timeline.conftest import Seer
 from vivit_train.errors import UserError
 from vivit_train.timeline import windows
-from vivit_train.timeline.windows import Ring, Windows, clips, parse_seconds
-from vivit_train.transforms.shrink import for_evaluation
+from vivit_train.timeline.windows import Ring, Windows, clips, parse_seconds, wanted
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.decoders.pyav import PyAV
 
@@ -52,7 +50,8 @@ def test_moments_are_even_and_a_short_film_is_one_window() -> None:
 def windows_of(path: Path, window: float, every: float, clip_frames: int = 4) -> list[np.ndarray]:
     with VideoReader(path) as video:
         film = Windows(float(video.shown_at[-1]), window, every)
-        return list(clips(video, film, clip_frames, for_evaluation(Seer.processor)))
+        frames = video.stream(wanted(video.shown_at, film, clip_frames))
+        return list(clips(frames, video.shown_at, film, clip_frames))
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "uneven.mp4"])
@@ -94,13 +93,3 @@ def test_each_frame_is_decoded_once(
     assert len(decoded) == len(set(decoded)) <= 100
     assert max(held) <= 20  # frames in 0.8 s, of 100
     assert len(held) == 81
-
-
-def test_large_frames_are_shrunk_as_they_come(films: dict[str, Path]) -> None:
-    """32x64 pixels are more than four times 8x16."""
-    from vivit_train.transforms.processor import Processor
-
-    small = Processor(crop_size=8, size=8)
-    with VideoReader(films["film.mp4"]) as video:
-        (first, *_) = clips(video, Windows(4, 1, 1), 4, for_evaluation(small))
-    assert first.shape == (4, 8, 16, 3)

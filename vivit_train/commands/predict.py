@@ -4,9 +4,11 @@
   vivit predict RUN/checkpoints/last.ckpt clips/ --csv out.csv
   vivit predict owner/name clip.mp4 --top-k 3 --json
   vivit predict RUN film.mp4 --window 2s --every 1s --timeline film.srt
+  vivit predict RUN --camera 0 --window 2s --every 1s
 
 A folder is searched for videos, with all below it. Exits with 1 if a video cannot be decoded.
-With --window one long video gets a timeline: rows of start, end, class and probability.
+With --window one long video gets a timeline: rows of start, end, class and probability. A camera,
+or frames from standard input (-), get a line for each window while they come.
 """
 
 import argparse
@@ -33,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video, or a folder of them")
+    parser.add_argument(
+        "videos", nargs="*", metavar="VIDEO", help="a video, a folder of them, - for standard input"
+    )
     parser.add_argument("--top-k", type=int, help="classes to give (default 5)")
     parser.add_argument(
         "--views",
@@ -52,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts; a video that cannot be decoded is named, and the exit code is then 1."""
     if (options := timeline.options_of(arguments)) is not None:
         return timeline.run(load_on_device(arguments.checkpoint, arguments.device), options)
+    if not arguments.videos:
+        raise UserError("give a video, or a folder of them")
     top_k = 5 if arguments.top_k is None else arguments.top_k
     if top_k < 1:
         raise UserError(f"--top-k must be 1 or more, got {top_k}")

@@ -1,10 +1,12 @@
 """What `vivit predict` does with `--window`; torch is imported only when it works."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,16 +17,18 @@ from vivit_train.io.terminal import say, say_json
 
 if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
+    from vivit_train.timeline.decoded import Film
     from vivit_train.timeline.rows import Row
-    from vivit_train.video.decode import VideoReader
+    from vivit_train.transforms.shrink import Shrink
 
 FILMS = (".mp4", ".mkv", ".mov")
 # A file is named as a whole with a hint if it lasts longer than this, and than so many clips.
 LONG_SECONDS, LONG_CLIPS = 30.0, 20
 MOST_LOOKED_AT = 16  # files
 # Options that mean something only with --window, or only without.
-WITH_WINDOW = ("every", "timeline", "video", "threshold", "smooth")
+WITH_WINDOW = ("every", "timeline", "video", "threshold", "smooth", "camera", "size", "rate")
 WITHOUT_WINDOW = ("top_k", "views", "csv")
+STANDARD_INPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--smooth", type=int, metavar="N", help="average probabilities over N windows (default 1)"
     )
+    options.add_argument(
+        "--camera", type=int, metavar="N", help="a line for each window of what camera N sees"
+    )
+    options.add_argument(
+        "--rate", type=float, metavar="FPS", help="frames per second of standard input (VIDEO -)"
+    )
+    options.add_argument(
+        "--size",
+        metavar="WxH",
+        help="pixels of its frames if they are raw rgb24",
+    )
 
 
 class Options(NamedTuple):
@@ -64,6 +79,14 @@ class Options(NamedTuple):
     threshold: float
     smooth: int
     is_json: bool
+    camera: int | None
+    rate: float | None
+    size: tuple[int, int] | None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether frames come while they are watched."""
+        return self.camera is not None or self.film == STANDARD_INPUT
 
 
 def options_of(arguments: argparse.Namespace) -> Options | None:
@@ -82,6 +105,8 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
                 else f"{option} is for a timeline: give --window as well, e.g. --window 2s"
             )
     if not is_timeline:
+        if STANDARD_INPUT in arguments.videos:
+            raise UserError("standard input (-) gets a timeline: give --window, e.g. --window 2s")
         return None
     from vivit_train.timeline.windows import parse_seconds
 
@@ -93,12 +118,59 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
         raise UserError(f"--threshold must be from 0 to 1, got {threshold:g}")
     if smooth < 1:
         raise UserError(f"--smooth must be 1 or more, got {smooth}")
-    film = user_path(arguments.videos[0])
-    if len(arguments.videos) > 1 or film.is_dir():
+    source = _source_of(arguments)
+    film = user_path(source)
+    if source != STANDARD_INPUT and film.is_dir():
         raise UserError("--window takes one video file, not several or a folder")
     _check_places(film, arguments.timeline, arguments.video)
-    places = (arguments.timeline, arguments.video)
-    return Options(str(film), window, every, *places, threshold, smooth, arguments.json)
+    return Options(
+        source if source == STANDARD_INPUT else str(film),
+        window,
+        every,
+        arguments.timeline,
+        arguments.video,
+        threshold,
+        smooth,
+        arguments.json,
+        arguments.camera,
+        arguments.rate,
+        _size_of(arguments.size),
+    )
+
+
+def _source_of(arguments: argparse.Namespace) -> str:
+    """The film, ``-``, or the camera's name; options of the others are refused."""
+    if arguments.videos and arguments.camera is not None:
+        raise UserError("--camera is in place of a video: leave out one of them")
+    if len(arguments.videos) > 1:
+        raise UserError("--window takes one video file, not several or a folder")
+    if not arguments.videos and arguments.camera is None:
+        raise UserError("--window needs a video file, - for standard input, or --camera N")
+    source = str(arguments.videos[0]) if arguments.videos else f"camera {arguments.camera}"
+    is_stream = source == STANDARD_INPUT
+    if not is_stream and (arguments.rate is not None or arguments.size is not None):
+        raise UserError("--rate and --size are for standard input: give - in place of a video")
+    for name in ("video", "smooth") if is_stream or arguments.camera is not None else ():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is for a film: leave it out for a camera or standard input")
+    if arguments.camera is not None and arguments.camera < 0:
+        raise UserError(f"--camera must be 0 or more, got {arguments.camera}")
+    if is_stream and (arguments.rate is None or not 0 < arguments.rate < inf):
+        raise UserError(
+            "standard input needs --rate, its frames per second, above 0, e.g. --rate 25"
+            + ("" if arguments.rate is None else f"; got {arguments.rate:g}")
+        )
+    return source
+
+
+def _size_of(text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``320x240``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if found is None:
+        raise UserError(f"--size {text}: expected WIDTHxHEIGHT, e.g. 320x240")
+    return int(found[2]), int(found[1])
 
 
 def _check_places(film: Path, timeline: Path | None, video: Path | None) -> None:
@@ -124,16 +196,18 @@ def run(classifier: "Classifier", options: Options) -> int:
     The rows until then are written, and so are those before an interruption.
     """
     from vivit_train.timeline.film import label_film
-    from vivit_train.video.decode import DecodeError, VideoReader
+    from vivit_train.video.decode import DecodeError
 
     warn_of_window(classifier, options.window)
-    rows: list[Row] = []
+    rows: list[Row] = []  # only those of a film, for the labels: a camera may go on for days
+    number, until = 0, 0.0
     try:
-        with VideoReader(options.film) as video, _output(options) as write:
-            for row in _rows(classifier, video, options):
-                rows.append(row)
+        with _opened(classifier, options) as (found, num_frames), _output(options) as write:
+            for row in found:
                 write(row)
-            num_frames = video.num_frames
+                number, until = number + 1, row.end
+                if options.video is not None:
+                    rows.append(row)
         if options.video is not None:
             with progress(num_frames) as advance:
                 label_film(options.film, options.video, rows, advance)
@@ -141,15 +215,29 @@ def run(classifier: "Classifier", options: Options) -> int:
         say(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        if options.timeline is not None and rows:
-            until = f"{rows[-1].end:.2f} s"
+        if options.timeline is not None and number:
             say(
-                f"{len(rows)} rows, until {until}: {options.timeline}",
+                f"{number} rows, until {until:.2f} s: {options.timeline}",
                 file=sys.stderr if options.is_json else None,
             )
     if options.video is not None:
         say(f"film: {options.video}", file=sys.stderr if options.is_json else None)
     return 0
+
+
+@contextmanager
+def _opened(classifier: "Classifier", options: Options) -> Iterator[tuple[Iterator["Row"], int]]:
+    """The rows, each when it is known, and how many frames there are, 0 if nobody knows."""
+    from vivit_train.timeline.decoded import decoded
+    from vivit_train.transforms.shrink import for_evaluation
+
+    clip_frames = classifier.model.arguments.num_frames
+    shrink = for_evaluation(classifier.processor)
+    if options.is_live:
+        yield _live_rows(classifier, options, clip_frames, shrink), 0
+        return
+    with decoded(options.film, options.window, options.every, clip_frames, shrink) as film:
+        yield _rows(classifier, film, options), film.num_frames
 
 
 @contextmanager
@@ -176,23 +264,18 @@ def _output(options: Options) -> Iterator[Callable[["Row"], None]]:
             say_json(rows)
 
 
-def _rows(classifier: "Classifier", video: "VideoReader", options: Options) -> Iterator["Row"]:
+def _rows(classifier: "Classifier", film: "Film", options: Options) -> Iterator["Row"]:
     """The rows of a film, each when it has ended; the last also where the work is stopped."""
     from vivit_train.timeline.rows import Joiner, guess_of, probabilities, smoothed
-    from vivit_train.timeline.windows import Windows, clips
-    from vivit_train.transforms.shrink import for_evaluation
 
-    windows = Windows(float(video.shown_at[-1]), options.window, options.every)
-    clip_frames = classifier.model.arguments.num_frames
-    frames = clips(video, windows, clip_frames, for_evaluation(classifier.processor))
-    found = smoothed(probabilities(classifier, frames, options.film), options.smooth)
+    found = smoothed(probabilities(classifier, film.clips, options.film), options.smooth)
     joiner = Joiner(options.threshold)
     is_text = options.timeline is None and not options.is_json  # shows by itself how far it is
-    with nullcontext(lambda _: None) if is_text else progress(len(windows)) as advance:
+    with nullcontext(lambda _: None) if is_text else progress(len(film.windows)) as advance:
         try:
             for number, probability in enumerate(found):
                 guess = guess_of(probability, classifier.class_names, classifier.heads)
-                row = joiner.add(windows.span(number), guess)
+                row = joiner.add(film.windows.span(number), guess)
                 advance("windows")
                 if row is not None:
                     yield row
@@ -202,6 +285,32 @@ def _rows(classifier: "Classifier", video: "VideoReader", options: Options) -> I
             raise
     if (row := joiner.end()) is not None:
         yield row
+
+
+def _live_rows(
+    classifier: "Classifier", options: Options, clip_frames: int, shrink: "Shrink"
+) -> Iterator["Row"]:
+    """A row for each window as soon as it is over."""
+    from vivit_train.timeline import live
+    from vivit_train.timeline.rows import Row, guess_of, probabilities
+
+    if options.camera is not None:
+        frames = live.camera_frames(options.camera)
+    elif options.size is not None:
+        frames = live.raw_frames(sys.stdin.buffer, options.size, options.rate or 0.0)
+    else:
+        frames = live.picture_frames(sys.stdin.buffer, options.rate or 0.0)
+    windows = live.live_windows(options.window, options.every)
+    drops = options.camera is not None
+    is_empty = True
+    for number, clip in live.live_clips(frames, windows, clip_frames, shrink, drops):
+        is_empty = False
+        (probability,) = probabilities(classifier, iter([clip]), options.film)
+        name, share = guess_of(probability, classifier.class_names, classifier.heads)
+        if share >= options.threshold:
+            yield Row(*windows.span(number), name, share)
+    if is_empty:
+        raise UserError(f"the frames ended before a window of {options.window:g} s was over")
 
 
 def warn_of_window(classifier: "Classifier", window: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from vivit_train.io.files import write_whole
@@ -49,9 +50,9 @@ def written(path: Path) -> Iterator[Callable[[Row], None]]:
     Yields:
         What takes the next row.
     """
-    rows: list[Row] = []
     suffix = path.suffix.lower()
     if suffix == ".json":
+        rows: list[Row] = []
         try:
             yield rows.append
         finally:
@@ -62,12 +63,13 @@ def written(path: Path) -> Iterator[Callable[[Row], None]]:
         file.write(header if suffix == ".csv" else "")
         file.flush()
 
+        numbers = count(1)
+
         def write(row: Row) -> None:
-            rows.append(row)
             if suffix == ".csv":
                 text = csv_text(COLUMNS, [as_dict(row)]).removeprefix(header)
             else:
-                text = subtitle(len(rows), row)
+                text = subtitle(next(numbers), row)
             file.write(text)
             file.flush()
 

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vivit_train.io.terminal import printable
 from vivit_train.timeline.rows import Row
-from vivit_train.video.decode import VideoReader
 from vivit_train.video.write import redraw_video
 
 # Seconds by which a frame's time may be too early, as containers round it to their ticks.
@@ -33,13 +32,11 @@ def label_film(
     Raises:
         DecodeError: If the film cannot be decoded to its end, or its frames have no one size.
     """
-    with VideoReader(source) as video:
-        shown_at = video.shown_at
     starts = [row.start for row in rows]
 
-    def draw(index: int, picture: np.ndarray) -> np.ndarray:
+    def draw(shown: float, picture: np.ndarray) -> np.ndarray:
         advance("drawn")
-        shown = shown_at[index] + ROUNDED
+        shown += ROUNDED
         place = bisect_right(starts, shown) - 1
         if place < 0 or shown >= rows[place].end:
             return picture

@@ -3,13 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 
 import numpy as np
 
 from vivit_train.errors import UserError
-from vivit_train.transforms.shrink import Shrink
-from vivit_train.video.decode import VideoReader
 from vivit_train.video.sampling import ROUNDING, frames_at
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "": 1.0}
@@ -37,7 +35,7 @@ class Windows:
     """Where windows lie in a film of some seconds; of a shorter film there is one, all of it.
 
     Attributes:
-        duration: Seconds of the film.
+        duration: Seconds of the film; infinite where it has no end, and then no number of windows.
         window: Seconds of a window.
         every: Seconds from the beginning of a window to that of the next. The last window ends
             with the film, and so may begin earlier.
@@ -68,8 +66,10 @@ class Windows:
 
     def _border(self, number: int) -> float:
         """Where the span of a window begins, and that of the one before it ends."""
-        if number in (0, len(self)):
-            return self.duration if number else 0.0
+        if number == 0:
+            return 0.0
+        if isfinite(self.duration) and number == len(self):
+            return self.duration
         return (self.start(number - 1) + self.start(number) + self.seconds) / 2
 
     def moments(self, number: int, clip_frames: int) -> np.ndarray:
@@ -113,20 +113,36 @@ class Ring:
         return np.stack([self.held[index] for index in indices.tolist()])
 
 
+def wanted(shown_at: np.ndarray, windows: Windows, clip_frames: int) -> np.ndarray:
+    """The frames of a film that windows need: int64 ``[N]``, ascending, each once.
+
+    Args:
+        shown_at: See `VideoReader`.
+        windows: Over the film.
+        clip_frames: T of a clip.
+    """
+    is_wanted = np.zeros(len(shown_at) - 1, bool)
+    for number in range(len(windows)):
+        is_wanted[frames_at(shown_at, windows.moments(number, clip_frames))] = True
+    return np.flatnonzero(is_wanted)
+
+
 def clips(
-    video: VideoReader, windows: Windows, clip_frames: int, shrink: Shrink
+    frames: Iterator[tuple[int, np.ndarray]],
+    shown_at: np.ndarray,
+    windows: Windows,
+    clip_frames: int,
 ) -> Iterator[np.ndarray]:
     """The clip of each window, in order: uint8 ``[T, h, w, 3]``.
 
-    In memory are the frames of one window, and 9 bytes for each frame of the film.
+    In memory are the frames of one window, and 8 bytes for each frame of the film.
 
-    Raises:
-        DecodeError: When a frame is met that does not decode.
+    Args:
+        frames: Numbers and frames, uint8 ``[h, w, 3]``: those `wanted`.
+        shown_at: As for `wanted`, and so are the others.
+        windows: Over the film.
+        clip_frames: T of a clip.
     """
-    shown_at = video.shown_at
-    is_wanted = np.zeros(video.num_frames, bool)
-    for number in range(len(windows)):
-        is_wanted[frames_at(shown_at, windows.moments(number, clip_frames))] = True
-    ring = Ring(video.stream(np.flatnonzero(is_wanted), shrink))
+    ring = Ring(frames)
     for number in range(len(windows)):
         yield ring.take(frames_at(shown_at, windows.moments(number, clip_frames)))

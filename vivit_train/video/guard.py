@@ -62,11 +62,18 @@ class Guard(Generic[Argument, Result]):
         function: What to call. Each video that it opens becomes `Failure.at`, and with it, or when
             it goes on, the time limit starts afresh (`vivit_train.video.watch`).
         timeout: Seconds that may pass without an answer or such a step.
+        most_calls: After so many a new process takes over.
     """
 
-    def __init__(self, function: Callable[[Argument], Result], timeout: float) -> None:
+    def __init__(
+        self,
+        function: Callable[[Argument], Result],
+        timeout: float,
+        most_calls: float = CALLS_PER_PROCESS,
+    ) -> None:
         self.function = function
         self.timeout = timeout
+        self.most_calls = most_calls
         self.connection: Connection | None = None
         self.deadline = 0.0
         self._at: Source | None = None
@@ -89,7 +96,7 @@ class Guard(Generic[Argument, Result]):
     def send(self, argument: Argument) -> None:
         """Begins a call."""
         # Where a call was broken off, its answer may come yet, and would pass for this one's.
-        if self._waiting or self._calls >= CALLS_PER_PROCESS:
+        if self._waiting or self._calls >= self.most_calls:
             self.close()
         if self.connection is not None and not self._process.is_alive():
             self.close()  # not while it was at work: no reason to blame anything

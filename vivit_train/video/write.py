@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,7 +14,7 @@ from PIL import Image
 
 from vivit_train.errors import UserError
 from vivit_train.video.container import ONE_THREAD, check_av, is_timed, local, open_video
-from vivit_train.video.decode import DecodeError, VideoReader
+from vivit_train.video.decode import DecodeError, DecoderLost, VideoReader
 from vivit_train.video.picture import display_matrix, to_rgb, upright
 from vivit_train.video.watch import go_on
 
@@ -191,45 +192,65 @@ def reencode_video(
 
 
 def redraw_video(
-    source: str | Path, target: Path, draw: Callable[[int, np.ndarray], np.ndarray]
+    source: str | Path, target: Path, draw: Callable[[float, np.ndarray], np.ndarray]
 ) -> None:
     """Copy a video with each frame drawn anew, at the same time: H.264, no sound, upright.
+
+    It is decoded in a process of its own, whose memory is limited.
 
     Args:
         source: Any video that `VideoReader` opens.
         target: Where to write: ``.mp4``, ``.mkv`` or ``.mov``. The file appears under its name
-            only once complete. One frame at a time is in memory.
-        draw: From the number of a frame and the frame, uint8 [H, W, 3], one of the same size.
+            only once complete. A few frames at a time are in memory.
+        draw: From the second at which a frame is shown and the frame, uint8 [H, W, 3], one of the
+            same size.
 
     Raises:
         DecodeError: If the source cannot be decoded to its end, or cannot be copied so.
         OSError: If the target cannot be written.
     """
+    # torch, which the processes that write the demo's clips do without.
+    from vivit_train.video.guard import DECODE_SECONDS, Failure
+    from vivit_train.video.stream import guarded_stream
+
     partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
-    with VideoReader(source, "pyav") as reader:
-        num_frames = reader.num_frames
-    reformatter = VideoReformatter()
-
-    def drawn(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
-        for index, (time, frame) in enumerate(frames):
-            picture = draw(index, to_rgb(frame, reformatter))
-            yield time, av.VideoFrame.from_ndarray(picture, format="rgb24")
-
-    container, stream = open_video(source)
     try:
-        with container:
-            tick, fps = _clock(container, stream)
-            frames = drawn(_frames(str(source), container, stream, num_frames))
+        with closing(guarded_stream(lambda: _pictures(str(source)), DECODE_SECONDS)) as pieces:
+            tick, fps, _ = next(pieces)
+            frames = (
+                (time, av.VideoFrame.from_ndarray(draw(shown, picture.numpy()), format="rgb24"))
+                for time, shown, picture in pieces
+            )
             _encode(partial, frames, tick, fps, "libx264", {"preset": "veryfast"})
         os.replace(partial, target)
-    except av.error.FFmpegError as error:
+    except Failure as failure:
+        raise DecoderLost(str(source), failure.reason) from None
+    except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise DecodeError(str(source), f"no copy can be encoded: {error}") from error
-    except ValueError as error:
-        raise DecodeError(str(source), f"no copy can be made: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _pictures(source: str) -> Iterator[tuple[Any, Any, Any]]:
+    """A tick and frames per second, and then of each frame its tick, its second and the picture."""
+    import torch
+
+    with VideoReader(source, "pyav") as reader:
+        shown_at = reader.shown_at.tolist()
+    reformatter = VideoReformatter()
+    try:
+        container, stream = open_video(source)
+        with container:
+            yield *_clock(container, stream), None
+            frames = _frames(source, container, stream, len(shown_at) - 1)
+            for (time, frame), shown in zip(frames, shown_at):
+                go_on()
+                picture = np.ascontiguousarray(to_rgb(frame, reformatter))
+                yield time, shown, torch.from_numpy(picture)
+    except (av.error.FFmpegError, ValueError) as error:  # the former cannot be sent
+        raise DecodeError(source, f"no copy can be made: {error}") from error
 
 
 def scaled_size(height: int, width: int, short_edge: int) -> tuple[int, int]:
