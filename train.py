@@ -57,6 +57,7 @@ def train(config: DictConfig) -> Path:
         from vivit_train.preflight.advice import say_advice
         from vivit_train.preflight.span import fit_sampling
         from vivit_train.report.page import page_of_test
+        from vivit_train.report.pictures import log_test
         from vivit_train.runs.begun import check_resumable, read_begun, resume_metrics
         from vivit_train.runs.checkpoint import restoring
         from vivit_train.runs.diagnosis import say_last
@@ -92,6 +93,7 @@ def train(config: DictConfig) -> Path:
     if trainer.is_global_zero:
         say_scores(results)
         page_of_test(run_dir, data.records.get("test"))
+        log_test(run_dir, data.records.get("test"), trainer.loggers, trainer.global_step)
         say_last(run_dir, told, plain, data)
     return run_dir
 

@@ -17,6 +17,7 @@ from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.ema import Ema
+from vivit_train.callbacks.first_batch import FirstBatch
 from vivit_train.callbacks.non_finite import NonFinite
 from vivit_train.callbacks.progress import Progress
 from vivit_train.callbacks.same_steps import SameSteps
@@ -240,6 +241,7 @@ def build_trainer(
             SameVideos(run_dir, begun is None or config["allow_other_videos"]),
             ConfigFile(run_dir, config),
             Start(config["model"]["name"], run_dir),
+            FirstBatch(),
             *progress,
         ],
         plugins=[AtomicCheckpointIO()],

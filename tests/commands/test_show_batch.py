@@ -10,16 +10,9 @@ import torch
 from PIL import Image
 
 from vivit_train.__main__ import main
-from vivit_train.commands.show_batch import (
-    PANEL_WIDTH,
-    USES,
-    describe_labels,
-    grid,
-    panel,
-    to_pixels,
-    write_pictures,
-)
+from vivit_train.commands.show_batch import USES, grid, write_pictures
 from vivit_train.config.used import is_used
+from vivit_train.runs.pictures import PANEL_WIDTH, describe_labels, panel, to_pixels
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import VideoReader
 

@@ -15,18 +15,11 @@ from typing import TYPE_CHECKING
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
-from vivit_train.io.terminal import printable, say
+from vivit_train.io.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from vivit_train.data.batch import ClipBatch
-    from vivit_train.data.datamodule import VideoDataModule
-    from vivit_train.transforms.processor import Processor
-
-MAX_COLUMNS = 8
-PANEL_WIDTH, FONT_SIZE = 256, 13
 SOURCE_FPS = 30  # of videos without a frame rate
 
 # Keys that this command uses; see `is_used`.
@@ -60,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.data.rates import clip_in_words
     from vivit_train.io.quiet import hush_lightning
     from vivit_train.preflight.span import fit_sampling
+    from vivit_train.runs.pictures import describe_labels, to_pixels
 
     hush_lightning()
     plain, data = build.open_data(plain, "fit")
@@ -85,52 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe_labels(batch: "ClipBatch", row: int, data: "VideoDataModule") -> list[str]:
-    """The classes of one clip by name, with their shares where they are mixed.
-
-    Args:
-        batch: Has the clip.
-        row: Its place there.
-        data: Knows the names.
-
-    Returns:
-        A line for each class: ``name``, or ``name 70%``, the largest share of each head first.
-    """
-    import numpy as np
-
-    names = data.class_names
-    sizes = list(data.heads.values()) or [len(names)]
-    starts = np.cumsum([0, *sizes])
-    if batch.shares is None:
-        labels = batch.labels[row].view(-1).tolist()  # one per head
-        return [names[int(start) + label] for start, label in zip(starts, labels)]
-    lines = []
-    for start, shares in zip(starts, batch.shares[row].float().cpu().split(sizes)):
-        for place in shares.argsort(descending=True, stable=True).tolist():
-            if shares[place] > 0:
-                share = "" if shares[place] == 1 else f" {float(shares[place]):.0%}"
-                lines.append(names[int(start) + place] + share)
-    return lines
-
-
-def to_pixels(clips: "Tensor", processor: "Processor") -> "np.ndarray":
-    """Undoes the processor's scaling.
-
-    Args:
-        clips: Float ``[B, 3, T, h, w]`` in ``processor.value_range``.
-        processor: The one that made them.
-
-    Returns:
-        uint8 ``[B, T, h, w, 3]``.
-    """
-    import torch
-
-    pixels = clips.float().cpu()
-    shifts, scales = torch.tensor(processor.affine()).view(3, 2, 1, 1, 1).unbind(1)
-    pixels = (pixels * scales + shifts).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 4, 1).numpy()
-
-
 def write_pictures(folder: Path, clips: "np.ndarray", labels: list[list[str]], fps: float) -> None:
     """Writes batch.png and batch.mp4.
 
@@ -143,15 +91,13 @@ def write_pictures(folder: Path, clips: "np.ndarray", labels: list[list[str]], f
     import numpy as np
     from PIL import Image
 
+    from vivit_train.runs.pictures import panel, picture_of
     from vivit_train.video.write import write_video
+
+    Image.fromarray(picture_of(clips, labels)).save(folder / "batch.png")
 
     panels = np.stack([panel(lines, clips.shape[2]) for lines in labels])  # [B, h, width, 3]
     num_frames = clips.shape[1]
-    columns = np.linspace(0, num_frames - 1, min(num_frames, MAX_COLUMNS)).round().astype(int)
-    parts = [*clips[:, columns].swapaxes(0, 1), panels]  # each [B, h, w, 3]
-    picture = np.concatenate(np.concatenate(parts, axis=2), axis=0)
-    Image.fromarray(picture).save(folder / "batch.png")
-
     beside = np.broadcast_to(panels[:, None], (len(panels), num_frames, *panels.shape[1:]))
     tiles = np.concatenate([clips, beside], axis=3)  # [B, T, h, w + width, 3]
     frames = grid(tiles, columns=max(1, round((len(tiles) / 2) ** 0.5)))
@@ -169,18 +115,3 @@ def grid(tiles: "np.ndarray", columns: int) -> "np.ndarray":
     black = np.zeros((rows * columns - count, *tiles.shape[1:]), tiles.dtype)
     placed = np.concatenate([tiles, black]).reshape(rows, columns, *tiles.shape[1:])
     return placed.transpose(2, 0, 3, 1, 4, 5).reshape(num_frames, rows * height, columns * width, 3)
-
-
-def panel(lines: list[str], height: int) -> "np.ndarray":
-    """Lines of text on black, long ones wrapped: uint8 ``[height, PANEL_WIDTH, 3]``."""
-    import textwrap
-
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    image = Image.new("RGB", (PANEL_WIDTH, height))
-    characters = PANEL_WIDTH // (FONT_SIZE // 2) - 6
-    text = "\n".join(textwrap.fill(printable(line), characters) for line in lines)
-    font = ImageFont.load_default(FONT_SIZE)
-    ImageDraw.Draw(image).multiline_text((8, 4), text, fill="white", font=font)
-    return np.array(image)

@@ -214,17 +214,13 @@ def _confusion(content: Content) -> dict[str, Any] | None:
 def _films(content: Content, records: Records | None) -> list[tuple[str, list[dict[str, Any]]]]:
     """Groups of videos that are worth a look, with film strips where the videos are there."""
     rows = content.videos
-    wrong = [row for row in rows if row["class"] != row["predicted"] and row["predicted"]]
-    groups: list[tuple[str, list[dict[str, str]]]] = []
+    wrong = most_certain_and_wrong(content)
+    groups: list[tuple[str, list[dict[str, str]]]] = [("Wrong", wrong)]
     if rows and "probability" in rows[0]:
-        sure = sorted(wrong, key=lambda row: -float(row["probability"] or 0))
-        groups.append(("Wrong, and most certain", sure[:STRIPS]))
         doubt = sorted(
             (row for row in rows if row["predicted"]), key=lambda r: float(r["probability"] or 0)
         )
-        groups.append(("Most uncertain", doubt[:STRIPS]))
-    else:
-        groups.append(("Wrong", wrong[:STRIPS]))
+        groups = [("Wrong, and most certain", wrong), ("Most uncertain", doubt[:STRIPS])]
     names = list(dict.fromkeys(row["video"] for _, some in groups for row in some))
     strips = {} if records is None else strips_of(records, names)
     return [
@@ -232,6 +228,16 @@ def _films(content: Content, records: Records | None) -> list[tuple[str, list[di
         for title, some in groups
         if some
     ]
+
+
+def most_certain_and_wrong(content: Content) -> list[dict[str, str]]:
+    """The first videos of those that were taken for another class, by the model's certainty.
+
+    Returns:
+        Rows of ``predictions.csv``, at most `STRIPS`; in its order where it has no probabilities.
+    """
+    rows = [row for row in content.videos if row["predicted"] not in ("", row["class"])]
+    return sorted(rows, key=lambda row: -float(row.get("probability") or 0))[:STRIPS]
 
 
 def _together(contents: Sequence[Content]) -> dict[str, Any]:

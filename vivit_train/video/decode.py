@@ -207,12 +207,15 @@ class VideoReader:
                 index, frame = next(frames)
                 if size not in (None, frame.shape[:2]):
                     raise ValueError(f"frame {index} differs in size from those before it")
+                size = frame.shape[:2]
+                frame = resize(frame) if resize else frame
             except StopIteration:
                 return
+            except UserError:
+                raise  # by `resize`
             except Exception as error:
                 raise DecodeError(self.path, _reason(error)) from error
-            size = frame.shape[:2]
-            yield index, resize(frame) if resize else frame
+            yield index, frame
 
     def _check_there(self, indices: np.ndarray) -> None:
         if self._closed:
