@@ -45,7 +45,7 @@ def test_options_stand_between_words(parsed) -> None:
 def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
     needed = {
         "compare": ["RUN"], "evaluate": ["RUN"], "explain": ["RUN", "clip.mp4"],
-        "predict": ["RUN", "clip.mp4"],
+        "predict": ["RUN", "clip.mp4"], "demo": ["RUN"],
         "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
         "features": ["RUN"], "report": ["RUN"],
         "show-batch": ["--output", "x"],

@@ -14,6 +14,7 @@ from vivit_train.version import version_and_commit
 VERBS = (
     "check",
     "compare",
+    "demo",
     "describe",
     "doctor",
     "evaluate",

@@ -59,7 +59,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch):
 
 def numbered(times: list[float]):
     for number, time in enumerate(times):
-        yield time, np.full((2, 2, 3), number, np.uint8)
+        yield time, np.full((2, 2, 3), number % 256, np.uint8)
 
 
 def shown(times: list[float], window: float, every: float, clip_frames: int, **options: bool):
@@ -78,7 +78,7 @@ def test_clips_by_hand() -> None:
 
 def test_uneven_times_show_what_is_on_the_screen() -> None:
     assert shown([0, 0.1, 0.55, 0.6, 1.5, 1.6], 0.4, 0.4, 2) == [
-        (0, [0, 1]), (1, [1, 3]), (2, [3, 3]),
+        (0, [0, 1]), (1, [1, 3]), (2, [3, 3]), (3, [3, 3]),
     ]  # fmt: skip
 
 

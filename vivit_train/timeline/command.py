@@ -266,25 +266,13 @@ def _output(options: Options) -> Iterator[Callable[["Row"], None]]:
 
 def _rows(classifier: "Classifier", film: "Film", options: Options) -> Iterator["Row"]:
     """The rows of a film, each when it has ended; the last also where the work is stopped."""
-    from vivit_train.timeline.rows import Joiner, guess_of, probabilities, smoothed
+    from vivit_train.timeline.rows import rows_of
 
-    found = smoothed(probabilities(classifier, film.clips, options.film), options.smooth)
-    joiner = Joiner(options.threshold)
     is_text = options.timeline is None and not options.is_json  # shows by itself how far it is
     with nullcontext(lambda _: None) if is_text else progress(len(film.windows)) as advance:
-        try:
-            for number, probability in enumerate(found):
-                guess = guess_of(probability, classifier.class_names, classifier.heads)
-                row = joiner.add(film.windows.span(number), guess)
-                advance("windows")
-                if row is not None:
-                    yield row
-        except (Exception, KeyboardInterrupt):  # not GeneratorExit, after which nothing is taken
-            if (row := joiner.end()) is not None:
-                yield row
-            raise
-    if (row := joiner.end()) is not None:
-        yield row
+        yield from rows_of(
+            classifier, film, options.film, options.threshold, options.smooth, advance
+        )
 
 
 def _live_rows(

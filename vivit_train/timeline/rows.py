@@ -1,7 +1,7 @@
 """From the logits of windows to the rows of a timeline."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivit_train.classifier import Classifier, NonFiniteLogits
 from vivit_train.prediction import Guess, prediction_of
+from vivit_train.timeline.decoded import Film
 
 # Clips that the model gets at once.
 BATCH = 8
@@ -60,6 +61,46 @@ class Joiner:
         ((start, end),) = self._spans
         self._spans = []
         return Row(start, end, self._name, self._sum / self._number)
+
+
+def rows_of(
+    classifier: Classifier,
+    film: Film,
+    name: str,
+    threshold: float = 0.0,
+    smooth: int = 1,
+    advance: Callable[[str], None] = str,
+) -> Iterator[Row]:
+    """The rows of a film, each when it has ended; the last also where the work is stopped.
+
+    Args:
+        classifier: In evaluation mode.
+        film: That is being read.
+        name: Of the film, for the message.
+        threshold: As for `Joiner`.
+        smooth: Windows over which probabilities are averaged.
+        advance: Called after each window.
+
+    Raises:
+        DecodeError: When a clip cannot be decoded.
+        NonFiniteLogits: If logits say nothing.
+    """
+    joiner = Joiner(threshold)
+    try:
+        for number, probability in enumerate(
+            smoothed(probabilities(classifier, film.clips, name), smooth)
+        ):
+            guess = guess_of(probability, classifier.class_names, classifier.heads)
+            row = joiner.add(film.windows.span(number), guess)
+            advance("windows")
+            if row is not None:
+                yield row
+    except (Exception, KeyboardInterrupt):  # not GeneratorExit, after which nothing is taken
+        if (row := joiner.end()) is not None:
+            yield row
+        raise
+    if (row := joiner.end()) is not None:
+        yield row
 
 
 def smoothed(values: Iterable[Tensor], number: int) -> Iterator[Tensor]:
