@@ -110,7 +110,11 @@ def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path)
 
     place = tmp_path / "out.csv"
     words = ("--timeline", place, "--window", "400ms", "--every", "0.1s")
-    code, out, err = timeline(films["film.mp4"], *words, classifier=Seer(before=send))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    try:
+        code, out, err = timeline(films["film.mp4"], *words, classifier=Seer(before=send))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, out) == (130, f"2 rows, until 1.75 s: {place}\n")
     assert "interrupted" in err
     assert [row["class"] for row in read_csv(place)] == ["right", "still"]

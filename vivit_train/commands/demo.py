@@ -127,7 +127,7 @@ def page_of(classifier: "Classifier", name: str) -> Any:
             classes = gradio.Label(label="Classes")
         timeline = gradio.Dataframe(headers=list(COLUMNS), label="Timeline", datatype="str")
         heat = gradio.Image(label="Where the model looked: attention rollout", format="png")
-        video.change(show, video, [classes, timeline, heat], api_name=False)
+        video.change(show, video, [classes, timeline, heat], api_visibility="private")
     return page
 
 
