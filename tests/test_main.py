@@ -2,13 +2,16 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
 from vivit_train import __main__
-from vivit_train.config import program
+from vivit_train.config import compose_config, program, use_config_dir
+from vivit_train.errors import UserError
+from vivit_train.runs.trial import Trial
 
 
 @pytest.fixture
@@ -96,19 +99,44 @@ def test_train_hands_on_every_word(parsed) -> None:
     assert parsed("train", *words).words == words
 
 
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """A folder for --config-dir, with a model."""
+    folder = tmp_path / "my (own), configs"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model/wide.yaml").write_text("defaults: [vivit_s, _self_]\nmlp_size: 99")
+    yield folder
+    use_config_dir(None)
+
+
 def test_train_is_train_py(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its arguments, its configurations, and its name in a message."""
+    """Its arguments, its configurations and one's own, and its name in a message."""
     monkeypatch.setattr(sys, "argv", ["vivit", "train", "seed=3"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which train.py sets
+    words = ["--cfg", "job", "--package", "model", "model=wide", "--config-dir", str(mine)]
     with pytest.raises(SystemExit) as end:
-        __main__.main(["train", "--cfg", "job", "--package", "model", "model=vivit_b"])
+        __main__.main(["train", *words])
     assert end.value.code == 0
-    assert "hidden_size: 768" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "hidden_size: 384" in told
+    assert "mlp_size: 99" in told
     assert sys.argv[0] == str(REPOSITORY / "train.py")  # what starts a run's other processes
     with pytest.raises(SystemExit, match="python train.py --help"):
         __main__.main(["train", "--fast"])
+
+
+def test_verbs_that_compose_take_configurations_of_ones_own(parsed, mine: Path) -> None:
+    parsed("describe", "model=wide", "--config-dir", str(mine))
+    assert compose_config(["model=wide"]).model.mlp_size == 99
+    assert Trial(mine, ["model=wide"], []).command()[3:6] == [
+        *("--config-dir", str(mine)),
+        "model=wide",
+    ]
+    parsed("describe", "model=vivit_b")
+    with pytest.raises(UserError, match="model=wide: there is no such option"):
+        compose_config(["model=wide"])
 
 
 def test_the_program_is_called_by_a_name_that_works_here(
