@@ -181,7 +181,7 @@ def test_runs_are_found_in_the_layout_that_they_have_by_default(tmp_path: Path, 
     [
         (name, text)
         for name in ("config.yaml", "results.json", "trial.json")
-        for text in ("", "{", "[1]", "3", "[" * 5000, '{"num_videos": "x"}', "a: !!python/name:os")
+        for text in ("", "{", "[1]", "3", "[" * 1500, '{"num_videos": "x"}', "a: !!python/name:os")
     ]
     + [
         ("metrics.csv", text)
