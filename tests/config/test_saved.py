@@ -57,13 +57,14 @@ BILLION = "a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(
         ("1: x", "the key 1 is not text"),
         (BILLION, "it has YAML aliases"),
         ("a: &a [*a]", "it has YAML aliases"),
-        ("[" * 1500, "cannot be read"),
+        ("[" * 500_000, "cannot be read as a run's configuration: it has more than 20 levels"),
+        ("- " * 500_000, "cannot be read as a run's configuration: it has more than 20 levels"),
         ("\x00", "cannot be read"),
         ("x: " + "y" * 2**21, "larger than 1,048,576 bytes"),
         ("optim: {name: adamw}\ndata: 3", "data, data._target_ is missing or something else"),
         ("optim: {name: adamw}\ndata: {_target_: [os]}", "data._target_ is missing or something"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_a_file_that_is_none_is_one_line(text: str, message: str, write) -> None:
     with pytest.raises(UserError, match=message) as caught:

@@ -39,9 +39,7 @@ def read_values(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
-        # A few lines of aliases stand for any number of values.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it has YAML aliases")
+        _check_events(text)
         content: Any = OmegaConf.load(io.StringIO(text)) if text.strip() else {}
         plain: Any = OmegaConf.to_container(content) if OmegaConf.is_config(content) else content
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -49,6 +47,20 @@ def read_values(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a run's configuration: {told}") from None
     _check_plain(plain, str(path))
     return plain
+
+
+def _check_events(text: str) -> None:
+    """Refuses, before anything is built, what a few kilobytes can keep a reader busy with."""
+    level = 0
+    for event in yaml.parse(text):
+        # A few lines of aliases stand for any number of values.
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has YAML aliases")
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
+        # Reading brackets within brackets takes time with the square of their number.
+        if level > MOST_LEVELS:
+            raise ValueError(f"it has more than {MOST_LEVELS} levels")
 
 
 def saved_config(content: Any, origin: str) -> DictConfig:
