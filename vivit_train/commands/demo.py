@@ -114,7 +114,7 @@ def page_of(classifier: "Classifier", name: str) -> Any:
         if video is None:
             return None, None, None
         try:
-            return tuple(answer(classifier, video))
+            return answer(classifier, video)
         except (DecodeError, NonFiniteLogits, UserError) as error:
             reason = getattr(error, "reason", str(error))
             # Gradio shows a message as HTML.

@@ -69,7 +69,7 @@ def rows_of(
     name: str,
     threshold: float = 0.0,
     smooth: int = 1,
-    advance: Callable[[str], None] = str,
+    advance: Callable[[str], object] = str,
 ) -> Iterator[Row]:
     """The rows of a film, each when it has ended; the last also where the work is stopped.
 
