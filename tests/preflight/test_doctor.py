@@ -36,7 +36,9 @@ def test_a_healthy_run(small: tuple[str, ...]) -> None:
     # So small a model waits for its one worker.
     assert re.fullmatch(
         r"a step takes \d+\.\d clips/s, the loader gives \d+\.\d: about .* on one device, .* for "
-        r"200 epochs; the device waits for data: raise data\.num_workers, or .*",
+        r"200 epochs; the device waits for data: to keep up, the videos as they are need about \d+ "
+        r"decoding processes of a core each, of which 1 ran and this machine has cores for \d+: "
+        r"raise data\.num_workers, or .* `vivit prepare`",
         found["time"].text,
     )
     assert re.fullmatch(
@@ -152,12 +154,19 @@ def test_a_batch_that_does_not_fit(small: tuple[str, ...], monkeypatch: pytest.M
     assert "lower data.batch_size and raise trainer.accumulate_grad_batches" in finding.text
 
 
-def test_a_loader_that_is_the_limit(small: tuple[str, ...]) -> None:
+def test_a_loader_that_is_the_limit(
+    small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = to_plain(compose_config(list(small)))
     data = build_data(config)
     data.setup("fit")
-    finding = doctor._time(config, data, seconds_per_clip=1e-9)
+    data.num_workers = 4
+    monkeypatch.setattr(doctor, "_seconds_per_clip", lambda loader, seconds: 0.5)
+    finding = doctor._time(config, data, seconds_per_clip=0.25)
     assert finding.verdict == "warn"
-    assert "the device waits for data: raise data.num_workers" in finding.text
+    # 4 processes give 2 clips/s: 8 for 4.
+    assert "the videos as they are need about 8 decoding processes" in finding.text
+    assert "of which 4 ran" in finding.text
+    assert doctor._time(config, data, seconds_per_clip=0.45).verdict == "ok"
     assert doctor._clock(3723) == "1:02:03"
     assert doctor._clock(math.nan) == "?"

@@ -15,6 +15,7 @@ from vivit_train.build import build_module, first_batch, open_data
 from vivit_train.class_names import shorten
 from vivit_train.data.batch import Batch, ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.loader import available_cores
 from vivit_train.data.rates import clip_in_words
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
@@ -245,9 +246,19 @@ def _time(config: dict[str, Any], data: VideoDataModule, seconds_per_clip: float
     if (settings["max_epochs"] or 0) > 0:
         text += f", {_clock(epoch * settings['max_epochs'])} for {settings['max_epochs']} epochs"
     if loaded > 1.25 * seconds_per_clip:
-        cure = "raise data.num_workers, or re-encode the videos with `vivit prepare`"
+        cure = _more_workers(max(1, data.num_workers), loaded / seconds_per_clip)
         return Finding("warn", "time", f"{text}; the device waits for data: {cure}")
     return Finding("ok", "time", text)
+
+
+def _more_workers(num_workers: int, times: float) -> str:
+    """What helps where the loader takes so many times as long for a clip as the step."""
+    return (
+        f"to keep up, the videos as they are need about {math.ceil(num_workers * times)} decoding "
+        f"processes of a core each, of which {num_workers} ran and this machine has cores for "
+        f"{available_cores()}: raise data.num_workers, or make the videos faster to decode with "
+        "`vivit prepare`"
+    )
 
 
 def _seconds_per_clip(loader: Iterable[Batch], seconds: float) -> float:
