@@ -116,7 +116,7 @@ def _once(names: Iterable[str]) -> dict[str, int]:
 
 
 def mirrored_pair(names: Sequence[str]) -> tuple[str, str] | None:
-    """The first two classes whose names say that a mirror makes one of the other, if any.
+    """The first two classes of which, by their names, a mirror makes the other; ``None`` if none.
 
     Known are left and right and the two ways to turn, in English.
     """

@@ -22,8 +22,8 @@ ALL_BUT_HEAD = "all_but_head"
 def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
     """The optimiser that `optim` describes, over the parameters that are not frozen.
 
-    Weight decay spares biases, norms, the class token and the positions: everything whose decay
-    would pull it towards a value without meaning.
+    Biases, norms, the class token and the positions have no weight decay: zero means nothing
+    special for them.
 
     Args:
         model: The model to train.

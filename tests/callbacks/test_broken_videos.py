@@ -39,7 +39,7 @@ class TestBrokenVideos:
                 self.start(callback, "e.mp4", batch=4)
         assert str(caught.value) == (
             "5 of this epoch's 40 samples could not be decoded, more than "
-            "data.max_bad_fraction=0.1, e.g. a.mp4. Mend or remove the files, or raise "
+            "data.max_bad_fraction=0.1, e.g. a.mp4. Repair or remove the files, or raise "
             "data.max_bad_fraction"
         )
 

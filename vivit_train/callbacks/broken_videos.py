@@ -49,7 +49,7 @@ class BrokenVideos(Callback):
             raise UserError(
                 f"{self.count} of this epoch's {samples} samples could not be decoded, more than "
                 f"data.max_bad_fraction={self.max_bad_fraction}, e.g. {sorted(self.named)[0]}. "
-                "Mend or remove the files, or raise data.max_bad_fraction"
+                "Repair or remove the files, or raise data.max_bad_fraction"
             )
 
     def on_validation_batch_start(

@@ -28,7 +28,7 @@ def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, l
 
     Args:
         folder: Where the class folders are.
-        tell: Is told what is left out, how much and for example what.
+        tell: Called with a line about what is left out: how much, and examples.
 
     Raises:
         UserError: If there are no class folders, or one of them holds no video file.

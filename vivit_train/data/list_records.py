@@ -32,7 +32,7 @@ def records_from_list(
         file: The list file.
         roots: Folders to try, in order, for the listed paths to be relative to.
         lists: The lists of all splits, whose numbers count alike.
-        tell: Is told how the list was understood.
+        tell: Called with a line about how the list was understood.
 
     Returns:
         The records and their class names in the order of the labels: sorted names or, where

@@ -36,7 +36,7 @@ class ShardFault(Exception):
 
 
 class Fields(NamedTuple):
-    """Where a sample tells what is known of its video; of the index, too: others make another.
+    """Where the label and the group of a sample are found; another place makes another index.
 
     Attributes:
         label: See `label_of`.

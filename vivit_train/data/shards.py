@@ -36,7 +36,7 @@ THREADS = 32
 
 
 class Stat(NamedTuple):
-    """A file's bytes, and what changes whenever it does; ``None`` where the store tells nothing."""
+    """A file's bytes, and what changes whenever it does; ``None`` where the store has none."""
 
     size: int
     version: str | None

@@ -1,4 +1,4 @@
-"""Copies of training videos among those of the validation: its score then promises too much."""
+"""Copies of training videos among the validation videos, which make the score too high."""
 
 import filecmp
 from collections import defaultdict

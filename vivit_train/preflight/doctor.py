@@ -31,7 +31,7 @@ from vivit_train.preflight.schedule import of_the_steps
 from vivit_train.preflight.span import fit_sampling
 from vivit_train.preflight.videos import look_at_videos
 
-# A clip or a few must be learnable by heart, whatever the model.
+# Any model must be able to overfit a few clips.
 MAX_CLIPS = 8
 # A new head is zero or nearly so: its loss is ln K, but for what smoothing and drawing add.
 LOSS_TOLERANCE = 0.25
@@ -42,7 +42,7 @@ def examine(config: dict[str, Any], seconds: float = 60.0) -> Iterator[Finding]:
 
     Args:
         config: The resolved configuration.
-        seconds: How long to try to learn one batch by heart, at most, and how long to look at
+        seconds: How long to try to overfit one batch, at most, and how long to look at
             videos.
 
     Yields:

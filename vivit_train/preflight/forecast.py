@@ -1,4 +1,4 @@
-"""What a linear probe on the pretrained model's features promises, and which labels it doubts."""
+"""What a linear probe on the pretrained model's features reaches, and which labels it doubts."""
 
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule

@@ -34,7 +34,7 @@ def adopt(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
         data: Built from it and set up.
 
     Raises:
-        UserError: If the pretrained weights are not there, or what they tell is broken.
+        UserError: If the pretrained weights are not there, or their settings are broken.
     """
     sampling, processor, told = data.sampling, data.processor, []
     if config["model"]["pretrained"] is not None:

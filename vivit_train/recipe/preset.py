@@ -1,4 +1,4 @@
-"""Training that fits itself to the set: each `auto` of the configuration becomes a number."""
+"""Training that adapts to the training set: each `auto` of the configuration becomes a number."""
 
 import copy
 import sys
@@ -18,7 +18,7 @@ Config = Mapping[str, Any]
 
 # Clips per optimiser step: with fewer the gradient is mostly noise.
 CLIPS_PER_STEP = 16
-# Learning rates between which each optimiser has been seen to train a ViViT: the paper's and
+# Learning rates at which each optimiser has been seen to train a ViViT: the paper's and
 # Scenic's for SGD, those of fine-tuning and of training from scratch for AdamW, and a factor of ten
 # on either side.
 LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
@@ -194,7 +194,7 @@ def accumulate_grad_batches(config: Config, training_set: TrainingSet) -> tuple[
 
 
 def max_epochs(config: Config, training_set: TrainingSet) -> tuple[int, str]:
-    """As many as large sets get, and on a small one until there were enough steps."""
+    """As many epochs as large sets get; on a small set more, until there are enough steps."""
     if config["trainer"]["max_steps"] > 0:
         return -1, "trainer.max_steps says when the run ends"
     per_epoch = steps_per_epoch(config, training_set)
@@ -207,7 +207,7 @@ def max_epochs(config: Config, training_set: TrainingSet) -> tuple[int, str]:
 
 
 def check_val_every_n_epoch(config: Config, training_set: TrainingSet) -> tuple[int, str]:
-    """So rarely that short epochs do not validate for most of the time."""
+    """Rarely enough that short epochs do not spend most of the time on validation."""
     epochs = config["trainer"]["max_epochs"]
     if epochs < 0:
         epochs = total_steps(config, training_set) // steps_per_epoch(config, training_set)
@@ -255,7 +255,7 @@ def ema_decay(config: Config, training_set: TrainingSet) -> tuple[float, str]:
 
 
 def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, str]:
-    """Off, unless it is known to make no other class: one that does costs more than it gains."""
+    """Off, unless flips are known to keep the class: others cost more than they gain."""
     if config["augment"]["flip_labels"]:
         return 0.5, "augment.flip_labels says what a flip makes of each class"
     pair = mirrored_pair(training_set.class_names)

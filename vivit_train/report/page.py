@@ -67,7 +67,7 @@ def write_page(folders: Sequence[Path], output: Path, records: Records | None = 
 def page_of_test(folder: Path, records: Records | None) -> None:
     """Writes the page at the end of a run or an evaluation, and says where it is.
 
-    Where that fails it is said: the scores are written, and `vivit report` writes it later.
+    A failure is only a warning: the scores are written, and `vivit report` writes the page later.
 
     Args:
         folder: Where the scores were written.

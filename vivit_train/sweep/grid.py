@@ -14,7 +14,7 @@ class Grid:
     """Every combination of the values given.
 
     A trial is known by its overrides: one that has finished in this sweep's folder is not run
-    again, one that has begun goes on, and new combinations get new folders.
+    again, one that has begun is resumed, and new combinations get new folders.
 
     Args:
         home: The sweep's folder.

@@ -51,7 +51,7 @@ class Sweep:
                 time.sleep(POLL_SECONDS)
             self._pass_on()
         finally:
-            for _, job in self._running.values():  # of a sweep that cannot go on
+            for _, job in self._running.values():  # of a sweep that cannot continue
                 job.stop(signal.SIGTERM)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -89,7 +89,7 @@ class Sweep:
             outcome = "finished"
         elif self.received:
             say(f"trial {trial.number}: stopped")
-            return None  # unfinished: the same command goes on with it
+            return None  # unfinished: the same command resumes it
         elif trial.pruned:
             outcome = "pruned"
         else:

@@ -62,9 +62,9 @@ def _names_the_study(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class OptunaSearch:
-    """Proposes trials, learns from their scores, and goes on where an earlier call stopped.
+    """Proposes trials, learns from their scores, and continues where an earlier call stopped.
 
-    A trial that fails counts as one of the ``n_trials``, and the search goes on.
+    A trial that fails counts as one of the ``n_trials``, and the search continues.
 
     Args:
         home: The sweep's folder, which holds the study: ``optuna.db``.

@@ -142,7 +142,7 @@ class VideoReader:
         """See the attributes of the class.
 
         Raises:
-            DecodeError: If the file tells neither times nor a rate.
+            DecodeError: If the file has neither times nor a rate.
         """
         if self._backend.shown_at is None:
             raise DecodeError(self.path, "it does not say when its frames are shown")

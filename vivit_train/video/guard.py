@@ -60,7 +60,7 @@ class Guard(Generic[Argument, Result]):
 
     Args:
         function: What to call. Each video that it opens becomes `Failure.at`, and with it, or when
-            it goes on, the time limit starts afresh (`vivit_train.video.watch`).
+            it makes progress, the time limit starts afresh (`vivit_train.video.watch`).
         timeout: Seconds that may pass without an answer or such a step.
         most_calls: After so many a new process takes over.
     """

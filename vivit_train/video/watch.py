@@ -1,4 +1,4 @@
-"""Who watches a decoding process hears which video it begins, and that it goes on."""
+"""Tells whoever watches a decoding process which video it begins, and that it makes progress."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ Source = tuple[str, tuple[float, float] | None]
 # a video: a packet that was listed, a frame that was decoded.
 Watcher = Callable[[Source | None], None]
 
-# Between two words of a decoder that goes on.
+# Between two reports of a decoder that makes progress.
 WORD_SECONDS = 1.0
 
 _watchers: list[Watcher] = []
@@ -39,7 +39,7 @@ def go_on() -> None:
 
 
 def now_and_then(tell: Callable[[Source | None], None]) -> Watcher:
-    """A watcher that tells of each video, and every second whether the one at hand goes on."""
+    """A watcher that reports each video, and every second whether it makes progress."""
     at: Source | None = None
     told = float("-inf")
 
