@@ -28,7 +28,7 @@ def test_names_that_differ_only_in_case_are_told_apart() -> None:
 
 
 def test_classes_that_do_not_match_are_named() -> None:
-    with pytest.raises(UserError, match=r"1 of the data set's 2 classes.*: zebra\. Left over.*: b"):
+    with pytest.raises(UserError, match=r"1 of the data set's 2 classes.*: zebra\. Unmatched.*: b"):
         find_classes(["a", "zebra"], ["a", "b"], "the model")
 
 

@@ -180,7 +180,9 @@ class TestOurs:
             load(best, num_classes=5)
 
     def test_an_argument_that_does_not_exist(self, best: Path) -> None:
-        message = "load.. takes arguments of ViViT, and clip_frames, frames is none; they are num_"
+        message = (
+            "load.. takes arguments of ViViT, and clip_frames, frames is not one. They are num_"
+        )
         with pytest.raises(UserError, match=message):
             load(best, frames=8, clip_frames=8)
 

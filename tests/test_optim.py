@@ -314,12 +314,12 @@ def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) ->
             check_restored(schedule)
         state[name] = whole
     optimizer.state[7] = optimizer.state[model.embed.weight]  # type: ignore[index]
-    with pytest.raises(UserError, match="not that of this model's parameters"):
+    with pytest.raises(UserError, match="does not fit this model's parameters"):
         check_restored(schedule)
     del optimizer.state[7]  # type: ignore[arg-type]
     for place, key in ((optimizer.param_groups[0], "lr"), (vars(schedule), "last_epoch")):
         place[key], whole = {}, place[key]
-        with pytest.raises(UserError, match="not that of this model's parameters"):
+        with pytest.raises(UserError, match="does not fit this model's parameters"):
             check_restored(schedule)
         place[key] = whole
 
@@ -330,5 +330,5 @@ def test_an_average_that_is_missing() -> None:
     model(torch.zeros(1, 3, 2, 8, 8)).sum().backward()
     optimizer.step()
     del optimizer.state[model.embed.weight]["exp_avg_sq"]
-    with pytest.raises(UserError, match="not that of this model's parameters"):
+    with pytest.raises(UserError, match="does not fit this model's parameters"):
         check_restored(LambdaLR(optimizer, lambda step: 1.0))

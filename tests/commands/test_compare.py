@@ -72,7 +72,7 @@ def test_table(runs: Path, compare) -> None:
         [f"{runs}/b", "0.2", "0.7500", "1.0000", "0.2500", "0.1250", "16", "finished"],
         [f"{runs}/c", "0.3", "0.6250*", "0.7500*", "epoch", "3", "of", "30"],
         [f"{runs}/a", "0.1", "0.5000", "1.0000", "0.5000", "0.1250", "16", "finished"],
-        ["*", "of", "the", "last", "validation:", "the", "run", "is", "not", "tested", "yet"],
+        "* score of the last validation: the run has not been tested yet".split(),
     ]
     assert warnings == ""
 
@@ -154,7 +154,7 @@ def test_a_run_as_train_py_writes_it(finished_run: Path, compare) -> None:
     ("words", "message"),
     [
         (["nowhere"], "nowhere: no such folder"),
-        (["empty"], "empty is no run and holds none: expected results.json or config.yaml"),
+        (["empty"], "empty is neither a run nor holds one: expected results.json or config.yaml"),
         (["a", "--sort", "f1"], "--sort f1: no run has that score; there are top1, top5"),
     ],
 )

@@ -111,7 +111,7 @@ def test_videos_that_cannot_be_decoded(features, clips: Path, tmp_path: Path) ->
     assert "val/left/bad.mp4" not in names
     if importlib.util.find_spec("pyarrow"):
         _, _, err = features(*words, tmp_path / "out.parquet", root=root)
-        assert "is no UTF-8, which .parquet needs: take .npz" in err
+        assert "is not UTF-8, which .parquet needs: use .npz" in err
 
 
 def test_parquet(features, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_two_at_a_time(root: Path, tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written .*: mend that, or name another"):
+    with pytest.raises(UserError, match="cannot be written .*: correct that, or name another"):
         run(root, tmp_path / "file" / "copy")
 
 

@@ -213,7 +213,7 @@ def test_a_full_disk_ends_all_and_leaves_nothing_half_written(folders, monkeypat
 def test_other_errors_of_the_output():
     error = OSError(errno.EROFS, "Read-only file system")
     assert str(cannot_write(Path("/copy"), error)) == (
-        "/copy cannot be written (Read-only file system): mend that, or name another --output"
+        "/copy cannot be written (Read-only file system): correct that, or name another --output"
     )
 
 

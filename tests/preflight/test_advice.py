@@ -54,7 +54,7 @@ def test_a_small_batch(
 @pytest.mark.parametrize(("name", "lr"), [("adamw", 0.1), ("sgd", 1e-5), ("adamw", 1e-8)])
 def test_a_learning_rate_of_another_optimiser(name: str, lr: float) -> None:
     (line,) = advice(config(name=name, lr=lr), GOOD)
-    assert line.startswith(f"optim.lr={lr:g} is far from what {name} trains a ViViT with")
+    assert line.startswith(f"optim.lr={lr:g} is far from rates that train a ViViT with {name}")
 
 
 def test_poor_classes() -> None:

@@ -20,7 +20,7 @@ def test_a_forecast() -> None:
     finding = forecast(Probe(train.values, train.labels, 4), train, val, True)
     assert finding.verdict == "ok"
     assert finding.text.startswith(
-        "a linear probe on what the pretrained model sees in 80 training videos is right for "
+        "a linear probe on the pretrained model's features of 80 training videos is right for "
     )
     assert " of 20 validation videos (95 % interval 0." in finding.text
     assert finding.text.endswith("; guessing 0.25")

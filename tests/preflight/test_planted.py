@@ -69,7 +69,7 @@ def test_too_few_steps(words: list[str], root: Path) -> None:
 
 def test_a_rate_for_the_other_optimiser(words: list[str], root: Path) -> None:
     found = warnings(*words, f"data.root={root}", "optim.lr=0.1")
-    assert "optim.lr=0.1 is far from what adamw trains a ViViT with" in found["settings"]
+    assert "optim.lr=0.1 is far from rates that train a ViViT with adamw" in found["settings"]
 
 
 def test_copies_on_both_sides_of_the_split(words: list[str], copy: Path) -> None:

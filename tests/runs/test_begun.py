@@ -164,7 +164,7 @@ class TestReading:
         content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
         del content["metrics_csv"]
         torch.save(content, tmp_path / "last.ckpt")
-        with pytest.raises(UserError, match="does not say where it stands"):
+        with pytest.raises(UserError, match="does not hold the position in its training"):
             read_begun(tmp_path / "last.ckpt")
 
 

@@ -90,7 +90,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_always_the_same_class(tmp_path: Path) -> None:
     expected = (
-        r"^top-1 0\.500 is no better than guessing: of 10 videos its 95 % interval is 0\.237 to "
+        r"^top-1 0\.500 is no better than guessing: on 10 videos its 95 % interval is 0\.237 to "
         r"0\.763, and always naming the most frequent class gives 0\.500\. The model has not .* "
         r"`vivit doctor` .* Every video was taken for 'b'$"
     )
@@ -108,7 +108,7 @@ def test_always_the_same_class(tmp_path: Path) -> None:
         (3, [0, 1] * 25, "top-1 0.060 is no better than guessing"),
         (2, [0, 0], None),  # nothing to tell apart
         (4, [0, 1, 0, 1], None),
-        (3, [0, 1, 0], "top-1 1.000 may be no better than guessing: of 3 videos"),
+        (3, [0, 1, 0], "top-1 1.000 may be no better than guessing: on 3 videos"),
     ],
 )
 def test_a_score_that_guessing_gives_as_well_is_said(

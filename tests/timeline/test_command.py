@@ -170,7 +170,7 @@ def test_other_seconds_than_in_training_are_said(timeline, films: dict[str, Path
     _, _, err = timeline(films["film.mp4"], "--window", "1s")
     assert err == (
         "warning: a clip of the training covered 0.4 s, a window covers 1 s: motion looks faster "
-        "than there; --window 0.4s shows it as it was\n"
+        "than in training; --window 0.4s shows it as it was\n"
     )
 
 

@@ -106,7 +106,7 @@ def test_what_a_file_does_not_tell_is_asked_for() -> None:
         UserError, match=r"does not contain image_size: give it yourself, load\(.*image_size="
     ):
         load(GOLDEN / "ckpt_optax_small_model2_token_plain")
-    with pytest.raises(UserError, match="does not tell attention_order, image_size, num_frames"):
+    with pytest.raises(UserError, match="does not contain attention_order, image_size, num_frames"):
         load(GOLDEN / "ckpt_flaxoptim_small_model3_gap_asym")
     with pytest.raises(UserError, match=r"the file's clips make 1x4x4 tokens"):
         load(GOLDEN / "ckpt_optax_small_model2_token_plain", image_size=[16, 32])
@@ -115,7 +115,7 @@ def test_what_a_file_does_not_tell_is_asked_for() -> None:
 def test_model_4_is_told_from_model_1_by_the_user(write) -> None:
     _, arrays = read("small_model4_gap_temporal_sampling")
     path = write({"params": nested(parameters("small_model4_gap_temporal_sampling"))})
-    with pytest.raises(UserError, match="does not tell attention, image_size, num_frames"):
+    with pytest.raises(UserError, match="does not contain attention, image_size, num_frames"):
         load(path)
     classifier = load(
         path, attention="factorised_dot_product", image_size=[16, 24], num_frames=6,
@@ -152,7 +152,7 @@ def test_training_starts_from_a_scenic_file() -> None:
     assert rows["temporal_encoder.pos_embed"].detail == "2x1x1 -> 4x1x1"
     # 4 x 3 patches are no square, so their grid cannot be known.
     bigger = ViViT(**arguments | {"image_size": 32})
-    with pytest.raises(UserError, match="does not tell its own grid: write it into a folder"):
+    with pytest.raises(UserError, match="does not say what its own grid is. Write a folder"):
         load_weights(bigger, weights, ["a", "b"])
 
 
