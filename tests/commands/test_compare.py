@@ -67,12 +67,13 @@ def test_a_run_without_a_test(runs: Path, compare) -> None:
 def test_table(runs: Path, compare) -> None:
     lines, warnings = compare(runs / "a", runs / "b", runs / "c")
     scores = ["top1", "top5", "mean_class_accuracy", "verb_top1"]
+    note = "* score of the last validation: the run has not been tested yet"
     assert lines == [
         ["run", "optim.lr", *scores, "num_videos", "state"],
         [f"{runs}/b", "0.2", "0.7500", "1.0000", "0.2500", "0.1250", "16", "finished"],
         [f"{runs}/c", "0.3", "0.6250*", "0.7500*", "epoch", "3", "of", "30"],
         [f"{runs}/a", "0.1", "0.5000", "1.0000", "0.5000", "0.1250", "16", "finished"],
-        "* score of the last validation: the run has not been tested yet".split(),
+        note.split(),
     ]
     assert warnings == ""
 
