@@ -53,7 +53,7 @@ class Seer:
     """A classifier by the way of the square from the first frame of a clip to the last."""
 
     model = SimpleNamespace(arguments=SimpleNamespace(num_frames=4))
-    processor = Processor(crop_size=16, size=20)
+    processor = Processor(crop_size=32, size=32)  # of the frames: the way is in their pixels
     sampling = Sampling(4, clip_seconds=0.4)
     tells_sampling, video_rate = True, 25.0
     heads: dict[str, int] = {}  # noqa: RUF012

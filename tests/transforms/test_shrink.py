@@ -32,6 +32,15 @@ def test_only_large_frames_are_touched(edge, shrunk):
     assert (shrink(frame) is not frame) == shrink.shrunk == shrunk
 
 
+@pytest.mark.parametrize(("edge", "shrunk"), [(31, False), (32, False), (33, True)])
+def test_whatever_gets_smaller_is_touched_where_asked_for(edge, shrunk):
+    processor, frame = Processor(size=32, crop_size=28), noise(edge, edge, 3)
+    shrink = for_evaluation(processor, large=1)
+    seen = processor(shrink_all(shrink, [frame])[None])
+    assert shrink.shrunk == shrunk
+    assert torch.equal(seen, processor(torch.from_numpy(frame)[None, None]))
+
+
 def test_kinetics_as_it_is_used_stays():
     """256 pixels high, whatever is drawn of it."""
     processor, frame = Processor(), noise(256, 340, 3)

@@ -232,7 +232,8 @@ def _opened(classifier: "Classifier", options: Options) -> Iterator[tuple[Iterat
     from vivit_train.transforms.shrink import for_evaluation
 
     clip_frames = classifier.model.arguments.num_frames
-    shrink = for_evaluation(classifier.processor)
+    # A frame is in several windows, and goes from process to process: the smaller the better.
+    shrink = for_evaluation(classifier.processor, large=1)
     if options.is_live:
         yield _live_rows(classifier, options, clip_frames, shrink), 0
         return

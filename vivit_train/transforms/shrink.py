@@ -30,14 +30,21 @@ class Shrink:
     Args:
         processor: Resizes.
         choose: From a frame's height and width, what is to become of it.
+        large: A frame of more pixels than this many times those that are left is large.
 
     Attributes:
         shrunk: Whether it did: the clip must then not be resized again.
     """
 
-    def __init__(self, processor: Processor, choose: Callable[[int, int], Resize]) -> None:
+    def __init__(
+        self,
+        processor: Processor,
+        choose: Callable[[int, int], Resize],
+        large: float = LARGE,
+    ) -> None:
         self.processor = processor
         self.choose = choose
+        self.large = large
         self.shrunk = False
         self._chosen: dict[tuple[int, int], Resize] = {}
 
@@ -47,7 +54,7 @@ class Shrink:
         if (height, width) not in self._chosen:
             self._chosen[height, width] = self.choose(height, width)
         top, left, box_height, box_width, size = self._chosen[height, width]
-        if height * width <= LARGE * size[0] * size[1]:
+        if height * width <= self.large * size[0] * size[1]:
             return frame
         self.shrunk = True
         # A rotated frame lies backwards in memory, which torch does not take.
@@ -56,10 +63,15 @@ class Shrink:
         return images[0, 0].movedim(0, -1).numpy()
 
 
-def for_evaluation(processor: Processor) -> Shrink:
-    """What the processor does to a frame before it crops; done again, it changes nothing."""
+def for_evaluation(processor: Processor, large: float = LARGE) -> Shrink:
+    """What the processor does to a frame before it crops; done again, it changes nothing.
+
+    Args:
+        processor: Resizes.
+        large: As for `Shrink`. With 1 all frames are resized that get smaller by it.
+    """
 
     def choose(height: int, width: int) -> Resize:
         return Resize(0, 0, height, width, processor.resized_size(height, width))
 
-    return Shrink(processor, choose)
+    return Shrink(processor, choose, large)
