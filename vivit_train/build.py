@@ -17,6 +17,7 @@ from vivit_train.callbacks.broken_videos import BrokenVideos
 from vivit_train.callbacks.checkpoints import Checkpoints
 from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.callbacks.ema import Ema
+from vivit_train.callbacks.extra import extra_callbacks
 from vivit_train.callbacks.first_batch import FirstBatch
 from vivit_train.callbacks.non_finite import NonFinite
 from vivit_train.callbacks.progress import Progress
@@ -235,6 +236,7 @@ def build_trainer(
             Throughput(arguments["log_every_n_steps"]),
             Utilisation(arguments["log_every_n_steps"]),
             Ema(callbacks["ema_decay"]),
+            *extra_callbacks(callbacks["extra"], begun is not None),
             *stopping,
             checkpoints,
             StopSignals(watch or StopWatch()),

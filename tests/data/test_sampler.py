@@ -142,3 +142,15 @@ def test_a_limit_takes_rows_from_all_over_the_list() -> None:
     assert spread(heads, 4).tolist() == [4, 12, 20, 28]
     assert spread(by_class, 32).tolist() == list(range(32))
     assert len(spread(by_class, 0)) == 0
+
+
+def test_one_batch_again_and_again() -> None:
+    """Of all processes together it is the first batch of the run, as without the option."""
+    whole = TrainSampler(23, 6, 5, 0, 1, lambda: (0, 0))
+    for rank in range(2):
+        epochs = [
+            list(TrainSampler(23, 3, 5, rank, 2, lambda at=at: at, one_batch=True))
+            for at in ((0, 0), (1, 0), (7, 0))
+        ]
+        assert epochs[0] == list(whole)[rank * 3 : rank * 3 + 3]
+        assert epochs[1:] == [epochs[0]] * 2

@@ -18,7 +18,7 @@ from vivit_train.runs.loggers import MetricsCsv, build_loggers, why_wandb_is_off
 from vivit_train.runs.metrics_csv import read_metrics
 
 WANDB = {"project": "vivit-train", "entity": None, "tags": ["a"]}
-OFF = {"wandb": None, "tensorboard": None}
+OFF: dict[str, Any] = {"wandb": None, "tensorboard": None, "extra": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +195,23 @@ class TestWandb:
             "has all that is logged\n"
         )
 
+    def test_a_run_goes_on_in_the_run_that_the_server_has(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Unasked(loggers.Wandb):
+            experiment = None  # which would ask the server
+
+        monkeypatch.setattr(loggers, "Wandb", Unasked)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        assert self.build(tmp_path).version is None
+        for name in ("run-20260131_120000-first", "run-20260201_120000-my-own", "offline-run-3-x"):
+            (tmp_path / "wandb" / name).mkdir(parents=True)
+        assert self.build(tmp_path).version == "my-own"
+        chosen = OFF | {"wandb": WANDB | {"id": "chosen"}}
+        assert build_loggers(chosen, tmp_path, "x")[1].version == "chosen"
+        monkeypatch.setenv("WANDB_MODE", "offline")  # whose runs `wandb sync` would overwrite
+        assert self.build(tmp_path).version is None
+
     def test_the_users_own_mode_is_left_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -234,3 +251,27 @@ class TestTensorBoard:
         expected = rf"logger\.tensorboard=.*{next(iter(settings))}.*: TensorBoard refuses it, "
         with pytest.raises(UserError, match=expected):
             build_loggers(OFF | {"tensorboard": settings}, tmp_path, "x")
+
+
+class TestOthers:
+    def test_several_at_once(self, tmp_path: Path) -> None:
+        target = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path)}
+        extra = {"a": target | {"name": "a"}, "off": None, "b": target | {"name": "b"}}
+        settings = OFF | {"tensorboard": {"flush_secs": 1}, "extra": extra}
+        names = [logger.name for logger in build_loggers(settings, tmp_path, "x")]
+        assert names == ["csv", "tensorboard", "a", "b"]
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"_target_": "os.system"}, r"extra\.mine\._target_=os\.system is not the class"),
+            ({"_target_": "nowhere.Logger"}, r"_target_=nowhere\.Logger cannot be imported: No"),
+            (
+                {"_target_": "lightning.pytorch.loggers.CSVLogger", "folder": "x"},
+                r"logger\.extra\.mine: light\S+ cannot be built with \{folder: x\}: .*'folder'",
+            ),
+        ],
+    )
+    def test_mistakes(self, settings: dict, message: str, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=message):
+            build_loggers(OFF | {"extra": {"mine": settings}}, tmp_path, "x")

@@ -233,6 +233,26 @@ class TestOverrides:
         assert "optim.lr" not in message
         assert (run / "config.yaml").read_bytes() == before
 
+    def test_a_class_is_imported_only_when_the_command_names_it(
+        self, run: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The attack: a run's folder, maybe a stranger's, has code and names it."""
+        (tmp_path / "my_attack.py").write_text("raise SystemExit('the code of a stranger has run')")
+        monkeypatch.syspath_prepend(tmp_path)
+        for group, key in (("callbacks", "callbacks.extra.x"), ("logger", "logger.extra.x")):
+            config = to_plain(compose_config([f"run_dir={run}", "optim=sgd"]))
+            config[group]["extra"] = {"x": {"_target_": "my_attack.Part", "depth": {"a": [1]}}}
+            OmegaConf.save(config, run / "config.yaml")
+            told = rf"has {key}\._target_=my_attack\.Part, a class .* name it yourself.* {key}=null"
+            for named in ([], [f"{key}.depth.a=[2]"], ["callbacks.extra.y._target_=my.Own"]):
+                with pytest.raises(UserError, match=told.replace(".extra", r"\.extra")):
+                    resumed([*words, *named])
+            target = f"{key}._target_=my_attack.Part"
+            for named in ([target], [f"{key}={{_target_: my_attack.Part}}"]):
+                assert resumed([*words, *named])[group].extra.x.depth == {"a": [1]}
+            assert resumed([*words, f"{key}=null"])[group].extra == {"x": None}
+            assert target in resume_command(run / "checkpoints" / "last.ckpt")
+
     def test_last_needs_the_runs_folder(self) -> None:
         with pytest.raises(UserError, match="ckpt_path=last means the newest checkpoint in"):
             resumed(["ckpt_path=last"])

@@ -130,6 +130,11 @@ RULES = (
     ),
     Rule("callbacks.monitor", USED, "the next validation replaces best.ckpt"),
     Rule("callbacks.top_k", USED, "from the next validation that is among the best"),
+    Rule(
+        "callbacks.extra",
+        USED,
+        "a callback has the state that it put into the checkpoint, if any; another begins anew",
+    ),
     Rule("callbacks.ema_decay", REFUSED, "the checkpoint holds averages made with it, or none"),
     Rule(
         "trainer.log_every_n_steps trainer.profiler trainer.detect_anomaly "
@@ -138,7 +143,7 @@ RULES = (
         FREE,
     ),
     Rule(
-        "seed data.class_sampling",
+        "seed data.class_sampling data.one_batch",
         REFUSED,
         "the order of the videos and all random draws follow from it",
     ),
@@ -150,6 +155,7 @@ RULES = (
     Rule("ckpt_path run_dir", FREE, "the checkpoint to resume from, and the folder to write to"),
 )
 # Keys that the shipped configuration does not have.
+OF_ONES_OWN = Rule("callbacks.extra.*", USED)
 OF_ANOTHER_DATA_SET = Rule("data.*", USED, "the splits must hold the same videos as before")
 OF_ANOTHER_VERSION = Rule("*", REFUSED, "it is unknown what it changes in a run that has begun")
 
@@ -158,7 +164,7 @@ def rule_of(key: str) -> Rule:
     """The rule for a key; the more specific one where a pattern and a name match."""
     matching = [
         (pattern == key, rule)
-        for rule in (*RULES, OF_ANOTHER_DATA_SET, OF_ANOTHER_VERSION)
+        for rule in (*RULES, OF_ONES_OWN, OF_ANOTHER_DATA_SET, OF_ANOTHER_VERSION)
         for pattern in rule.keys.split()
         if fnmatchcase(key, pattern)
     ]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.folders import CONFIG_DIR, options_of, own_config_dir
-from vivit_train.config.keys import KEYS, in_words, misfits, refusal
+from vivit_train.config.keys import KEYS, in_words, is_extra, misfits, refusal
 from vivit_train.config.plain import resolve
 from vivit_train.config.saved import check_target, is_foreign
 from vivit_train.config.words import parse_overrides, values_of
@@ -108,7 +108,8 @@ def complete_config(saved: DictConfig) -> DictConfig:
     Returns:
         The completed copy.
     """
-    loggers = [name for name, settings in saved.get("logger", {}).items() if settings]
+    logger = saved.get("logger", {})
+    loggers = [name for name in ("wandb", "tensorboard") if logger.get(name)]
     # The demo, chosen by default, sets parts of other groups; data=video sets none.
     choices = ["data=video", f"optim={saved.optim.name}", f"logger={(loggers or ['csv'])[0]}"]
     config = compose_options(choices)
@@ -120,7 +121,7 @@ def complete_config(saved: DictConfig) -> DictConfig:
     gone = []
     for key in _keys(saved):
         value = OmegaConf.select(saved, key)
-        if _has(config, key) or key.startswith(open_groups):
+        if _has(config, key) or is_extra(key) or key.startswith(open_groups):
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         else:
             gone.append(f"{key}={value}")
@@ -254,7 +255,7 @@ def _check_option(group: Override) -> None:
         )
     for value in values_of(group) if options else ():  # others are of a plugin of Hydra's
         for name in value if isinstance(value, list) else [value]:
-            if name is None and group.key_or_group == "experiment":
+            if name is None and group.key_or_group in ("experiment", "debug"):
                 continue
             if name not in options:
                 near = difflib.get_close_matches(str(name), options, n=3)
@@ -283,7 +284,7 @@ def _check_files(config: DictConfig) -> None:
 
 def _check_key(config: DictConfig, key: str) -> None:
     """Refuses a key that does not exist, naming the nearest that do."""
-    if not _has(config, key):
+    if not is_extra(key) and not _has(config, key):
         hint = _nearest(key, list(_keys(config)))
         raise UserError(f"there is no key {key!r} in the configuration{hint}")
 
@@ -303,7 +304,7 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
             _set(config, f"{key}.{name}", part)
         return
     try:
-        OmegaConf.update(config, key, value, force_add=False)
+        OmegaConf.update(config, key, value, force_add=is_extra(key))
     except OmegaConfBaseException as error:
         raise UserError(f"{key}={in_words(value)}: {in_one_line(error)}") from None
 

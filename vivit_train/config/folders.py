@@ -1,6 +1,7 @@
 """Where the configurations lie: ours beside train.py, and those of the user's --config-dir."""
 
 import os
+import sys
 from pathlib import Path
 
 from vivit_train.errors import UserError
@@ -29,12 +30,15 @@ def program() -> str:
 def use_config_dir(folder: str | None) -> None:
     """Lets this process find options in a folder of the user's, too, as ``--config-dir`` asks.
 
+    Classes that lie beside them are found as well: the folder comes last on Python's path.
+
     Args:
         folder: One with groups, such as ``experiment/mine.yaml``; ``None`` for ours alone.
 
     Raises:
         UserError: If the folder has no option of any group, or one that we have under that name.
     """
+    sys.path[:] = [path for path in sys.path if path not in map(str, _own)]
     _own.clear()
     if folder is None:
         return
@@ -52,6 +56,7 @@ def use_config_dir(folder: str | None) -> None:
                 f"{own / path} another name"
             )
     _own.append(own)
+    sys.path.append(str(own))
 
 
 def own_config_dir() -> Path | None:

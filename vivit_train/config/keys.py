@@ -17,6 +17,7 @@ from vivit_train.config.kinds import (
     null,
     number,
     off,
+    parts,
     path,
     pixels,
     share,
@@ -105,6 +106,7 @@ KEYS: Mapping[str, Kind] = {
     "data.decoder": choice("auto", "pyav", "decord", "torchcodec"),
     "data.picture_rate": number(above=0, most=1000) | null,
     "data.class_sampling": share,
+    "data.one_batch": switch,
     "data.max_bad_fraction": share,
     "data.decode_timeout": number(above=0, most=1_000_000) | null,
     "data.verdicts": path | null,
@@ -208,12 +210,17 @@ KEYS: Mapping[str, Kind] = {
     "callbacks.non_finite": choice("stop", "skip"),
     "callbacks.refresh_rate": whole(0),
     "callbacks.ema_decay": number(least=0, below=1) | null | auto,
+    "callbacks.extra": parts("{lr: {_target_: lightning.pytorch.callbacks.LearningRateMonitor}}"),
     "logger.wandb": off("logger=wandb"),
     "logger.wandb.project": text | null,
     "logger.wandb.entity": text | null,
+    "logger.wandb.group": text | null,
     "logger.wandb.tags": list_of(text),
+    "logger.wandb.notes": text | null,
+    "logger.wandb.id": text | null,
     "logger.tensorboard": off("logger=tensorboard"),
     "logger.tensorboard.flush_secs": whole(1, 1_000_000),
+    "logger.extra": parts("{csv: {_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs}}"),
     # Sweeps.
     "hydra.sweep.dir": path,
     "hydra.launcher.name": choice("local", "slurm"),
@@ -234,7 +241,15 @@ KEYS: Mapping[str, Kind] = {
     ),
 }  # fmt: skip
 
+# Keys below these are the user's own, and need not be in the configuration to be set.
+EXTRA = ("callbacks.extra", "logger.extra")
+
 _GROUPS = {key[:place] for key in KEYS for place, sign in enumerate(key) if sign == "."}
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key is one of `EXTRA`, or below it."""
+    return key in EXTRA or key.startswith(tuple(f"{name}." for name in EXTRA))
 
 
 def refusal(key: str, value: Any) -> str | None:

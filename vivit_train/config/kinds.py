@@ -129,6 +129,22 @@ def mapping_of(kind: Kind, example: str) -> Kind:
     )
 
 
+def parts(example: str) -> Kind:
+    """Objects of the user's own by name, each with its class and arguments; or null, for none."""
+    return Kind(
+        f"a mapping of names to settings that have a _target_, such as {example}",
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(isinstance(name, str) for name in value)
+            and all(
+                part is None or (isinstance(part, Mapping) and _is_text(part.get("_target_")))
+                for part in value.values()
+            )
+        ),
+        is_nested=True,
+    )
+
+
 def off(option: str) -> Kind:
     """Null, where an option of the group puts a mapping."""
     return Kind(f"null; {option} turns it on", null.fits)

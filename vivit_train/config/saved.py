@@ -4,6 +4,7 @@ It holds plain, resolved values. Nothing in it is evaluated, and no code is impo
 """
 
 import io
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vivit_train.config.keys import KEYS
+from vivit_train.config.keys import EXTRA, KEYS
 from vivit_train.errors import UserError, in_one_line
 from vivit_train.io.foreign import check_regular
 
@@ -142,3 +143,35 @@ def check_target(config: DictConfig, names_data: bool) -> None:
             "be imported and run. Its files may be a stranger's: if you trust the class, name it "
             f"yourself, data._target_={target}"
         )
+
+
+def extra_targets(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """The classes of callbacks and loggers of one's own: key and name of each.
+
+    Args:
+        config: Saved by a run.
+    """
+    for extra in EXTRA:
+        parts = OmegaConf.select(config, extra)
+        for name, part in parts.items() if isinstance(parts, DictConfig) else ():
+            if isinstance(part, DictConfig):
+                yield f"{extra}.{name}._target_", str(part.get("_target_"))
+
+
+def check_extra(config: DictConfig, named: Collection[str]) -> None:
+    """Refuses to import a callback or logger that only a saved configuration names.
+
+    Args:
+        config: Saved by a run, with this call's overrides.
+        named: The keys that the overrides set, and the groups of which they choose an option.
+
+    Raises:
+        UserError: With the override to add if the user trusts the class.
+    """
+    for key, target in extra_targets(config):
+        if not {key, key.partition(".")[0]} & set(named):
+            raise UserError(
+                f"this run has {key}={target}, a class which would be imported and run. Its files "
+                f"may be a stranger's: if you trust the class, name it yourself, {key}={target}; "
+                f"to go on without it, {key.removesuffix('._target_')}=null"
+            )

@@ -39,7 +39,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
 
     Args:
         root: Folder of the data set.
-        name: The data set's name, for messages and results.
+        name: The data set's name, for messages and results; ``None``: the class's.
         clip_frames: Frames per clip.
         frame_stride: See `Sampling`, which these four and ``frame_order`` and ``decoder`` make.
         frame_rate: See there.
@@ -59,14 +59,17 @@ class VideoDataModule(VideoSplits, LightningDataModule):
             ``None``: unknown. Segments, and clips by time, need it.
         class_sampling: Between 0, each training video once per epoch, and 1, each class equally
             often: see `draws_per_epoch`.
+        one_batch: Whether each epoch is one and the same batch, as a check that a model can
+            overfit it.
         max_bad_fraction: Training stops when more than this fraction of an epoch is broken.
         decode_timeout: Seconds that decoding may take from one frame to the next before the video
             is tried again, and at last counts as broken; ``None``: no limit, and decoding within
             the worker itself.
         verdicts: The results of `vivit check`: a file, ``auto`` (the one in the root, if there
             is one) or ``None``.
-        processor: The image processor; evaluation uses it as it is.
-        augment: Training transforms, built on the same processor.
+        processor: The image processor; evaluation uses it as it is. ``None``: Scenic's, with
+            its crop of 224 pixels.
+        augment: Training transforms, built on the same processor; ``None``: Scenic's.
         seed: The run's seed.
         class_names: The order of classes to use; ``None``: the data set's own. Classes of the
             data set are found in it by name.
@@ -88,15 +91,15 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         self,
         *,
         root: str | None,
-        name: str,
-        clip_frames: int,
+        name: str | None = None,
+        clip_frames: int = 32,
         frame_stride: int | None = None,
         frame_rate: float | None = None,
         clip_seconds: float | None = None,
         sampling: str | None = "window",
-        batch_size: int,
-        processor: Processor,
-        augment: Augment,
+        batch_size: int = 8,
+        processor: Processor | None = None,
+        augment: Augment | None = None,
         seed: int = 0,
         num_workers: int | None = None,
         eval_views: Sequence[int] = (4, 3),
@@ -108,6 +111,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         decoder: str = "auto",
         picture_rate: float | None = None,
         class_sampling: float = 0.0,
+        one_batch: bool = False,
         max_bad_fraction: float = 0.1,
         decode_timeout: float | None = DECODE_SECONDS,
         verdicts: str | None = "auto",
@@ -117,7 +121,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         VideoSplits.__init__(
             self,
             root=root,
-            name=name,
+            name=name or type(self).__name__.lower(),
             splits={"train": train_split, "val": val_split, "test": test_split},
             verdicts=verdicts,
             decoder=decoder,
@@ -145,10 +149,11 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         self.sampling = Sampling(clip_frames, *spacing, how, frame_order, decoder)
         self.sampling_reason = ""
         self.class_sampling = class_sampling
+        self.one_batch = one_batch
         self.max_bad_fraction = max_bad_fraction
         self.decode_timeout = decode_timeout
-        self.processor = processor
-        self.augment = augment
+        self.processor = processor or Processor()
+        self.augment = augment or Augment(self.processor)
         self.seed = seed
         self.given_up: dict[str, tuple[int, str]] = {}
         self._side_stream = SideStream()
@@ -180,6 +185,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
             accumulate,
             self._given_up_before,
             partial(rows_of_epoch, records.labels, self.class_sampling, self.seed),
+            self.one_batch,
         )
         # Several clips of one video are several resizes of the same frames: done on the device.
         augment = self.augment if self.augment.repeats == 1 else None

@@ -41,6 +41,7 @@ class TrainSampler(Sampler[Key]):
             batches as there are.
         given_up: Gives the rows that were given up before an epoch.
         rows: Gives the rows that an epoch takes, as many as there are; ``None``: each once.
+        one_batch: Whether each epoch is the first batch of the first, clip by clip.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class TrainSampler(Sampler[Key]):
         accumulate: int = 1,
         given_up: Callable[[int], Collection[int]] = lambda epoch: (),
         rows: Callable[[int], np.ndarray] | None = None,
+        one_batch: bool = False,
     ) -> None:
-        batches = num_samples // (batch_size * world_size)
+        batches = 1 if one_batch else num_samples // (batch_size * world_size)
         self.num_batches = batches // accumulate * accumulate or batches
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -65,12 +67,14 @@ class TrainSampler(Sampler[Key]):
         self.position = position
         self.given_up = given_up
         self.rows = rows
+        self.one_batch = one_batch
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.position()
+        epoch = 0 if self.one_batch else epoch
         order = epoch_order(self.num_samples, self.seed, epoch)
         order = order if self.rows is None else self.rows(epoch)[order]
         rest = order[done : len(self) * self.world_size]

@@ -1,9 +1,7 @@
 """The class of a data set by its name, ``data._target_``."""
 
-import importlib
-
+from vivit_train.config.target import named_class
 from vivit_train.data.datamodule import VideoDataModule
-from vivit_train.errors import UserError
 
 
 def data_class(target: str) -> type[VideoDataModule]:
@@ -16,14 +14,4 @@ def data_class(target: str) -> type[VideoDataModule]:
     Raises:
         UserError: If there is no such class, or it is not one of a data set.
     """
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UserError(f"data._target_={target} cannot be imported: {error}") from None
-    if not isinstance(found, type) or not issubclass(found, VideoDataModule):
-        raise UserError(
-            f"data._target_={target} is not the class of a data set: expected a subclass of "
-            "vivit_train.data.datamodule.VideoDataModule"
-        )
-    return found
+    return named_class("data._target_", target, VideoDataModule, "a data set")

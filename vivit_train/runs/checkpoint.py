@@ -3,7 +3,8 @@
 import os
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from torch import Tensor
 from vivit_train.errors import NO_ROOM, DiskFull, UserError
 from vivit_train.io.files import temporary_name, written_whole
 from vivit_train.io.layout import LAST, PREVIOUS
+
+# What `torch.load(..., weights_only=True)` reads, with which a run resumes.
+PLAIN = (type(None), bool, int, float, str, bytes, torch.Size, torch.dtype, torch.device)
+HOLDS = (dict, OrderedDict, list, tuple, set)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,7 +36,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             DiskFull: If there is no room; what was there before is left as it was.
+            UserError: If a callback's state is not plain: no run could resume from it.
         """
+        for callback, state in checkpoint.get("callbacks", {}).items():
+            if kind := foreign_type(state):
+                raise UserError(
+                    f"the callback {callback} puts a {kind} into the checkpoint, and what is saved "
+                    "must be plain to be read again: have its state_dict give numbers, text, "
+                    "tensors, and lists and dicts of these"
+                )
         try:
             with written_whole(Path(path), replace_checkpoint) as file:
                 torch.save(checkpoint, file)
@@ -77,6 +90,16 @@ def link_or_copy(source: Path, target: Path) -> None:
     else:
         replace_checkpoint(temporary, target)
         temporary.unlink(missing_ok=True)  # if the target was a name of the same file
+
+
+def foreign_type(state: Any) -> str | None:
+    """The type of something in a state that would be refused when the state is read again."""
+    if isinstance(state, Tensor) or type(state) in PLAIN:
+        return None
+    if type(state) not in HOLDS:
+        return f"{type(state).__module__}.{type(state).__qualname__}"
+    parts = [*state, *state.values()] if isinstance(state, Mapping) else state
+    return next(filter(None, map(foreign_type, parts)), None)
 
 
 def _bytes_of(content: Any) -> int:

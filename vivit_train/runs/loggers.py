@@ -1,4 +1,4 @@
-"""Loggers: metrics.csv always, Weights & Biases and TensorBoard on request."""
+"""Loggers: metrics.csv always; Weights & Biases, TensorBoard and any others on request."""
 
 import netrc
 import os
@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vivit_train.config.keys import in_words
+from vivit_train.config.target import build_named
 from vivit_train.errors import UserError
 from vivit_train.io.layout import METRICS_FILE
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
@@ -27,12 +28,13 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
     """The csv logger and those that the configuration asks for.
 
     Args:
-        logger: ``wandb`` and ``tensorboard``: settings, or ``None`` for off.
+        logger: ``wandb`` and ``tensorboard``: settings, or ``None`` for off; ``extra``: others by
+            a name of the user's, each with its ``_target_`` and arguments.
         run_dir: The run's folder, into which all of them write.
         name: The run's name.
 
     Raises:
-        UserError: If TensorBoard is asked for and not installed, or refuses its settings.
+        UserError: If TensorBoard is asked for and not installed, or a logger refuses its settings.
     """
     loggers: list[Logger] = [MetricsCsv(run_dir / METRICS_FILE)]
     if logger["wandb"] is not None:
@@ -50,6 +52,9 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
             raise UserError(
                 "logger=tensorboard needs TensorBoard: pip install 'vivit-train[tensorboard]'"
             ) from None
+    for key, settings in logger["extra"].items():
+        if settings is not None:
+            loggers.append(build_named(f"logger.extra.{key}", settings, Logger, "a logger"))
     return loggers
 
 
@@ -137,12 +142,15 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
     os.environ.setdefault("WANDB__SERVICE_WAIT", str(WANDB_SERVICE_SECONDS))
 
     def build(mode: str) -> Wandb:
+        given = dict(settings)
+        if given.get("id") is None and mode == "online":
+            given["id"] = begun_in(run_dir)
         logger = Wandb(
             name=f"{name}/{run_dir.name}",
             save_dir=run_dir,
             settings=wandb.Settings(silent=True, **limits),
             mode=mode,  # Lightning's own switch has no effect after a first attempt
-            **settings,
+            **given,
         )
         # Lightning passes it even if unset, and wandb then warns that it means nothing.
         logger._wandb_init.pop("anonymous", None)
@@ -160,6 +168,19 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
     if reason and is_rank_zero():
         say(f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it")
     return logger
+
+
+def begun_in(run_dir: Path) -> str | None:
+    """The id under which the server of Weights & Biases knows a run, to continue it.
+
+    Args:
+        run_dir: The run's folder, in which each start has left ``wandb/run-<time>-<id>``.
+
+    Returns:
+        ``None`` where the server knows none.
+    """
+    folders = sorted((run_dir / "wandb").glob("run-*-*"))
+    return folders[-1].name.split("-", 2)[2] if folders else None
 
 
 def _first_line(error: Exception) -> str:

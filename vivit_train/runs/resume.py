@@ -17,9 +17,9 @@ from vivit_train.config import (
     to_plain,
     word_of,
 )
-from vivit_train.config.changes import check_changes, differences
+from vivit_train.config.changes import check_changes, differences, values
 from vivit_train.config.folders import program
-from vivit_train.config.saved import is_foreign
+from vivit_train.config.saved import check_extra, extra_targets, is_foreign
 from vivit_train.config.words import Call
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
@@ -34,8 +34,11 @@ def resume_command(checkpoint: Path) -> str:
     words = [word_of("ckpt_path", str(checkpoint))]
     saved = run_of(checkpoint) / CONFIG_FILE
     # Only the user's own command may name a class outside of the package.
-    if saved.is_file() and is_foreign(target := read_saved(saved).data._target_):
-        words.append(f"data._target_={target}")
+    if saved.is_file():
+        config = read_saved(saved)
+        if is_foreign(config.data._target_):
+            words.append(f"data._target_={config.data._target_}")
+        words += [f"{key}={target}" for key, target in extra_targets(config)]
     named = (word.partition("=") for word in words)
     return " ".join([program(), *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
 
@@ -159,6 +162,7 @@ def resumed(words: Sequence[str]) -> DictConfig:
     base.allow_other_videos = False  # is said anew each time
     base = complete_config(base)
     config = override_config(base, overrides)
+    check_extra(config, dict(values({key: o.value() for key, o in given.items()})))
     changes = differences(to_plain(base), to_plain(config))
     check_changes(changes, f"the run {saved.parent}")
     if changes and is_rank_zero():

@@ -14,6 +14,8 @@ from vivit_train.io.layout import CONFIG_FILE, RESULTS_FILE
 from vivit_train.io.terminal import json_text
 from vivit_train.version import version_and_commit
 
+OF_ONE_CALL = ("ckpt_path", "allow_other_videos")
+
 
 @rank_zero_only
 def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -25,6 +27,8 @@ def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 class ConfigFile(Callback):
     """Writes config.yaml when training begins: it never holds what was refused before that.
 
+    The loggers get the same values, but for those that are about one call alone.
+
     Args:
         run_dir: The run's folder.
         config: The resolved configuration.
@@ -35,18 +39,26 @@ class ConfigFile(Callback):
         self.config = config
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the configuration, with the values that a resumed run has adapted."""
+        """Writes and logs the configuration, with the values that a resumed run has adapted."""
+        config = self.used(trainer)
+        write_config(self.run_dir, config)
+        of_the_run = {k: v for k, v in config.items() if k not in OF_ONE_CALL}
+        for logger in trainer.loggers:
+            logger.log_hyperparams(of_the_run)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it where there was nothing left to train."""
+        write_config(self.run_dir, self.used(trainer))
+
+    def used(self, trainer: Trainer) -> dict[str, Any]:
+        """The configuration as it is used."""
         given = self.config["trainer"]
         used = {
             name: getattr(trainer, name)
             for name in ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
             if isinstance(given[name], int)
         }
-        write_config(self.run_dir, {**self.config, "trainer": {**given, **used}})
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes it where there was nothing left to train."""
-        self.on_train_start(trainer, pl_module)
+        return {**self.config, "trainer": {**given, **used}}
 
 
 @rank_zero_only

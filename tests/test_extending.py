@@ -1,0 +1,132 @@
+"""The pages docs/extending.md and docs/python.md do what they say, with small sizes."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.faults import same_run
+from train import train
+from vivit_train import Folder
+from vivit_train.config import command_line, compose_config, use_config_dir
+from vivit_train.errors import UserError
+from vivit_train.runs.resume import resumed
+
+
+def code_of(page: str, language: str) -> list[str]:
+    text = (REPOSITORY / f"docs/{page}.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the page, with each of its files."""
+    folder = tmp_path_factory.mktemp("mine")
+    for code in code_of("extending", "(?:python|yaml)"):
+        path = folder / code.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+        assert len(code.splitlines()) < 30
+    use_config_dir(str(folder))
+    yield folder
+    use_config_dir(None)
+
+
+@pytest.fixture(scope="module")
+def cameras(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of the demo as those of two cameras, and of one that is not asked for."""
+    root = tmp_path_factory.mktemp("cameras")
+    for clip in sorted(demo_root.glob("*/*/*.mp4")):
+        split, name, number = clip.relative_to(demo_root).with_suffix("").parts
+        for camera in ("north", "east"):
+            place = root / split / f"{camera}_{name.replace('_', '-')}_{number}.mp4"
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(clip)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(
+    mine: Path, cameras: Path, small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run by the page's command."""
+    lines = [line for code in code_of("extending", "") for line in code.splitlines()]
+    line = next(line for line in lines if "--config-dir" in line)
+    call = command_line(shlex.split(line)[2:])
+    sizes = [word for word in small if "_per_class" not in word and "data.root" not in word]
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    words = [word for word in call.words if "data.root" not in word]
+    where = [f"data.root={cameras}", f"run_dir={run_dir}", "callbacks.every_n_train_steps=5"]
+    own = ["logger.extra.csv._target_=lightning.pytorch.loggers.CSVLogger"]
+    own += [f"logger.extra.csv.save_dir={run_dir}", "logger.extra.csv.name=mine"]
+    return train(compose_config([*words, *sizes, *where, *own]))
+
+
+def test_parts_of_ones_own(run: Path) -> None:
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    config = last["hyper_parameters"]["config"]
+    assert (config["model"]["name"], config["data"]["cameras"]) == ("wide", ["north", "south"])
+    assert config["callbacks"]["extra"]["spikes"]["factor"] == 3
+    assert last["callbacks"]["Spikes"]["mean"] > 0
+    assert "train/spikes" in (run / "metrics.csv").read_text().splitlines()[0]
+    assert last["global_step"] == 16  # of one camera
+    assert "train/loss" in (run / "mine/version_0/metrics.csv").read_text().splitlines()[0]
+    assert "mlp_size: 32" in (run / "mine/version_0/hparams.yaml").read_text()
+
+
+def test_resuming_is_exact_with_a_callback_of_ones_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    words = [f"ckpt_path={copy}/checkpoints/previous.ckpt", "logger.extra.csv=null"]
+    words.append("data._target_=cameras.Cameras")
+    with pytest.raises(UserError, match=r"callbacks\.extra\.spikes\._target_=spikes\.Spikes, a cl"):
+        resumed(words)
+    config = resumed([*words, "callbacks.extra.spikes._target_=spikes.Spikes"])
+    assert 0 < torch.load(config.ckpt_path, weights_only=True)["global_step"] < 16
+    train(config)
+    same_run(copy, run)
+    states = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (copy, run)]
+    assert states[0]["callbacks"]["Spikes"] == states[1]["callbacks"]["Spikes"]
+    assert "keeps no state" not in capsys.readouterr().out
+
+
+TINY = (
+    "image_size=16, num_frames=4, tubelet_size=(2, 8, 8), hidden_size=16, num_layers=1, "
+    "num_heads=2, mlp_size=32"
+)
+
+
+def test_a_plain_trainer(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, sizes = code_of("python", "python")
+    assert len([line for line in code.splitlines() if line]) < 30
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(sizes.replace("/data/mine", str(demo_root)), names)
+    assert names["data"].augment.repeats == 2
+    processor = names["Processor"](crop_size=16)
+    names = {"processor": processor}
+    settings = f'root="{demo_root}", clip_frames=4, num_workers=0, processor=processor'
+    for old, new in (
+        ('root="/data/mine"', settings),
+        ("num_classes=num_classes", f"num_classes=num_classes, {TINY}"),
+        ("max_epochs=10", "max_epochs=1, accelerator='cpu', enable_progress_bar=False"),
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, names)
+    assert names["trainer"].global_step == 4  # 32 clips / 8
+    assert 0 <= names["trainer"].callback_metrics["val/top1"] <= 1
+
+
+def test_a_folder_has_usable_defaults(demo_root: Path) -> None:
+    data = Folder(root=str(demo_root))
+    data.setup()
+    assert (data.name, data.sampling.clip_frames, data.sampling.frame_stride) == ("folder", 32, 2)
+    assert data.processor.crop_size == (224, 224)
+    assert (data.batch_size, len(data.class_names)) == (8, 8)
