@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vivit_train.config import (
+    check_lora,
     check_schedule,
     command_line,
     compose_config,
@@ -48,6 +49,7 @@ def train(config: DictConfig) -> Path:
     """Compose -> build -> fit -> test. Returns the run's folder."""
     plain = to_plain(config)
     check_schedule(plain)
+    check_lora(plain)
     # Heavy imports wait until here: a mistake is answered before torch is loaded.
     with said_if_long("importing torch and Lightning, which takes longest the first time"):
         import lightning

@@ -297,6 +297,45 @@ class TestPreparing:
         said = capsys.readouterr().out
         assert said == f"training {17 * 8} of {total:,} parameters, the rest is frozen\n"
 
+    def test_lora(
+        self, config: dict, finished_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """At its start the model is the pretrained one, to the bit."""
+        pretrained = {"pretrained": str(finished_run / "checkpoints" / "best.ckpt")}
+        plain = self.built(config, model=pretrained).eval()
+        capsys.readouterr()
+        module = self.built(config, model=pretrained, optim={"lora_rank": 2}).eval()
+        clips = torch.randn(2, 3, 4, 16, 16)
+        assert torch.equal(module.model(clips), plain.model(clips))
+        # In each of two blocks: D -> 3D, D -> D, D -> M, M -> D, for D = 16 and M = 32.
+        trained = 2 * 2 * (16 + 48 + 16 + 16 + 16 + 32 + 32 + 16) + 17 * 8
+        total = sum(p.numel() for p in plain.parameters()) + trained - 17 * 8
+        said = capsys.readouterr().out
+        assert said.endswith(f"training {trained} of {total:,} parameters, the rest is frozen\n")
+        assert not module.train().model.embed.training
+
+    def test_lora_needs_weights_and_nothing_else_frozen(
+        self, config: dict, finished_run: Path
+    ) -> None:
+        with pytest.raises(UserError, match=r"optim\.lora_rank=2 .*without model\.pretrained"):
+            self.built(config, optim={"lora_rank": 2})
+        pretrained = {"pretrained": str(finished_run / "checkpoints" / "best.ckpt")}
+        both = {"lora_rank": 2, "freeze": "embed.*"}
+        with pytest.raises(UserError, match=r"optim\.freeze=embed\.\* says otherwise: leave one"):
+            self.built(config, model=pretrained, optim=both)
+
+    def test_lora_beside_what_the_weights_lack(self, config: dict) -> None:
+        file = GOLDEN / "ckpt_bigvision_prelinen_vit.npz"
+        told = read_weights(file).model
+        names = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_size")
+        model = {name: told[name] for name in names} | {
+            "tubelet_size": [2, *told["tubelet_size"][1:]],
+            "attention": "factorised_encoder",
+            "pretrained": str(file),
+        }
+        with pytest.raises(UserError, match=r"has no .* and \d+ other tensors .* random values"):
+            self.built(config, model=model, optim={"lora_rank": 2})
+
     def test_activation_checkpointing(self, config: dict) -> None:
         model = {"attention": "factorised_encoder"}
         for value in (False, True):

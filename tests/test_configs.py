@@ -25,7 +25,7 @@ from vivit_train.errors import UserError
 from vivit_train.model.arguments import NOT_ARGUMENTS, arguments_in
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import FromImage
-from vivit_train.optim import build_optimizer
+from vivit_train.optim import build_optimizer, freeze
 from vivit_train.runs.loggers import build_loggers
 from vivit_train.transforms.augment import Augment
 from vivit_train.transforms.processor import Processor
@@ -161,7 +161,7 @@ RELEASED = {
     "vivit_l_fe_ssv2_scenic": "something_something_v2/vivit_large_factorised_encoder",
     "vivit_l_fe_ek100": "epic_kitchens/vivit_large_factorised_encoder",
 }
-RECIPES = [o for o in options("experiment") if not o.startswith("demo") and o != "finetune"]
+RECIPES = [o for o in options("experiment") if not o.startswith(("demo", "finetune"))]
 # model, data set, "scenic" or nothing
 PARTS = {option: re.fullmatch(r"(vivit_\w+?)_([a-z]+\d+|mit)_?(\w*)", option) for option in RECIPES}
 
@@ -261,8 +261,8 @@ def test_experiments_say_what_they_are(option: str) -> None:
     if option.startswith("demo"):
         assert re.search(r"Measured top-1: (0\.9\d|1\.00) ", head)
         return
-    if option == "finetune":
-        assert "python train.py experiment=finetune data=folder" in head
+    if option.startswith("finetune"):
+        assert f"python train.py experiment={option} data=folder" in head
         assert "Hardware: one GPU." in head
         return
     assert "Not measured here." in head
@@ -288,6 +288,16 @@ def test_the_papers_recipes_start_from_weights(option: str) -> None:
         assert plain["model"]["pretrained"] is None
     assert experiment(option)["model"]["pretrained"]
     assert plain["optim"]["lr_batch_size"] == 64
+
+
+def test_fine_tuning_of_the_temporal_encoder_leaves_the_spatial_one_alone() -> None:
+    plain = experiment("finetune_temporal")
+    with torch.device("meta"):
+        model = ViViT(num_classes=5, **vivit_arguments(plain))
+    frozen = freeze(model, plain["optim"]["freeze"])
+    assert {model.embed, model.encoder} <= set(frozen)
+    trained = {n.partition(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"temporal_encoder", "head"}
 
 
 def test_the_demo_has_an_experiment_for_each_model() -> None:

@@ -22,11 +22,13 @@ from omegaconf import DictConfig
 
 from tests.faults import identical, rows, state
 from train import train
-from vivit_train import build
+from vivit_train import build, load
 from vivit_train.callbacks.early_stopping import EarlyStopping
 from vivit_train.config import compose_config, override_config
 from vivit_train.data import dataset, rates
 from vivit_train.errors import UserError
+from vivit_train.model.lora import add_lora
+from vivit_train.model.vivit import ViViT
 
 TINY = (
     "data.num_workers=0",
@@ -354,6 +356,34 @@ def test_rare_classes_in_parts(uneven: list[str], whole: Callable[..., Run], run
     assert max(drawn.values()) > 2
     at = {("train", 1): terminate, ("val", 1): terminate, ("test", 1): terminate}
     run.in_parts(at).same_as(one)
+
+
+def test_lora_in_parts(whole: Callable[..., Run], run: Run) -> None:
+    """The same bits; the frozen weights stay, and whoever loads the model gets them merged."""
+    pretrained = whole(()).last.with_name("best.ckpt")
+    run.words = (
+        f"model.pretrained={pretrained}", "optim.lora_rank=2", "model.activation_checkpointing=true"
+    )  # fmt: skip
+    one = whole(run.words)
+    run.in_parts({("train", 3): terminate, ("val", 1): terminate, ("test", 1): terminate})
+    run.same_as(one)
+
+    start = torch.load(pretrained, weights_only=True)["state_dict"]
+    content = torch.load(run.last, weights_only=True)
+    ours = content["state_dict"]
+    changed = {name for name, t in ours.items() if not torch.equal(t, start.get(name, t * 0))}
+    added = ours.keys() - start.keys()
+    assert changed == added | {"model.head.weight", "model.head.bias"}
+    assert len(content["optimizer_states"][0]["state"]) == len(changed) == 4 * 2 + 2
+    assert content["training_weights"].keys() == changed  # averages of what is trained alone
+
+    model = ViViT(**content["hyper_parameters"]["model"]).eval()
+    loaded = load(run.last).model
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    add_lora(model, 2)
+    model.load_state_dict({name.removeprefix("model."): t for name, t in ours.items()})
+    clips = torch.randn(2, 3, 4, 16, 16)
+    torch.testing.assert_close(loaded(clips), model(clips), rtol=1e-5, atol=1e-5)
 
 
 def test_an_epoch_that_is_no_whole_number_of_steps(whole: Callable[..., Run], run: Run) -> None:

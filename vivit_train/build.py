@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from vivit_train.callbacks.step_seed import StepSeed
 from vivit_train.callbacks.stop_signals import StopSignals
 from vivit_train.callbacks.throughput import Throughput
 from vivit_train.callbacks.utilisation import Utilisation
+from vivit_train.config import check_lora
 from vivit_train.config.keys import AUTO
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.class_sampling import balancing_weights
@@ -43,7 +44,8 @@ from vivit_train.launch.processes import COLLECTIVE_TIMEOUT_SECONDS
 from vivit_train.launch.sharding import Sharded, resolve_strategy
 from vivit_train.launch.stop_watch import StopWatch
 from vivit_train.model.arguments import arguments_in
-from vivit_train.model.weights import FromImage, load_weights, print_account, read_weights
+from vivit_train.model.vivit import ViViT
+from vivit_train.model.weights import FromImage, Row, load_weights, print_account, read_weights
 from vivit_train.module import VivitModule
 from vivit_train.recipe.contract import KEYS, adopt
 from vivit_train.recipe.preset import fit_to_set, keep_begun, without_auto
@@ -124,6 +126,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     Raises:
         UserError: If a value does not fit the model, the weights or the machine.
     """
+    check_lora(config)
     module = VivitModule(
         model=arguments_in(config["model"]) | {"num_classes": len(data.class_names)},
         class_names=data.class_names,
@@ -146,6 +149,8 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         rows = load_weights(module.model, weights, data.class_names, from_image)
         if is_rank_zero():
             print_account(rows, weights.origin)
+        if config["optim"]["lora_rank"] is not None:
+            check_known(module.model, rows, weights.origin)
         ours, theirs_range = data.processor.value_range, weights.pixel_range
         if theirs_range is not None and not torch.allclose(
             torch.tensor(ours), torch.tensor(theirs_range), atol=1e-3
@@ -158,14 +163,43 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     return module
 
 
+def check_known(model: ViViT, rows: Sequence[Row], origin: str) -> None:
+    """Refuses to freeze matrices for LoRA that the pretrained weights do not have.
+
+    Args:
+        model: With its weights loaded.
+        rows: What became of them.
+        origin: Where they come from.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    tensors = model.state_dict()
+    new = [
+        row.name
+        for row in rows
+        if row.status in ("missing", "replaced head")
+        and not row.name.startswith("head.")
+        and tensors[row.name].ndim > 1
+    ]
+    if new:
+        others = f" and {len(new) - 1} other tensors" if len(new) > 1 else ""
+        raise UserError(
+            f"optim.lora_rank: {origin} has no {new[0]}{others} for this model, which LoRA would "
+            "keep at random values: start from weights of this video model, or train all of it, "
+            "optim.lora_rank=null"
+        )
+
+
 def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
-    """What a run that trains does to its model: freezing, checkpointing, kernels, compiling.
+    """What a run that trains does to its model: freezing, LoRA, checkpointing, kernels, compiling.
 
     Raises:
         UserError: If there is nothing to freeze, no such kernel, or nothing to compile with.
     """
-    if config["optim"]["freeze"] is not None:
-        module.freeze_parts(config["optim"]["freeze"])
+    what, lora_rank = config["optim"]["freeze"], config["optim"]["lora_rank"]
+    if what is not None or lora_rank is not None:
+        module.freeze_parts(what, lora_rank)
         sizes = [p.numel() for p in module.parameters() if p.requires_grad]
         total = sum(p.numel() for p in module.parameters())
         if is_rank_zero():

@@ -88,9 +88,9 @@ class VivitModule(LightningModule):
         self._total_steps = 0
         self._chunk_size = 0
 
-    def freeze_parts(self, what: str | Sequence[str] | None) -> None:
+    def freeze_parts(self, what: str | Sequence[str] | None, lora_rank: int | None = None) -> None:
         """Trains only a part of the model from here on; see `vivit_train.optim.freeze`."""
-        self._frozen = freeze(self.model, what)
+        self._frozen = freeze(self.model, what, lora_rank)
         self.train(self.training)
 
     def compile_blocks(self) -> None:

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vivit_train.errors import UserError
+from vivit_train.model.lora import add_lora
 from vivit_train.model.vivit import ViViT
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -134,21 +135,32 @@ def layers_of(model: ViViT) -> dict[str, int]:
     return layers
 
 
-def freeze(model: ViViT, what: str | Sequence[str] | None) -> list[nn.Module]:
+def freeze(
+    model: ViViT, what: str | Sequence[str] | None, lora_rank: int | None = None
+) -> list[nn.Module]:
     """Stops the training of parts of a model.
 
     Args:
         model: The model; its frozen parameters need no gradient any more.
         what: ``all_but_head`` (a linear probe), patterns of parameters' names such as
             ``embed.*`` or ``encoder.blocks.[0-5].*``, or ``None`` for nothing.
+        lora_rank: Freeze all but the head and add LoRA's matrices, see `add_lora`; ``None``: none.
 
     Returns:
         The modules that are frozen as a whole. They are to stay in evaluation mode, without
         dropout.
 
     Raises:
-        UserError: If a pattern matches no parameter, or nothing is left to train.
+        UserError: If a pattern matches no parameter, nothing is left to train, or both ways of
+            freezing are asked for.
     """
+    if lora_rank is not None:
+        if what is not None:
+            raise UserError(
+                f"optim.lora_rank={lora_rank} freezes all but the head and its own matrices, and "
+                f"optim.freeze={what} says otherwise: leave one of them null"
+            )
+        add_lora(model, lora_rank)
     names = [name for name, _ in model.named_parameters()]
     if what == ALL_BUT_HEAD:
         frozen = {name for name in names if not name.startswith("head.")}

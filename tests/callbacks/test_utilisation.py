@@ -27,12 +27,13 @@ def logged(
     precision: str = "32-true",
     world_size: int = 1,
     frozen: str | None = None,
+    lora_rank: int | None = None,
     **arguments: Any,
 ) -> dict:
     logs: dict[str, list] = {}
     module = SimpleNamespace(
         model=ViViT(**ARGUMENTS | arguments),
-        optim={"freeze": frozen},
+        optim={"freeze": frozen, "lora_rank": lora_rank},
         device=torch.device("cpu"),
         log=lambda name, value, **how: logs.setdefault(name, []).append((value, how)),
     )
@@ -70,6 +71,8 @@ def test_operations_are_counted_where_anomalies_are_looked_for() -> None:
 def test_what_frozen_parts_save_does_not_count() -> None:
     ((whole, _),) = logged(every=1, batches=1)["train/mfu"]
     ((probe, _),) = logged(every=1, batches=1, frozen="all_but_head")["train/mfu"]
+    ((lora, _),) = logged(every=1, batches=1, lora_rank=2)["train/mfu"]
+    assert probe < lora < whole
     macs = count_macs(build(ARGUMENTS), (4, 32, 32))
     # Backward takes twice what forward does, but for the gradient of the pixels.
     assert whole == pytest.approx((6 * macs[""] - 2 * macs["embed"]) * 10 / 1e9)

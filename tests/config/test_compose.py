@@ -214,7 +214,7 @@ class TestOverridingASavedConfiguration:
         assert to_plain(changed)["optim"] == {
             "name": "sgd", "lr": 0.3, "momentum": 0.5, "weight_decay": 0.0, "warmup_epochs": 2.5,
             "min_lr_fraction": 0.0, "label_smoothing": 0.0, "layer_decay": 1.0,
-            "lr_batch_size": None, "freeze": None, "class_weights": None,
+            "lr_batch_size": None, "freeze": None, "lora_rank": None, "class_weights": None,
         }  # fmt: skip
 
     def test_what_the_demo_sets_for_itself_is_not_taken_over(self) -> None:

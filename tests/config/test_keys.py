@@ -151,8 +151,7 @@ def build(plain: dict[str, Any], group: str, folder: Path) -> None:
     elif group == "optim":
         model = arguments_in(plain["model"])
         vivit = ViViT(num_classes=3, **model)
-        if plain["optim"]["freeze"] is not None:
-            freeze(vivit, plain["optim"]["freeze"])
+        freeze(vivit, plain["optim"]["freeze"], plain["optim"]["lora_rank"])
         build_optimizer(vivit, plain["optim"])
     else:
         build_trainer(plain, folder)

@@ -9,6 +9,7 @@ from tests.describe.models import CLIP, small
 from vivit_train.describe import describe
 from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
+from vivit_train.errors import UserError
 from vivit_train.model.arguments import ATTENTIONS
 from vivit_train.model.vivit import ViViT
 
@@ -26,6 +27,20 @@ def test_memory_of_weights() -> None:
     assert adamw.total == 4 * weights + adamw.activations
     assert memory(small(), "bf16-true").parameters == weights // 2
     assert memory(small(), "bf16-mixed").parameters == weights
+
+
+def test_memory_of_what_is_trained() -> None:
+    """Of 2 blocks, width 32, MLP 64: LoRA of rank 2 trains 2 * 2 * 512 numbers and the head."""
+    whole, lora = describe(small(), CLIP), describe(small(), CLIP, lora_rank=2)
+    assert lora.trained_parameters == 2 * 2 * (32 + 96 + 32 + 32 + 32 + 64 + 64 + 32) + 33 * 5
+    assert lora.memory.gradients == lora.memory.optimizer_state == 4 * lora.trained_parameters
+    assert lora.memory.parameters == 4 * (whole.parameters + lora.trained_parameters - 33 * 5)
+    assert (lora.parameters, lora.macs) == (whole.parameters, whole.macs)
+    probe = describe(small(), CLIP, freeze="all_but_head")
+    assert probe.trained_parameters == 33 * 5
+    assert probe.memory.activations < lora.memory.activations
+    with pytest.raises(UserError, match=r"optim\.lora_rank=2 freezes all but the head"):
+        describe(small(), CLIP, freeze="all_but_head", lora_rank=2)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -58,9 +58,8 @@ class Utilisation(Callback):
             _, _, frames, height, width = batch.clips.shape
             module: Any = pl_module
             model = build(module.model.config)
-            if module.optim["freeze"] is not None:
-                for part in freeze(model, module.optim["freeze"]):
-                    part.eval()  # as in the run: a frozen encoder drops no tokens
+            for part in freeze(model, module.optim["freeze"], module.optim["lora_rank"]):
+                part.eval()  # as in the run: a frozen encoder drops no tokens
             self.flops_per_clip = float(count_training_flops(model, (frames, height, width)))
         clips_per_second = float(trainer.callback_metrics["train/clips_per_second"])
         rate = clips_per_second / trainer.world_size * self.flops_per_clip

@@ -3,6 +3,7 @@
   vivit describe model=vivit_b_fe data=kinetics400
   vivit describe model=vivit_l_fe model.num_frames=128 data.batch_size=4 trainer.accelerator=gpu
   vivit describe model=vivit_b data=folder --num-classes 12 --json
+  vivit describe model=vivit_b data=folder optim=adamw optim.lora_rank=8 --num-classes 12
 
 KEY=VALUE are those of train.py, and so are the defaults; no data is read and no weights are made.
 Compute is in multiply-accumulates (MACs), which the paper calls FLOPs. Memory is an estimate for
@@ -36,7 +37,7 @@ USES = (
     "-model.activation_checkpointing", "-model.attention_kernel", "-model.compile",
     "data.clip_frames", "data.frame_stride", "data.frame_rate", "data.clip_seconds",
     "data.sampling", "data.batch_size", "data.eval_views", "processor", "optim.name",
-    "trainer.accelerator", "trainer.precision",
+    "optim.freeze", "optim.lora_rank", "trainer.accelerator", "trainer.precision",
 )  # fmt: skip
 
 
@@ -99,6 +100,8 @@ def describe_config(config: dict[str, Any], num_classes: int) -> "Description":
         data["batch_size"],
         SHORT_PRECISIONS.get(precision, precision),
         config["optim"]["name"],
+        config["optim"]["freeze"],
+        config["optim"]["lora_rank"],
     )
 
 
@@ -137,6 +140,9 @@ def print_model(description: "Description", clip: str, console: "Console") -> No
         f"{in_units(description.macs)} MACs per view, {in_units(description.macs_per_video)} per "
         f"video of {temporal} x {spatial} views"
     )
+    if (trained := description.trained_parameters) != description.parameters:
+        share = 100 * trained / description.parameters
+        console.print(f"{in_units(trained)} parameters are trained, {share:.1f} % of the model")
     if description.computed_macs < description.macs:
         console.print(
             f"{in_units(description.computed_macs)} per view are computed: the last block makes "

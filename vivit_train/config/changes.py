@@ -99,7 +99,7 @@ RULES = (
     ),
     Rule("augment.*", USED),
     Rule(
-        "optim.name optim.layer_decay optim.freeze",
+        "optim.name optim.layer_decay optim.freeze optim.lora_rank",
         REFUSED,
         "the checkpoint holds the optimiser's state for these parameter groups",
     ),

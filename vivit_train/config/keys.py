@@ -166,6 +166,7 @@ KEYS: Mapping[str, Kind] = {
     "optim.layer_decay": number(above=0, most=1),
     "optim.lr_batch_size": whole(1) | null,
     "optim.freeze": list_of(text, least=1) | text | null,
+    "optim.lora_rank": whole(1, 1024) | null,
     "optim.warmup_epochs": number(least=0, most=1_000_000) | auto,
     "optim.min_lr_fraction": share,
     "optim.label_smoothing": share,

@@ -88,6 +88,24 @@ def check_schedule(config: Mapping[str, Any]) -> None:
         check_warmup(warmup, epochs, f"trainer.max_epochs={epochs}")
 
 
+def check_lora(config: Mapping[str, Any]) -> None:
+    """Refuses LoRA beside weights that nothing has trained.
+
+    Args:
+        config: Of a run, composed or resolved.
+
+    Raises:
+        UserError: If no pretrained weights are named.
+    """
+    rank = config["optim"]["lora_rank"]
+    if rank is not None and config["model"]["pretrained"] is None:
+        raise UserError(
+            f"optim.lora_rank={rank} trains small matrices beside frozen weights, and without "
+            "model.pretrained these would be random: name weights to start from, or train all of "
+            "the model, optim.lora_rank=null"
+        )
+
+
 def check_warmup(warmup_epochs: float, epochs: float, end: str) -> None:
     """Refuses a warm-up of the learning rate that does not end before the run.
 

@@ -5,14 +5,15 @@ are. Memory is in bytes. Sizes are (t, h, w), as in `vivit_train.model.vivit`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vivit_train.describe.counts import Part, build, count_macs, parts
+from vivit_train.describe.counts import Part, build, count_macs, parts, size
 from vivit_train.describe.memory import Memory, training_memory
 from vivit_train.describe.paper import PaperRow, paper_row
 from vivit_train.model.pos_embed import Grid
+from vivit_train.optim import freeze as freeze_parts
 
 __all__ = ["Description", "build", "count_macs", "describe", "training_memory"]
 
@@ -27,6 +28,7 @@ class Description:
         parts: In order.
         tokens: N, of one clip, without class tokens.
         parameters: Of the model.
+        trained_parameters: Those that training changes, LoRA's own among them.
         macs: Multiply-accumulates per view, of all blocks whole, as the paper counts.
         computed_macs: Those that a view takes, as the last blocks make only what the head reads.
         views: Temporal and spatial views per video.
@@ -42,6 +44,7 @@ class Description:
     parts: list[Part]
     tokens: int
     parameters: int
+    trained_parameters: int
     macs: int
     computed_macs: int
     views: tuple[int, int]
@@ -77,6 +80,8 @@ def describe(
     batch_size: int = 1,
     precision: str = "32-true",
     optimizer: str = "sgd",
+    freeze: str | Sequence[str] | None = None,
+    lora_rank: int | None = None,
 ) -> Description:
     """Describes a ViViT without making its weights.
 
@@ -87,24 +92,29 @@ def describe(
         batch_size: Clips per training step on one device.
         precision: One of ``PRECISIONS``.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
+        freeze: What training leaves alone, see `vivit_train.optim.freeze`.
+        lora_rank: See there as well.
 
     Raises:
         UserError: If a value is wrong.
     """
     model = build(arguments)
     found = parts(model, clip)
+    trained = build(arguments)
+    freeze_parts(trained, freeze, lora_rank)
     return Description(
         model=model.config,
         clip=clip,
         parts=found,
         tokens=math.prod(found[0].outputs.grid),
         parameters=sum(part.parameters for part in found),
+        trained_parameters=size(trained, trained=True),
         macs=sum(part.macs for part in found),
         computed_macs=count_macs(model, clip)[""],
         views=views,
         batch_size=batch_size,
         precision=precision,
         optimizer=optimizer,
-        memory=training_memory(model, clip, batch_size, precision, optimizer),
+        memory=training_memory(trained, clip, batch_size, precision, optimizer),
         paper=paper_row(model, clip),
     )

@@ -188,6 +188,6 @@ def count_training_flops(model: ViViT, clip: Grid) -> int:
     return counter.get_total_flops()
 
 
-def size(module: nn.Module) -> int:
-    """How many parameters a module has."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def size(module: nn.Module, trained: bool = False) -> int:
+    """How many parameters a module has, or how many of them are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

@@ -18,6 +18,7 @@ from vivit_train.model.arguments import arguments_in
 from vivit_train.model.layers import Attention
 from vivit_train.model.pos_embed import Grid
 from vivit_train.model.vivit import ViViT
+from vivit_train.optim import freeze
 from vivit_train.transforms.processor import Processor
 
 # Lightning's names -> (type of parameters, gradients and optimiser state; autocast's type or None).
@@ -43,8 +44,8 @@ class Memory:
 
     Attributes:
         parameters: The weights.
-        gradients: One for each weight.
-        optimizer_state: Momentum, or moments.
+        gradients: One for each weight that is trained.
+        optimizer_state: Momentum, or moments, of the same.
         activations: The clips and what forward keeps for backward; with autocast its copies of the
             weights too.
     """
@@ -68,7 +69,7 @@ def training_memory(
     Backward's own buffers, the libraries and the allocator's waste come on top.
 
     Args:
-        model: From ``build``.
+        model: From ``build``; what `freeze` has frozen needs less.
         clip: Frames, height and width.
         batch_size: Clips per step.
         precision: One of ``PRECISIONS``.
@@ -87,8 +88,9 @@ def training_memory(
         raise UserError(f"optim.name={optimizer!r} is not one of {', '.join(OPTIMIZER_COPIES)}")
     dtype, autocast = PRECISIONS[precision]
     weights = size(model) * dtype.itemsize
+    trained = size(model, trained=True) * dtype.itemsize
     activations = _saved_for_backward(model, (batch_size, *clip), dtype, autocast)
-    return Memory(weights, weights, OPTIMIZER_COPIES[optimizer] * weights, activations)
+    return Memory(weights, trained, OPTIMIZER_COPIES[optimizer] * trained, activations)
 
 
 def most_clips(config: dict[str, Any], most: int) -> int:
@@ -109,6 +111,7 @@ def most_clips(config: dict[str, Any], most: int) -> int:
     if precision not in PRECISIONS or processor.output_size is None:
         return most
     model = build(arguments_in(config["model"]) | {"num_classes": 1})
+    freeze(model, config["optim"]["freeze"], config["optim"]["lora_rank"])
     clip = (config["data"]["clip_frames"], *processor.output_size)
     need = training_memory(model, clip, 1, precision, config["optim"]["name"])
     free = USABLE * device_memory(settings) - (need.total - need.activations)
@@ -138,7 +141,7 @@ def _saved_for_backward(
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with FakeTensorMode():
         weights = {
-            name: torch.empty(parameter.shape, dtype=dtype, requires_grad=True)
+            name: torch.empty(parameter.shape, dtype=dtype, requires_grad=parameter.requires_grad)
             for name, parameter in model.named_parameters()
         }
         clips = torch.empty(batch_size, model.arguments.num_channels, *clip, dtype=dtype)

@@ -23,7 +23,7 @@ from vivit_train.errors import UserError
 from vivit_train.launch.devices import resolve_precision
 from vivit_train.losses import cross_entropy, multi_head_cross_entropy
 from vivit_train.module import VivitModule
-from vivit_train.optim import build_optimizer
+from vivit_train.optim import build_optimizer, freeze
 from vivit_train.preflight.advice import advice
 from vivit_train.preflight.finding import Finding
 from vivit_train.preflight.heads import of_the_length, of_the_sources, read_heads
@@ -216,8 +216,9 @@ class Patient:
         device = self.fabric.device
         model = build(self.model.config)
         clip = (self.clips.shape[2], self.clips.shape[3], self.clips.shape[4])
-        name = self.config["optim"]["name"]
-        need = training_memory(model, clip, batch_size, self.precision, name).total / 2**30
+        optim = self.config["optim"]
+        freeze(model, optim["freeze"], optim["lora_rank"])
+        need = training_memory(model, clip, batch_size, self.precision, optim["name"]).total / 2**30
         if device.type == "cuda":
             there = torch.cuda.mem_get_info(device)[1] / 2**30
         else:

@@ -1,6 +1,7 @@
 """Our own files: Lightning checkpoints (``.ckpt``) and the folders that ``vivit export`` writes."""
 
 import math
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,6 +13,7 @@ from vivit_train.io.files import user_path
 from vivit_train.io.foreign import is_of, read_json
 from vivit_train.io.layout import BEST, CHECKPOINTS, LAST, MODEL_PREFIX, HyperParameters
 from vivit_train.model.arguments import Arguments
+from vivit_train.model.lora import merged
 from vivit_train.model.weights.files import (
     Weights,
     check_sampling,
@@ -51,16 +53,18 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
         verify: See `read_tensors`.
 
     Returns:
-        The weights; ``model`` holds every argument of ViViT, defaults included.
+        The weights, with LoRA's matrices merged into them; ``model`` holds every argument of
+        ViViT, defaults included.
 
     Raises:
         UserError: If the file is broken, or written by another program or version.
     """
-    return weights_of(path, read_tensors(path, verify))
+    weights = weights_of(path, read_tensors(path, verify))
+    return replace(weights, state=merged(weights.state, weights.origin))
 
 
 def weights_of(path: Path, content: Any) -> Weights:
-    """The model in the content of a checkpoint: what `read_checkpoint` returns.
+    """The model in the content of a checkpoint, with LoRA's matrices as tensors of their own.
 
     Args:
         path: The file, for messages.
