@@ -75,6 +75,14 @@ def test_text(describe: Callable[..., str]) -> None:
     assert "total" in text
 
 
+def test_what_is_trained(describe: Callable[..., str]) -> None:
+    words = ("experiment=finetune", "data=folder", "model=vivit_demo", "--num-classes", "4")
+    assert "are trained" not in describe(*words)
+    text = describe(*words, "optim.lora_rank=4")
+    assert "880.3 K parameters, 288 tokens" in text
+    assert "33.3 K parameters are trained, 3.8 % of the model" in text
+
+
 def test_lines_fit_a_terminal(describe: Callable[..., str]) -> None:
     text = describe("model=vivit_l", "model.attention=factorised_encoder", "data=kinetics400")
     table = [line for line in text.splitlines() if "[" in line]

@@ -151,6 +151,22 @@ def test_two_processes_train_as_one(
 
 
 @SLOW
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_lora_in_two_processes(
+    strategy: str, words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """The matrices begin alike in both, and the frozen weights stay."""
+    words = [*words, f"model.pretrained={whole}", "optim.lora_rank=2", "optim.lr=0.5"]
+    theirs = last(train_one(words, tmp_path / "whole"))
+    ours = last(train_two(words, tmp_path / "run", strategy=strategy))
+    assert_close(ours["state_dict"], theirs["state_dict"])
+    assert_close(ours["training_weights"], theirs["training_weights"])
+    trained = [name for name in ours["training_weights"] if "head" not in name]
+    assert len(trained) == 2 * 4 * 2
+    assert all(name.endswith(("lora_a", "lora_b")) for name in trained)
+
+
+@SLOW
 def test_two_processes_train_as_one_on_rare_classes(
     uneven: list[str], words: list[str], tmp_path: Path
 ) -> None:

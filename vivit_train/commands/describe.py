@@ -58,9 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--num-classes must be 1 or more, got {arguments.num_classes}")
     config = to_plain(compose_config(arguments.overrides), needs_weights=False)
 
+    from vivit_train.recipe.preset import without_auto
     from vivit_train.video.sampling import SPACINGS, Sampling
 
-    data = config["data"]
+    data = without_auto(config)["data"]
     spacing = {name: data[name] for name in SPACINGS}
     sampling = Sampling(data["clip_frames"], **spacing, sampling=data["sampling"] or "window")
     description = describe_config(config, arguments.num_classes)

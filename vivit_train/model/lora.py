@@ -23,7 +23,8 @@ class LoraLinear(nn.Linear):
     """A linear layer with a product of two thin matrices beside its weight.
 
     It computes ``x (W + B A)ᵀ + b``. B starts at zero, so a new layer computes what ``base`` does,
-    to the bit. The paper's factor alpha / rank is 1: it tunes the learning rate and not alpha.
+    to the bit. The paper's factor alpha / rank is 1 here; the paper does not tune alpha, and with
+    Adam a higher learning rate does nearly the same.
 
     Args:
         base: The layer whose weight and bias these are.
@@ -36,7 +37,7 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features))
         self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
-        # As in the authors' code: uniform, of a third of the variance of 1 / in_features.
+        # Uniform within 1 / sqrt(in_features) of zero, as in the authors' code.
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def merged(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
         UserError: If one of a layer's three matrices is missing or does not fit the others.
     """
     result = {name: t for name, t in state.items() if not name.endswith(MATRICES)}
-    for layer in dict.fromkeys(name.rpartition(".")[0] for name in state.keys() - result.keys()):
+    for layer in sorted({name.rpartition(".")[0] for name in state.keys() - result.keys()}):
         weight, a, b = (state.get(f"{layer}.{name}") for name in ("weight", *MATRICES))
         if weight is None or a is None or b is None or not _fit(weight, a, b):
             shapes = ", ".join("none" if t is None else str(list(t.shape)) for t in (weight, a, b))
