@@ -146,6 +146,18 @@ def test_a_part_that_no_gradient_reaches(small: tuple[str, ...]) -> None:
     assert "blocks.0.mlp.fc1.weight" in finding.text
 
 
+def test_gradients_reach_all_of_lora_from_a_new_head(
+    small: tuple[str, ...], finished_run: Path
+) -> None:
+    """Behind a head of zeros and B of zeros the third step is the first that reaches A."""
+    sound, _ = patient(small, f"model.pretrained={finished_run}", "optim.lora_rank=2")
+    torch.nn.init.zeros_(sound.model.head.weight)
+    sound.learns_by_heart(seconds=0)
+    assert len(sound.losses) == 3
+    finding = sound.gradients()
+    assert (finding.verdict, finding.text) == ("ok", "reach all 18 trainable parameters")
+
+
 def test_a_batch_that_does_not_fit(small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     sick, _ = patient(small)
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: 64)  # a machine of 4 KiB

@@ -170,9 +170,11 @@ class Patient:
     def learns_by_heart(self, seconds: float, most_steps: int = 100) -> Finding:
         """Steps on one batch with the run's optimiser, until its loss has halved."""
         times: list[float] = []
+        # A new head, and then LoRA's own B, is zero and lets no gradient through in its first step.
+        least_steps = 2 if self.config["optim"]["lora_rank"] is None else 3
         start = time.perf_counter()
         while len(self.losses) < most_steps and (
-            len(self.losses) < 2 or time.perf_counter() - start < seconds
+            len(self.losses) < least_steps or time.perf_counter() - start < seconds
         ):
             begun = time.perf_counter()
             self.optimizer.zero_grad()
@@ -184,7 +186,7 @@ class Patient:
             self.optimizer.step()
             self.losses.append(float(loss.detach()))  # waits for the device
             times.append(time.perf_counter() - begun)
-            if self.losses[-1] < self.losses[0] / 2:
+            if len(self.losses) >= least_steps and self.losses[-1] < self.losses[0] / 2:
                 break
         # The first step also warms up.
         self.seconds_per_clip = min(times) / len(self.clips)
