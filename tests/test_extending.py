@@ -1,13 +1,16 @@
 """The pages docs/extending.md and docs/python.md do what they say, with small sizes."""
 
+import csv
 import re
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import REPOSITORY
 from tests.faults import same_run
@@ -94,6 +97,40 @@ def test_resuming_is_exact_with_a_callback_of_ones_own(
     states = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (copy, run)]
     assert states[0]["callbacks"]["Spikes"] == states[1]["callbacks"]["Spikes"]
     assert "keeps no state" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", ["fast", "overfit"])
+def test_debug_presets(preset: str, small: tuple[str, ...], tmp_path: Path) -> None:
+    """Of a run with all that they turn off, on 32 clips; see docs/configuration.md."""
+    given = {word.partition("=")[0] for word in small}
+    text = (REPOSITORY / f"configs/debug/{preset}.yaml").read_text()
+    keys = leaves(yaml.safe_load(text))
+    words = [word for word in small if word.partition("=")[0] not in keys]
+    assert len(words) < len(given)
+    length = ["trainer.max_epochs=20"] if preset == "overfit" else []
+    words += ["augment.mix_min_videos=0", f"debug={preset}", f"run_dir={tmp_path}/run", *length]
+    run = train(compose_config(words))
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    if preset == "fast":
+        assert len(losses) == 3
+        assert [row["step"] for row in rows if row["test/top1"]] == ["3"]
+        return
+    assert len(losses) == 2  # of 20 steps, each an epoch
+    assert losses[1] < losses[0]
+    assert not any(row.get("val/top1") for row in rows)
+
+
+def leaves(part: dict[str, Any], prefix: str = "") -> set[str]:
+    """The keys that a file of configs/ sets."""
+    return {
+        key
+        for name, value in part.items()
+        for key in (
+            leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+        )
+    }
 
 
 TINY = (

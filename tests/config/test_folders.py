@@ -1,11 +1,21 @@
 """Configurations of one's own: found, checked as ours are, and never mixed up with ours."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from vivit_train.config import compose_config, config_dir_words, override_config, use_config_dir
+from vivit_train.config import (
+    complete_config,
+    compose_config,
+    config_dir_words,
+    override_config,
+    parse_overrides,
+    to_plain,
+    use_config_dir,
+)
 from vivit_train.errors import UserError
 
 
@@ -88,3 +98,42 @@ def test_folders_that_are_refused(mine: Path) -> None:
     with pytest.raises(UserError, match="model=vivit_b is one of our own; give .* another name"):
         use_config_dir(str(mine))
     assert config_dir_words() == []
+
+
+def test_classes_beside_them_are_found_last(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    write(mine, "model/wide", "defaults: [vivit_s, _self_]\nname: wide\n")
+    use_config_dir(str(mine))
+    assert sys.path == [*before, str(mine)]
+    use_config_dir(None)
+    assert sys.path == before
+
+
+def test_callbacks_and_loggers_of_ones_own(mine: Path) -> None:
+    part = "defaults: [default, _self_]\nextra: {mine: {_target_: my.Part, depth: 1}}\n"
+    write(mine, "callbacks/mine", part)
+    use_config_dir(str(mine))
+    words = ["callbacks=mine", "callbacks.extra.mine.depth=2", "callbacks.extra.b._target_=b.B"]
+    words += ["+logger.extra.c={_target_: c.C, tags: [x]}", "logger=tensorboard"]
+    config = to_plain(compose_config(words))
+    first = {"_target_": "my.Part", "depth": 2}
+    assert config["callbacks"]["extra"] == {"mine": first, "b": {"_target_": "b.B"}}
+    assert config["logger"]["extra"] == {"c": {"_target_": "c.C", "tags": ["x"]}}
+    saved = OmegaConf.create(config)
+    assert to_plain(complete_config(saved)) == config  # what an older version saved, and resumes
+    assert to_plain(override_config(saved, ["callbacks.extra.b=null"]))["callbacks"]["extra"] == {
+        "mine": first,
+        "b": None,
+    }
+    assert parse_overrides(words)[1].input_line == "++callbacks.extra.mine.depth=2"  # for Hydra
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["callbacks.extra.x=3", "callbacks.extra.x.depth=3", "logger.extra=null", "logger.extra.x=[]"],
+)
+def test_parts_without_a_class(word: str) -> None:
+    key = ".".join(word.split(".")[:2]).partition("=")[0]
+    with pytest.raises(UserError, match=rf"^{key}=.*a mapping of names .* that have a _target_"):
+        compose_config([word])

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+from collections import OrderedDict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,49 @@ import torch
 
 from train import train
 from vivit_train.errors import UserError
-from vivit_train.runs.checkpoint import AtomicCheckpointIO, link_or_copy
+from vivit_train.runs.checkpoint import AtomicCheckpointIO, foreign_type, link_or_copy
 from vivit_train.runs.resume import resumed
 
 
 class Unwritable:
     def __reduce__(self) -> Any:
         raise RuntimeError("the disk is full")
+
+
+STATE = {"a": [1, 2.5, None, True, "x", b"y"], "b": (torch.ones(2), {3}), 3: OrderedDict(c=3)}
+
+
+class TestStateOfCallbacks:
+    """What is refused is what could not be read again, by torch's own word."""
+
+    @pytest.mark.parametrize(
+        ("state", "kind"),
+        [
+            (STATE, None),
+            ({"shape": torch.Size([2]), "dtype": torch.bfloat16}, None),
+            ({"rng": Fraction(1, 2)}, "fractions.Fraction"),
+            ([STATE, {"deep": (Path("x"),)}], r"pathlib\.\w+"),
+            ({Fraction(1, 2): 1}, "fractions.Fraction"),
+        ],
+    )
+    def test_only_what_can_be_read_again(
+        self, state: Any, kind: str | None, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        content = {"callbacks": {"Mine": state}}
+        if kind is None:
+            AtomicCheckpointIO().save_checkpoint(content, path)
+            assert torch.load(path, weights_only=True)["callbacks"].keys() == {"Mine"}
+            return
+        with pytest.raises(UserError, match=f"the callback Mine puts a {kind} into the checkpoint"):
+            AtomicCheckpointIO().save_checkpoint(content, path)
+        assert not path.exists()
+        torch.save(content, path)
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(path, weights_only=True)
+
+    def test_a_type_of_ones_own(self) -> None:
+        assert foreign_type({"a": Unwritable()}) == f"{__name__}.Unwritable"
 
 
 class TestAtomicWriting:
