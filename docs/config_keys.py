@@ -29,7 +29,7 @@ CLASSES = (
 # Files of `configs/` in which a key is looked for, in this order, before those of `data/`.
 FILES = (
     "train", "model/vivit_b", "data/video", "processor/auto", "processor/scenic", "augment/basic",
-    "optim/sgd", "optim/adamw", "trainer/default", "callbacks/default", "logger/csv",
+    "optim/sgd", "optim/adamw", "optim/torch", "trainer/default", "callbacks/default", "logger/csv",
     "logger/wandb", "logger/tensorboard", "hydra/sweeper/optuna", "hydra/launcher/local",
     "hydra/launcher/slurm", "data/folder", "data/webdataset",
 )  # fmt: skip
@@ -52,7 +52,7 @@ MEANINGS = {
     "run_dir": "folder of the run",
     "model.name": "the model's name, of which the run's folder is made",
     "data._target_": "class of the data set; `data=...` sets it",
-    "optim.name": "optimiser; `optim=sgd` or `optim=adamw` sets it",
+    "optim.name": "optimiser; `optim=sgd`, `adamw` or `torch` sets it",
     "optim.lr": "highest learning rate, of the head",
     "optim.momentum": "momentum of SGD",
     "optim.betas": "decay of the two moments of AdamW",

@@ -67,7 +67,8 @@ def run(
     where = [f"data.root={cameras}", f"run_dir={run_dir}", "callbacks.every_n_train_steps=5"]
     own = ["logger.extra.csv._target_=lightning.pytorch.loggers.CSVLogger"]
     own += [f"logger.extra.csv.save_dir={run_dir}", "logger.extra.csv.name=mine"]
-    return train(compose_config([*words, *sizes, *where, *own]))
+    optimiser = ["optim=torch", "optim.arguments.betas=[0.5,0.9]"]
+    return train(compose_config([*words, *sizes, *where, *own, *optimiser]))
 
 
 def test_parts_of_ones_own(run: Path) -> None:
@@ -75,6 +76,8 @@ def test_parts_of_ones_own(run: Path) -> None:
     config = last["hyper_parameters"]["config"]
     assert (config["model"]["name"], config["data"]["cameras"]) == ("wide", ["north", "south"])
     assert config["callbacks"]["extra"]["spikes"]["factor"] == 3
+    assert config["optim"]["_target_"] == "torch.optim.NAdam"
+    assert list(last["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.5, 0.9]
     assert last["callbacks"]["Spikes"]["mean"] > 0
     assert "train/spikes" in (run / "metrics.csv").read_text().splitlines()[0]
     assert last["global_step"] == 16  # of one camera

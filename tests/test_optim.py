@@ -17,9 +17,11 @@ from vivit_train.optim import (
     build_optimizer,
     check_restored,
     freeze,
+    hyper_parameters,
     layers_of,
     parameter_groups,
     scaled_lr,
+    set_hyper_parameters,
     warmup_cosine,
 )
 
@@ -332,3 +334,49 @@ def test_an_average_that_is_missing() -> None:
     del optimizer.state[model.embed.weight]["exp_avg_sq"]
     with pytest.raises(UserError, match="does not fit this model's parameters"):
         check_restored(LambdaLR(optimizer, lambda step: 1.0))
+
+
+OTHER: dict[str, Any] = {
+    **ADAMW, "name": "torch", "_target_": "torch.optim.NAdam", "arguments": {"betas": [0.5, 0.9]},
+    "layer_decay": 0.5,
+}  # fmt: skip
+
+
+class TestOfAnyClass:
+    def test_it_has_the_groups_of_ours(self) -> None:
+        model = small()
+        other, adamw = (build_optimizer(model, o) for o in (OTHER, ADAMW | {"layer_decay": 0.5}))
+        assert type(other) is torch.optim.NAdam
+        assert len(other.param_groups) == len(adamw.param_groups) > 2
+        for ours, theirs in zip(other.param_groups, adamw.param_groups):
+            assert (ours["lr"], ours["weight_decay"]) == (theirs["lr"], theirs["weight_decay"])
+            assert list(map(id, ours["params"])) == list(map(id, theirs["params"]))
+            assert tuple(ours["betas"]) == (0.5, 0.9)
+
+    def test_what_it_counts_in_its_groups_is_kept(self) -> None:
+        optimizer = build_optimizer(small(), OTHER)
+        schedule = LambdaLR(optimizer, lambda step: 1.0)
+        given = hyper_parameters(optimizer)
+        assert given[0].keys() == {"lr", "initial_lr", "weight_decay"}
+        optimizer.param_groups[0]["k"] = 7  # as schedule-free optimisers do
+        optimizer.state[optimizer.param_groups[0]["params"][0]] = {"rows": torch.ones(1), "k": 7}
+        check_restored(schedule)
+        set_hyper_parameters(schedule, given)
+        assert optimizer.param_groups[0]["k"] == 7
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"_target_": "torch.optim.Nadam"},
+                r"torch\.optim\.Nadam is not the class",
+            ),
+            ({"_target_": "nowhere.Best"}, r"_target_=nowhere\.Best cannot be imported"),
+            ({"arguments": {"beta": 1}}, r"optim\.arguments=\{beta: 1\}: .*'beta'"),
+            ({"_target_": "torch.optim.Rprop", "arguments": {}}, r"set optim\.weight_decay=0"),
+            ({"_target_": "torch.optim.LBFGS", "arguments": {}}, "parameter groups"),
+        ],
+    )
+    def test_mistakes(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            build_optimizer(small(), OTHER | changes)

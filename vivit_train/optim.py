@@ -11,11 +11,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vivit_train.config.keys import in_words
+from vivit_train.config.target import named_class
 from vivit_train.errors import UserError
 from vivit_train.model.lora import add_lora
 from vivit_train.model.vivit import ViViT
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "torch")
 # `optim.freeze` for a linear probe.
 ALL_BUT_HEAD = "all_but_head"
 
@@ -28,15 +30,16 @@ def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
 
     Args:
         model: The model to train.
-        optim: ``name`` (``sgd`` or ``adamw``), ``lr``, ``weight_decay``, ``layer_decay``, and
-            ``momentum`` (SGD, never Nesterov, as in the paper) or ``betas`` and ``eps`` (AdamW).
+        optim: ``name`` (``sgd``, ``adamw`` or ``torch``), ``lr``, ``weight_decay``,
+            ``layer_decay``, and ``momentum`` (SGD, never Nesterov, as in the paper), ``betas`` and
+            ``eps`` (AdamW), or ``_target_`` and ``arguments`` (``torch``: any optimiser).
             The schedule's ``warmup_epochs`` and ``min_lr_fraction`` are checked with them.
 
     Returns:
         The optimiser, with a parameter group per learning rate and weight decay.
 
     Raises:
-        UserError: If a value is out of range.
+        UserError: If a value is out of range, or the optimiser does not take it.
     """
     if optim["name"] not in OPTIMIZERS:
         raise UserError(f"optim.name={optim['name']!r} is not one of {', '.join(OPTIMIZERS)}")
@@ -59,12 +62,34 @@ def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
         sharded = any(isinstance(p, DTensor) for p in parameters)
         kernels = {"foreach": True} if sharded else {"fused": fused}
         optimizer = SGD(groups, lr=optim["lr"], momentum=optim["momentum"], **kernels)
+    elif optim["name"] == "torch":
+        optimizer = _of_class(optim, groups)
     else:
         betas = tuple(optim["betas"])
         optimizer = AdamW(groups, lr=optim["lr"], betas=betas, eps=optim["eps"], fused=fused)
     # A fused optimiser offers to undo loss scaling itself, after which gradients cannot be
     # clipped, so Lightning refuses to clip. Declined, torch unscales first, as without fusing.
-    optimizer._step_supports_amp_scaling = False
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
+
+
+def _of_class(optim: dict[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
+    target, arguments = optim["_target_"], optim["arguments"]
+    if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+        raise UserError(
+            f"optim._target_={target}: nobody knows how its state is sharded, as "
+            "trainer.strategy=fsdp needs: set optim=adamw, optim=sgd or trainer.strategy=ddp"
+        )
+    kind: Any = named_class("optim._target_", target, Optimizer, "an optimiser")
+    try:
+        optimizer: Optimizer = kind(groups, lr=optim["lr"], **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"optim._target_={target} cannot be built with optim.arguments={in_words(arguments)}: "
+            f"{error}"
+        ) from error
+    if optim["weight_decay"] and "weight_decay" not in optimizer.defaults:
+        raise UserError(f"optim._target_={target} has no weight decay: set optim.weight_decay=0")
     return optimizer
 
 
@@ -211,11 +236,24 @@ def scaled_lr(lr: float, lr_batch_size: int, clips_per_step: int) -> float:
 
 
 def hyper_parameters(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What each parameter group says apart from its parameters: rates, decay, momentum."""
+    """What each parameter group says apart from its parameters: rates, decay, momentum.
+
+    Of other optimisers than our two only the rates and the decay: some count steps in the group.
+    """
+    always = ("lr", "initial_lr", "weight_decay")
     return [
-        {name: value for name, value in group.items() if name != "params"}
+        {
+            name: value
+            for name, value in group.items()
+            if name in always or (is_ours(optimizer) and name != "params")
+        }
         for group in optimizer.param_groups
     ]
+
+
+def is_ours(optimizer: Optimizer) -> bool:
+    """Whether it is ``optim=sgd`` or ``adamw``, of which it is known what the state means."""
+    return type(optimizer) in (SGD, AdamW)
 
 
 def check_restored(schedule: LambdaLR) -> None:
@@ -234,7 +272,7 @@ def check_restored(schedule: LambdaLR) -> None:
             value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
             for value in state.values()
         )
-        for parameter, state in optimizer.state.items()
+        for parameter, state in (optimizer.state.items() if is_ours(optimizer) else ())
     )
     if not fits:
         raise UserError(

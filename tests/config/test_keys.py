@@ -89,6 +89,7 @@ BASES = (
     ("data=demo", "data.root=x", "optim=adamw", "logger=wandb"),
     ("data=webdataset", "data.root=x", "optim=sgd", "logger=tensorboard"),
     ("data=folder", "data.root=x"),
+    ("data=csv", "data.root=x", "optim=torch"),
     ("data=ucf101", "data.root=x"),
 )
 

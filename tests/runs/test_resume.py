@@ -253,6 +253,16 @@ class TestOverrides:
             assert resumed([*words, f"{key}=null"])[group].extra == {"x": None}
             assert target in resume_command(run / "checkpoints" / "last.ckpt")
 
+    def test_nor_is_the_class_of_an_optimiser(self, run: Path, words: list[str]) -> None:
+        config = to_plain(compose_config([f"run_dir={run}", "optim=torch"]))
+        OmegaConf.save(config, run / "config.yaml")
+        assert resumed(words).optim._target_ == "torch.optim.NAdam"
+        config["optim"]["_target_"] = "my_attack.Part"
+        OmegaConf.save(config, run / "config.yaml")
+        with pytest.raises(UserError, match=r"optim\._target_=my_attack\.Part, a class .*Part$"):
+            resumed(words)
+        assert resumed([*words, "optim._target_=my_attack.Part"]).optim.name == "torch"
+
     def test_last_needs_the_runs_folder(self) -> None:
         with pytest.raises(UserError, match="ckpt_path=last means the newest checkpoint in"):
             resumed(["ckpt_path=last"])

@@ -99,7 +99,7 @@ RULES = (
     ),
     Rule("augment.*", USED),
     Rule(
-        "optim.name optim.layer_decay optim.freeze optim.lora_rank",
+        "optim.name optim._target_ optim.arguments optim.layer_decay optim.freeze optim.lora_rank",
         REFUSED,
         "the checkpoint holds the optimiser's state for these parameter groups",
     ),
@@ -156,6 +156,7 @@ RULES = (
 )
 # Keys that the shipped configuration does not have.
 OF_ONES_OWN = Rule("callbacks.extra.*", USED)
+OF_THE_OPTIMISER = Rule("optim.arguments.*", REFUSED, "the checkpoint holds the optimiser's state")
 OF_ANOTHER_DATA_SET = Rule("data.*", USED, "the splits must hold the same videos as before")
 OF_ANOTHER_VERSION = Rule("*", REFUSED, "it is unknown what it changes in a run that has begun")
 
@@ -164,7 +165,7 @@ def rule_of(key: str) -> Rule:
     """The rule for a key; the more specific one where a pattern and a name match."""
     matching = [
         (pattern == key, rule)
-        for rule in (*RULES, OF_ONES_OWN, OF_ANOTHER_DATA_SET, OF_ANOTHER_VERSION)
+        for rule in (*RULES, OF_ONES_OWN, OF_THE_OPTIMISER, OF_ANOTHER_DATA_SET, OF_ANOTHER_VERSION)
         for pattern in rule.keys.split()
         if fnmatchcase(key, pattern)
     ]

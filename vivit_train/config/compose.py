@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.folders import CONFIG_DIR, options_of, own_config_dir
-from vivit_train.config.keys import KEYS, in_words, is_extra, misfits, refusal
+from vivit_train.config.keys import KEYS, in_words, misfits, opened_by, refusal
 from vivit_train.config.plain import resolve
 from vivit_train.config.saved import check_target, is_foreign
 from vivit_train.config.words import parse_overrides, values_of
@@ -121,7 +121,7 @@ def complete_config(saved: DictConfig) -> DictConfig:
     gone = []
     for key in _keys(saved):
         value = OmegaConf.select(saved, key)
-        if _has(config, key) or is_extra(key) or key.startswith(open_groups):
+        if _has(config, key) or opened_by(key) or key.startswith(open_groups):
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         else:
             gone.append(f"{key}={value}")
@@ -284,7 +284,7 @@ def _check_files(config: DictConfig) -> None:
 
 def _check_key(config: DictConfig, key: str) -> None:
     """Refuses a key that does not exist, naming the nearest that do."""
-    if not is_extra(key) and not _has(config, key):
+    if not _has(config, opened_by(key) or key):
         hint = _nearest(key, list(_keys(config)))
         raise UserError(f"there is no key {key!r} in the configuration{hint}")
 
@@ -304,7 +304,7 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
             _set(config, f"{key}.{name}", part)
         return
     try:
-        OmegaConf.update(config, key, value, force_add=is_extra(key))
+        OmegaConf.update(config, key, value, force_add=opened_by(key) is not None)
     except OmegaConfBaseException as error:
         raise UserError(f"{key}={in_words(value)}: {in_one_line(error)}") from None
 

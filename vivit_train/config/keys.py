@@ -6,6 +6,7 @@ from typing import Any
 
 from vivit_train.config.kinds import (
     Kind,
+    arguments,
     choice,
     duration,
     folder_name,
@@ -157,11 +158,13 @@ KEYS: Mapping[str, Kind] = {
     "augment.cutmix": number(least=0, most=1_000_000),
     "augment.mix_min_videos": whole(0),
     "augment.repeats": whole(1, 1_000_000),
-    "optim.name": choice("sgd", "adamw"),
+    "optim.name": choice("sgd", "adamw", "torch"),
     "optim.lr": number(least=0, most=1_000_000) | auto,
     "optim.momentum": share,
     "optim.betas": list_of(number(least=0, below=1), 2),
     "optim.eps": number(least=0, most=1),
+    "optim._target_": text,
+    "optim.arguments": arguments,
     "optim.weight_decay": number(least=0, most=1_000_000),
     "optim.layer_decay": number(above=0, most=1),
     "optim.lr_batch_size": whole(1) | null,
@@ -242,15 +245,17 @@ KEYS: Mapping[str, Kind] = {
     ),
 }  # fmt: skip
 
-# Keys below these are the user's own, and need not be in the configuration to be set.
+# Objects of the user's own by name.
 EXTRA = ("callbacks.extra", "logger.extra")
+# Keys below these are the user's own, and need not be in the configuration to be set.
+OPEN = (*EXTRA, "optim.arguments")
 
 _GROUPS = {key[:place] for key in KEYS for place, sign in enumerate(key) if sign == "."}
 
 
-def is_extra(key: str) -> bool:
-    """Whether a key is one of `EXTRA`, or below it."""
-    return key in EXTRA or key.startswith(tuple(f"{name}." for name in EXTRA))
+def opened_by(key: str) -> str | None:
+    """The one of `OPEN` that a key is, or is below; ``None``: it is a key like any other."""
+    return next((name for name in OPEN if f"{key}.".startswith(f"{name}.")), None)
 
 
 def refusal(key: str, value: Any) -> str | None:

@@ -129,6 +129,13 @@ def mapping_of(kind: Kind, example: str) -> Kind:
     )
 
 
+arguments = Kind(
+    "a mapping of arguments by name, such as {betas: [0.9, 0.99]}",
+    lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+    is_nested=True,
+)
+
+
 def parts(example: str) -> Kind:
     """Objects of the user's own by name, each with its class and arguments; or null, for none."""
     return Kind(

@@ -146,20 +146,24 @@ def check_target(config: DictConfig, names_data: bool) -> None:
 
 
 def extra_targets(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """The classes of callbacks and loggers of one's own: key and name of each.
+    """The classes of callbacks, loggers and the optimiser outside of torch: key and name of each.
 
     Args:
         config: Saved by a run.
     """
     for extra in EXTRA:
         parts = OmegaConf.select(config, extra)
-        for name, part in parts.items() if isinstance(parts, DictConfig) else ():
+        for name in map(str, parts) if isinstance(parts, DictConfig) else ():
+            part = parts[name]
             if isinstance(part, DictConfig):
                 yield f"{extra}.{name}._target_", str(part.get("_target_"))
+    optimizer = OmegaConf.select(config, "optim._target_")
+    if optimizer is not None and not str(optimizer).startswith("torch.optim."):
+        yield "optim._target_", str(optimizer)
 
 
 def check_extra(config: DictConfig, named: Collection[str]) -> None:
-    """Refuses to import a callback or logger that only a saved configuration names.
+    """Refuses to import a callback, logger or optimiser that only a saved configuration names.
 
     Args:
         config: Saved by a run, with this call's overrides.
@@ -170,8 +174,9 @@ def check_extra(config: DictConfig, named: Collection[str]) -> None:
     """
     for key, target in extra_targets(config):
         if not {key, key.partition(".")[0]} & set(named):
+            without = f"; to go on without it, {key.removesuffix('._target_')}=null"
             raise UserError(
                 f"this run has {key}={target}, a class which would be imported and run. Its files "
-                f"may be a stranger's: if you trust the class, name it yourself, {key}={target}; "
-                f"to go on without it, {key.removesuffix('._target_')}=null"
+                f"may be a stranger's: if you trust the class, name it yourself, {key}={target}"
+                f"{without if key.startswith(EXTRA) else ''}"
             )

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 from hydra.errors import HydraException
 
 from vivit_train.config.folders import program
-from vivit_train.config.keys import KEYS, is_extra
+from vivit_train.config.keys import KEYS, opened_by
 from vivit_train.errors import UserError
 
 # One value in quotes, which are Hydra's; a backslash goes with what comes after it.
@@ -104,7 +104,7 @@ def as_written(words: Sequence[str], sweeps: bool = False) -> list[str]:
 def _addable(word: str) -> str:
     """The word with ``++`` before a key that is the user's own: Hydra adds no others."""
     bare = word.lstrip("+")
-    return f"++{bare}" if is_extra(bare.partition("=")[0]) else word
+    return f"++{bare}" if opened_by(bare.partition("=")[0]) else word
 
 
 def _quote(word: str, sweeps: bool) -> str:

@@ -14,4 +14,5 @@ def data_class(target: str) -> type[VideoDataModule]:
     Raises:
         UserError: If there is no such class, or it is not one of a data set.
     """
-    return named_class("data._target_", target, VideoDataModule, "a data set")
+    base = VideoDataModule
+    return named_class("data._target_", target, base, "a data set")  # type: ignore[type-abstract]

@@ -32,8 +32,9 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
 }
 # Lightning's short ones.
 SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-# Tensors as large as the parameters that each optimiser keeps: momentum; two moments.
-OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
+# Tensors as large as the parameters that each optimiser keeps: momentum; two moments, which are
+# also those of most other optimisers.
+OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2, "torch": 2}
 # Of a device's memory; the rest is for backward's own buffers and the allocator's waste.
 USABLE = 0.85
 

@@ -54,7 +54,9 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
             ) from None
     for key, settings in logger["extra"].items():
         if settings is not None:
-            loggers.append(build_named(f"logger.extra.{key}", settings, Logger, "a logger"))
+            named = f"logger.extra.{key}"
+            made = build_named(named, settings, Logger, "a logger")  # type: ignore[type-abstract]
+            loggers.append(made)
     return loggers
 
 
