@@ -9,7 +9,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from train import train
-from vivit_train.config import complete_config, compose_config, override_config, to_plain
+from vivit_train.config import (
+    complete_config,
+    compose_config,
+    override_config,
+    to_plain,
+    use_config_dir,
+)
 from vivit_train.errors import UserError
 from vivit_train.module import VivitModule
 from vivit_train.optim import warmup_cosine
@@ -341,3 +347,15 @@ def test_what_is_advised_after_a_nan(
 def test_a_command_can_be_typed() -> None:
     command = resume_command(Path("/a run/checkpoints/last.ckpt"))
     assert command == "python train.py ckpt_path='/a run/checkpoints/last.ckpt'"
+
+
+def test_a_command_names_the_users_own_configurations(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "wide.yaml").write_text("defaults: [vivit_s]")
+    use_config_dir(str(tmp_path))
+    try:
+        command = resume_command(Path("run/checkpoints/last.ckpt"))
+    finally:
+        use_config_dir(None)
+    words = f"--config-dir {tmp_path} ckpt_path=run/checkpoints/last.ckpt"
+    assert command == f"python train.py {words}"

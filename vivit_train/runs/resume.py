@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from vivit_train.config import (
     complete_config,
+    config_dir_words,
     override_config,
     parse_overrides,
     read_saved,
@@ -40,7 +41,8 @@ def resume_command(checkpoint: Path) -> str:
             words.append(f"data._target_={config.data._target_}")
         words += [f"{key}={target}" for key, target in extra_targets(config)]
     named = (word.partition("=") for word in words)
-    return " ".join([program(), *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
+    where = map(shlex.quote, config_dir_words())  # in which classes of the user's may lie
+    return " ".join([program(), *where, *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
 
 
 def check_whole(checkpoint: Path) -> None:
