@@ -78,7 +78,7 @@ def stop(at: int, error: BaseException):
 def test_an_interruption_keeps_the_rows(
     timeline, films: dict[str, Path], tmp_path: Path, suffix: str
 ) -> None:
-    """At the third batch of 8 windows: 16 of them say 0 to 1.75 s."""
+    """At the third batch of 8 windows: 16 of them end at 1.9 s."""
     place = tmp_path / f"out.{suffix}"
     seer = Seer(before=stop(3, KeyboardInterrupt()))
     code, out, err = timeline(
@@ -87,7 +87,7 @@ def test_an_interruption_keeps_the_rows(
     )  # fmt: skip
     assert code == 130
     assert "interrupted" in err
-    assert out == f"2 rows, until 1.75 s: {place}\n"
+    assert out == f"2 rows, until 1.90 s: {place}\n"
     text = place.read_text()
     if suffix == "json":
         assert [row["class"] for row in json.loads(text)] == ["right", "still"]
@@ -115,7 +115,7 @@ def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path)
         code, out, err = timeline(films["film.mp4"], *words, classifier=Seer(before=send))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (code, out) == (130, f"2 rows, until 1.75 s: {place}\n")
+    assert (code, out) == (130, f"2 rows, until 1.90 s: {place}\n")
     assert "interrupted" in err
     assert [row["class"] for row in read_csv(place)] == ["right", "still"]
     assert not multiprocessing.active_children()

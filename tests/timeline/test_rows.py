@@ -4,7 +4,15 @@ import torch
 
 from tests.timeline.conftest import Seer
 from vivit_train.classifier import NonFiniteLogits
-from vivit_train.timeline.rows import Joiner, Row, guess_of, probabilities, smoothed
+from vivit_train.timeline.rows import (
+    Joiner,
+    Row,
+    by_moment,
+    guess_of,
+    probabilities,
+    smoothed,
+)
+from vivit_train.timeline.windows import Windows
 
 
 def joined(guesses: list[tuple[str, float]], threshold: float = 0.0) -> list[Row]:
@@ -37,6 +45,56 @@ def test_smoothing_is_the_mean_of_the_neighbours(number: int, length: int) -> No
     for i, mean in enumerate(found):
         first = max(0, i - (number - 1) // 2)
         torch.testing.assert_close(mean, values[first : i + number // 2 + 1].mean(dim=0))
+
+
+def test_a_row_has_the_mean_over_its_seconds() -> None:
+    joiner = Joiner()
+    joiner.add((0, 3), ("a", 0.5))
+    joiner.add((3, 4), ("a", 0.9))
+    assert joiner.end() == Row(0, 4, "a", pytest.approx(0.6))
+
+
+@pytest.mark.parametrize(
+    ("duration", "window", "every"),
+    [(5.5, 2, 1), (5.5, 2, 0.7), (3, 0.64, 0.04), (6, 2, 2), (5, 2, 2), (1, 2, 1), (0.9, 0.3, 0.1)],
+)
+def test_a_moment_has_the_mean_of_all_windows_that_contain_it(
+    duration: float, window: float, every: float
+) -> None:
+    windows = Windows(duration, window, every)
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.random((len(windows), 3)))
+    spans, means = zip(*by_moment(iter(values), windows))
+    starts, ends = zip(*spans)
+    assert (starts[0], ends[-1]) == (0, pytest.approx(duration))
+    assert starts[1:] == ends[:-1]
+    assert min(end - start for start, end in spans) > 1e-7
+    for moment in rng.uniform(0, duration, 50):
+        among = [
+            windows.start(n) <= moment < windows.start(n) + windows.seconds
+            for n in range(len(windows))
+        ]
+        (found,) = [mean for (a, b), mean in zip(spans, means) if a <= moment < b]
+        torch.testing.assert_close(found, values[torch.tensor(among)].mean(dim=0))
+
+
+def test_gaps_go_to_the_nearest_window() -> None:
+    windows = Windows(10, 1, 3)
+    values = torch.arange(4.0)[:, None]
+    found = [(span, float(value)) for span, value in by_moment(iter(values), windows)]
+    assert found == [((0, 2), 0), ((2, 5), 1), ((5, 8), 2), ((8, 10), 3)]
+
+
+def test_what_is_known_comes_before_the_error() -> None:
+    def values():
+        yield torch.tensor([1.0])
+        yield torch.tensor([0.5])
+        raise KeyError
+
+    spans = by_moment(values(), Windows(10, 2, 1))
+    assert [next(spans) for _ in range(3)] == [((0, 1), 1.0), ((1, 2), 0.75), ((2, 3), 0.5)]
+    with pytest.raises(KeyError):
+        next(spans)
 
 
 class Told(Seer):

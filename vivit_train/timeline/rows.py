@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 from vivit_train.classifier import Classifier, NonFiniteLogits
 from vivit_train.prediction import Guess, prediction_of
 from vivit_train.timeline.decoded import Film
+from vivit_train.timeline.windows import Windows
+from vivit_train.video.sampling import ROUNDING
 
 # Clips that the model gets at once.
 BATCH = 8
@@ -29,7 +32,7 @@ class Row(NamedTuple):
 class Joiner:
     """Makes rows of spans that come in order: neighbours of one class are one.
 
-    A row's probability is the mean over its spans.
+    A row's probability is the mean over its seconds.
 
     Args:
         threshold: A span of a lower probability is in no row.
@@ -39,19 +42,20 @@ class Joiner:
         self.threshold = threshold
         self._spans: list[tuple[float, float]] = []  # start and end of the current row
         self._name = ""
-        self._sum, self._number = 0.0, 0
+        self._sum = 0.0  # of probability times seconds
 
     def add(self, span: tuple[float, float], guess: Guess) -> Row | None:
         """Adds a span; gives the row that ended with it, if one did."""
         name, probability = guess
         is_shown = probability >= self.threshold
+        weighted = probability * (span[1] - span[0])
         if self._spans and is_shown and name == self._name:
             self._spans = [(self._spans[0][0], span[1])]
-            self._sum, self._number = self._sum + probability, self._number + 1
+            self._sum += weighted
             return None
         ended = self.end()
         if is_shown:
-            self._spans, self._name, self._sum, self._number = [span], name, probability, 1
+            self._spans, self._name, self._sum = [span], name, weighted
         return ended
 
     def end(self) -> Row | None:
@@ -60,7 +64,7 @@ class Joiner:
             return None
         ((start, end),) = self._spans
         self._spans = []
-        return Row(start, end, self._name, self._sum / self._number)
+        return Row(start, end, self._name, self._sum / (end - start))
 
 
 def rows_of(
@@ -85,14 +89,17 @@ def rows_of(
         DecodeError: When a clip cannot be decoded.
         NonFiniteLogits: If logits say nothing.
     """
+
+    def counted() -> Iterator[Tensor]:
+        for probability in smoothed(probabilities(classifier, film.clips, name), smooth):
+            yield probability
+            advance("windows")
+
     joiner = Joiner(threshold)
     try:
-        for number, probability in enumerate(
-            smoothed(probabilities(classifier, film.clips, name), smooth)
-        ):
+        for span, probability in by_moment(counted(), film.windows):
             guess = guess_of(probability, classifier.class_names, classifier.heads)
-            row = joiner.add(film.windows.span(number), guess)
-            advance("windows")
+            row = joiner.add(span, guess)
             if row is not None:
                 yield row
     except (Exception, KeyboardInterrupt):  # not GeneratorExit, after which nothing is taken
@@ -101,6 +108,48 @@ def rows_of(
         raise
     if (row := joiner.end()) is not None:
         yield row
+
+
+def by_moment(
+    values: Iterable[Tensor], windows: Windows
+) -> Iterator[tuple[tuple[float, float], Tensor]]:
+    """What is shown from one border of windows to the next: the mean of all that contain it.
+
+    Where windows leave gaps, each speaks for the seconds to which its middle is the nearest.
+
+    Args:
+        values: Of each window, in order.
+        windows: Over the film.
+
+    Yields:
+        Spans, seconds, that follow each other from 0 to the film's end, and their values. Where
+        ``values`` ends in an exception, first those of the windows so far.
+    """
+    if windows.every > windows.seconds:
+        yield from ((windows.span(number), value) for number, value in enumerate(values))
+        return
+    at = 0.0
+    containing: deque[tuple[float, Tensor]] = deque()  # until when, and what
+
+    def until(limit: float) -> Iterator[tuple[tuple[float, float], Tensor]]:
+        nonlocal at
+        while containing and at + ROUNDING < limit:
+            end = min(containing[0][0], limit)
+            if at + ROUNDING < end:
+                yield (at, end), torch.stack([value for _, value in containing]).mean(dim=0)
+                at = end
+            while containing and containing[0][0] <= at + ROUNDING:
+                containing.popleft()
+
+    try:
+        for number, value in enumerate(values):
+            start = windows.start(number)
+            yield from until(start)
+            containing.append((start + windows.seconds, value))
+    except (Exception, KeyboardInterrupt):
+        yield from until(inf)
+        raise
+    yield from until(inf)
 
 
 def smoothed(values: Iterable[Tensor], number: int) -> Iterator[Tensor]:
