@@ -227,10 +227,10 @@ def flops(size: dict[str, Any], phase: str, batch: int, origin: str = ORIGINS[0]
     A training step's are those of the tokens that are left, where it leaves some out.
     """
     side = size["image_size"]
-    model = build(size).train(phase == "training")
+    trains = phase == "training"
     whole = origin == "huggingface" or is_cut(size)
-    macs = count_macs(model, (size["num_frames"], side, side), whole)[""]
-    return 2.0 * macs * batch * (3 if phase == "training" else 1)
+    macs = count_macs(build(size), (size["num_frames"], side, side), whole, trains)[""]
+    return 2.0 * macs * batch * (3 if trains else 1)
 
 
 def memory(variant: Variant, size: dict[str, Any], device: str) -> dict[str, Any] | None:

@@ -59,8 +59,8 @@ def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["describe", "seed=1", "-m"], "unrecognized arguments: -m; vivit describe --help"),
-        (["describe", "-m\udcff\n"], r"unrecognized arguments: -m\udcff\n; vivit"),  # no UTF-8
+        (["describe", "seed=1", "-m"], "unrecognized arguments: -m; see vivit describe --help"),
+        (["describe", "-m\udcff\n"], r"unrecognized arguments: -m\udcff\n; see vivit"),  # no UTF-8
         (["describe", "--num-classes", "x"], "invalid int value: 'x'"),
         (["prepare"], "--output"),
         (["predict"], "checkpoint"),

@@ -153,7 +153,9 @@ def test_the_same_processes_change_nothing(saved: str) -> None:
 
 
 def test_what_does_not_divide_is_refused_with_the_arithmetic(saved: str) -> None:
-    message = r"8 videos per optimiser step, which 3 processes x 2 videos each = 6 do not divide"
+    message = (
+        r"8 videos per optimiser step, which is not a multiple of 3 processes x 2 videos each = 6"
+    )
     with pytest.raises(UserError, match=message):
         resume(saved, trainer(3, 2))
 

@@ -131,8 +131,8 @@ def test_parquet(features, tmp_path: Path) -> None:
         ([], "nothing is asked for: give --output FILE, --knn K or --probe"),
         (["--knn", 0], "--knn must be 1 or more, got 0"),
         (["--output", "out.csv"], "expected a file whose name ends in .npz or .parquet"),
-        (["--knn", 13, "--probe"], "--knn 13 --probe: there are 12 videos to learn from"),
-        (["--knn", 8, "data.train_split=val"], "there are 7 videos to learn from"),
+        (["--knn", 13, "--probe"], "--knn 13 --probe: 12 videos to learn from are too few"),
+        (["--knn", 8, "data.train_split=val"], "--knn 8: 7 videos to learn from are too few"),
     ],
 )
 def test_mistakes(words: list[object], message: str, features) -> None:

@@ -362,7 +362,7 @@ class TestTraining:
             ),
         )
         data = self.build(torture, verdicts=str(tmp_path / FILE_NAME))
-        with pytest.raises(UserError, match=r"none of the \d+ training videos.*: by hand\. Mend"):
+        with pytest.raises(UserError, match=r"none of the \d+ training videos.*: by hand\. Repair"):
             data.setup("fit")
 
     def test_without_a_limit_decoding_is_in_the_process(self, torture: Path) -> None:

@@ -337,7 +337,7 @@ def test_what_is_advised_after_a_nan(
                 step(self, batch, index) * (torch.nan if self.global_step == 12 else 1)
             ),
         )
-        with pytest.raises(UserError, match=r"lower optim\.lr.* resume with ckpt_path=last"):
+        with pytest.raises(UserError, match=r"Lower optim\.lr.* resume with ckpt_path=last"):
             train(compose_config([*small, f"run_dir={run}"]))
     train(resumed([f"run_dir={run}", "ckpt_path=last", "optim.lr=1e-5"]))
     assert len(rates(run)) == 16

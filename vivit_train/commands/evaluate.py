@@ -62,7 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.runs.results import results_of
     from vivit_train.runs.scores import write_scores
 
-    plain["logger"] = {"wandb": None, "tensorboard": None}
+    # Nothing is logged, and no class is imported because a checkpoint, maybe a stranger's, names it.
+    plain["logger"] = {"wandb": None, "tensorboard": None, "extra": {}}
+    plain["callbacks"]["extra"] = {}
     if plain["trainer"]["limit_test_batches"] == 0:
         raise UserError(
             "trainer.limit_test_batches=0 leaves no video to score: add "

@@ -137,16 +137,17 @@ def _branches(block: nn.Module) -> list[tuple[str, str, str]]:
     return [*(over[axis] for axis in block.attention_order.split("_")), mlp]
 
 
-def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
-    """Multiply-accumulates of one clip's evaluation, by the module's name; "" is the model.
-
-    ``token_drop`` drops none here; `count_training_flops` counts what it saves in training.
+def count_macs(
+    model: ViViT, clip: Grid, whole: bool = False, training: bool = False
+) -> dict[str, int]:
+    """Multiply-accumulates of one clip's forward pass, by the module's name; "" is the model.
 
     Args:
         model: From ``build``.
         clip: Frames, height and width.
         whole: Count all tokens of the last blocks, as the paper does, and not only those that
             the head reads and that are computed.
+        training: Leave out the tokens that ``token_drop`` drops in a training step.
 
     Raises:
         UserError: If the clip cannot be cut into tubelets.
@@ -157,7 +158,7 @@ def count_macs(model: ViViT, clip: Grid, whole: bool = False) -> dict[str, int]:
     clips = torch.empty(1, model.arguments.num_channels, *clip, device="meta")
     # As two matrix products, which every version of torch counts; nothing is computed.
     was_training = model.training
-    model.eval()
+    model.train(training)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(clips)
     model.train(was_training)
