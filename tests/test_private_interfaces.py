@@ -41,11 +41,6 @@ from tests.conftest import REPOSITORY
 
 # Name -> library, files that use it, and why no public name does.
 INTERFACES = {
-    "_fused_sdp_choice": (
-        "torch",
-        "model/kernels",
-        "which attention kernel torch takes; torch.backends.cuda.can_use_* tell only what could be",
-    ),
     # The loops of training.
     "fit_loop": (
         "Lightning",
@@ -130,6 +125,11 @@ INTERFACES = {
     "_is_avx512_bf16_supported": ("torch", "launch/devices", "the same"),
     "_is_arm_bf16_supported": ("torch", "launch/devices", "not in torch 2.15: ARM is without"),
     "_internal": ("Hydra", "config/words", "Hydra's flags, read as Hydra reads them"),
+    "_fused_sdp_choice": (
+        "torch",
+        "model/kernels",
+        "which attention kernel torch takes; torch.backends.cuda.can_use_* tell only what could be",
+    ),
     "_get_node": ("OmegaConf", "config/compose", "a value as it is written, unresolved"),
     "_value": ("OmegaConf", "config/compose", "the same"),
     "multiprocessing.util": (
@@ -605,6 +605,16 @@ def test_values_as_they_are_written() -> None:
     assert config._get_node("d")._value() == "???"
     assert isinstance(config._get_node("b"), DictConfig)
     assert config._get_node("b")._value() is not None
+
+
+@holds("_fused_sdp_choice")
+def test_torch_tells_which_attention_kernel_it_takes() -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q = torch.zeros(1, 2, 8, 16)
+    for backend in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel([backend]):
+            assert torch._fused_sdp_choice(q, q, q, dropout_p=0.0) == backend.value
 
 
 @holds("multiprocessing.util")

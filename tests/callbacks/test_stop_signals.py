@@ -17,6 +17,7 @@ GO_ON = "resume with: python train.py ckpt_path='a run/last.ckpt'\n"
 @pytest.fixture(autouse=True)
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("train.py").touch()  # as in a clone
     LAST.parent.mkdir()
     LAST.touch()
 

@@ -73,6 +73,23 @@ def validation_clips(demo_root: Path) -> list[tuple[Path, str]]:
     return [(path, path.parent.name) for path in sorted((demo_root / "val").rglob("*.mp4"))]
 
 
+def test_classes_that_a_checkpoint_names_are_not_imported(
+    finished_run: Path, score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: callbacks and loggers of a stranger's checkpoint, with their code beside it."""
+    (tmp_path / "my_attack.py").write_text("raise SystemExit('the code of a stranger has run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    content = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    config = content["hyper_parameters"]["config"]
+    for group in ("callbacks", "logger"):
+        config[group]["extra"] = {"x": {"_target_": "my_attack.Part"}}
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    for place in (run / "checkpoints").iterdir():
+        place.unlink()
+    torch.save(content, run / "checkpoints" / "best.ckpt")
+    assert score(checkpoint=run)["num_videos"] == 16
+
+
 def test_a_part_of_the_split(finished_run: Path, score, tmp_path: Path) -> None:
     """One video of each class; its score does not compare with that of the whole."""
     with pytest.warns(UserWarning, match="of the 16 videos of the split 'val' 8 are scored"):

@@ -138,7 +138,8 @@ def test_words_that_are_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("flux=3", "takes arguments of ViViT, and flux is not one"), ("num_frames", "expected NAME=VAL"),
+    [("flux=3", "takes arguments of ViViT, and flux is not one"),
+     ("num_frames", "expected NAME=VAL"),
      ("num_frames=many", "model.num_frames='many' is not a whole number")],
 )  # fmt: skip
 def test_mistakes(export, tmp_path: Path, word: str, message: str) -> None:

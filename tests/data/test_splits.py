@@ -26,8 +26,9 @@ class Listed(VideoSplits):
 
 def build(root: Path, given: Any = None, **kwargs: Any) -> Listed:
     arguments = {
-        "root": str(root), "name": "listed", "verdicts": None, "decoder": "auto", "picture_rate": None,
-        "splits": {"train": "train", "val": "val", "test": "val"}, "class_names": None,
+        "root": str(root), "name": "listed", "verdicts": None, "decoder": "auto",
+        "picture_rate": None, "splits": {"train": "train", "val": "val", "test": "val"},
+        "class_names": None,
     }  # fmt: skip
     given = given or {"train": (ROWS, ["a", "b"]), "val": (ROWS[:3], ["a", "b"])}
     return Listed(given, **arguments | kwargs)

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.runs.results import results_of
     from vivit_train.runs.scores import write_scores
 
-    # Nothing is logged, and no class is imported because a checkpoint, maybe a stranger's, names it.
+    # Nothing is logged, and a checkpoint, maybe a stranger's, has no class of its own imported.
     plain["logger"] = {"wandb": None, "tensorboard": None, "extra": {}}
     plain["callbacks"]["extra"] = {}
     if plain["trainer"]["limit_test_batches"] == 0:
