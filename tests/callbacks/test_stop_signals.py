@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from vivit_train.callbacks.stop_signals import Stopped, StopSignals
 from vivit_train.launch.stop_watch import StopWatch
 
@@ -17,7 +18,7 @@ GO_ON = "resume with: python train.py ckpt_path='a run/last.ckpt'\n"
 @pytest.fixture(autouse=True)
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("train.py").touch()  # as in a clone
+    Path("train.py").symlink_to(REPOSITORY / "train.py")  # as in a clone
     LAST.parent.mkdir()
     LAST.touch()
 

@@ -147,7 +147,7 @@ class TestWaiting:
             (90, 20.0, 0, 1, "There are cores for more workers: set data.num_workers=1"),
             (90, 75.0, 8, 8, "All cores decode: .*`vivit prepare`.* augment.repeats=2"),
             # A slow disk: other videos would not help.
-            (20, 75.0, 8, 8, "waiting for the storage .* local disk .*data.num_workers=16"),
+            (20, 75.0, 8, 8, "waiting for the storage, .* local disk, .*data.num_workers=16"),
             (90, 40.0, 8, 8, "The workers are busy for 50% of their time only"),
         ],
     )
