@@ -1,19 +1,12 @@
 """Whether a run's model is compiled, and what that needs of the machine."""
 
-import importlib.util
-import os
-import shutil
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vivit_train.errors import UserError
+from vivit_train.io.compilers import missing_for_cpp, missing_for_triton
 from vivit_train.io.terminal import is_rank_zero, say
-
-# Below this compute capability Triton, which writes the kernels, has no code.
-LEAST_CAPABILITY = (7, 0)
 
 
 def compiles(config: dict[str, Any]) -> bool:
@@ -51,24 +44,7 @@ def compiles(config: dict[str, Any]) -> bool:
 
 def missing_compiler(on_gpu: bool) -> tuple[str, str] | None:
     """What `torch.compile` lacks here, and the cure; ``None``: nothing."""
-    if not _is_there("CXX", "g++", "clang++", "cl"):
-        return "a C++ compiler", "install g++ or clang++, name one in CXX"
-    if not on_gpu:
-        return None
-    if importlib.util.find_spec("triton") is None:
-        return "Triton", "install the package triton that belongs to this torch"
-    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
-        return (
-            "a GPU that Triton can write kernels for",
-            "use one of compute capability 7.0 or more",
-        )
-    # Triton builds the part that starts its kernels as a Python extension.
-    if not _is_there("CC", "gcc", "clang", "cl"):
-        return "a C compiler", "install gcc or clang, name one in CC"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "Python.h", "install Python's headers (python3-dev)"
-    return None
-
-
-def _is_there(variable: str, *names: str) -> bool:
-    return any(name and shutil.which(name) for name in (os.environ.get(variable), *names))
+    missing = missing_for_cpp()
+    if missing is None and on_gpu:
+        missing = missing_for_triton(torch.cuda.get_device_capability())
+    return missing

@@ -1,8 +1,5 @@
 """Training transforms on the device: what the model sees of a batch, and with which labels."""
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from vivit_train.errors import UserError
+from vivit_train.io.compilers import missing_for_triton
 from vivit_train.seeds import derive_seed
 from vivit_train.transforms.colors import Colors, recolor
 from vivit_train.transforms.frames import check_frames
@@ -273,7 +271,7 @@ class Augment(nn.Module):
             self._plan(clip.shape[1], clip.shape[2], seed, done)
             for clip, seed, done in zip(frames, seeds, shrunk or [False] * len(frames))
         ]
-        if frames[0].is_cuda and can_compile_kernels():
+        if frames[0].is_cuda and can_compile_kernels(frames[0].device):
             from vivit_train.transforms import fused
 
             return fused.apply(frames, plans, self.processor, self.rand_augment)
@@ -383,11 +381,9 @@ class Augment(nn.Module):
 
 
 @cache
-def can_compile_kernels() -> bool:
-    """Whether Triton and the C compiler that it calls are there."""
-    compilers = (os.environ.get("CC"), "gcc", "clang")
-    has_compiler = any(name and shutil.which(name) for name in compilers)
-    return has_compiler and importlib.util.find_spec("triton") is not None
+def can_compile_kernels(device: torch.device) -> bool:
+    """Whether Triton can write kernels for this GPU, with the compilers that are there."""
+    return missing_for_triton(torch.cuda.get_device_capability(device)) is None
 
 
 def _check_range(
