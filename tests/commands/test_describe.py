@@ -174,7 +174,7 @@ def test_short_names_of_precisions(describe_json: Callable[..., dict[str, Any]])
         (["processor.crop_size=40"], "cannot be cut into tubelets"),
         (["trainer.precision=transformer-engine"], "memory is known for .*; use one of them"),
         (["trainer.precision=8"], "trainer.precision=8: expected auto, bf16-mixed"),
-        (["optim.name=lamb"], "optim.name=lamb: expected sgd or adamw"),
+        (["optim.name=lamb"], "optim.name=lamb: expected sgd, adamw or torch"),
         (["model.hiden_size=32"], "did you mean model.hidden_size"),
         (["model.pooling=max", "model.num_heads=3"], "is not a multiple of model.num_heads=3"),
     ],
