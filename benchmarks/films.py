@@ -25,7 +25,7 @@ import av
 import numpy as np
 from measure import Arguments, cell, head, write_report
 
-from vivit_train.classifier import load
+from vivit_train import load
 from vivit_train.data.demo_clips import CLASS_NAMES, render
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.write import _encode, write_video
