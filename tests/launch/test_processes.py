@@ -1,10 +1,15 @@
 """What a run makes of the processes that a launcher has started."""
 
 import os
+import signal
+import subprocess
+import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import is_rank_zero
@@ -110,3 +115,44 @@ def test_a_run_of_one_process_tells_its_error_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(processes, "time", clock)
     with pytest.raises(ZeroDivisionError), launched_from(StopWatch()):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_child_that_ends_too_slowly_is_no_lost_process(
+    succeeds: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen on an overloaded machine: a run that was done ended with exit code 75."""
+    exits: list[int] = []
+    monkeypatch.setattr(processes.os, "_exit", exits.append)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.2)
+    before = threading.active_count()
+    with suppress(OSError), launched_from(StopWatch()):
+        child = subprocess.Popen(["sleep", "60"])
+        subprocess_script._launch_process_observer([child])
+        assert threading.active_count() > before
+        if not succeeds:
+            raise OSError("disk full")
+    assert child.returncode == -signal.SIGKILL
+    for _ in range(50):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.1)
+    assert threading.active_count() == before
+    assert not exits
+    assert "process 1" not in capsys.readouterr().err
+
+
+def test_a_child_that_is_lost_ends_a_run_that_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(processes.os, "_exit", exits.append)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.2)
+    with launched_from(StopWatch()):
+        subprocess_script._launch_process_observer([subprocess.Popen(["false"])])
+        for _ in range(50):
+            if exits:
+                break
+            time.sleep(0.1)
+    assert exits == [75]
+    assert "process 1 of this run" in capsys.readouterr().err

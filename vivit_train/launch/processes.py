@@ -116,6 +116,7 @@ def launched_from(
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     children = watch.children
+    ended = threading.Event()  # this process has found out by itself how the run ended
 
     def command() -> list[str]:
         assert run_dir is not None
@@ -128,7 +129,7 @@ def launched_from(
     def observe(child_processes: list[subprocess.Popen]) -> None:
         children.extend(child_processes)
         # For where this process waits in a collective for a child that is gone.
-        threading.Thread(target=_end_with_children, args=(children,), daemon=True).start()
+        threading.Thread(target=_end_with_children, args=(children, ended), daemon=True).start()
 
     ours: dict[str, Any] = {"_launch_process_observer": observe}
     if run_dir is not None:
@@ -159,6 +160,7 @@ def launched_from(
                 raise ProcessLost(lost) from error
             raise
         finally:
+            ended.set()
             _end(children, grace)
             if children and run_dir is not None:
                 (run_dir / STARTING_FILE).unlink(missing_ok=True)
@@ -203,16 +205,15 @@ def _lost(
         time.sleep(0.1)
 
 
-def _end_with_children(children: list[subprocess.Popen]) -> None:
-    while any(child.poll() is None for child in children):
+def _end_with_children(children: list[subprocess.Popen], ended: threading.Event) -> None:
+    told = None
+    while told is None and any(child.poll() is None for child in children):
+        if ended.wait(0.5):
+            return  # and a child that is killed for ending too slowly is no loss
         told = _lost(children)
-        if told:
-            break
-        time.sleep(0.5)
-    else:
-        told = _lost(children)
-    if told:
-        time.sleep(GRACE_SECONDS)  # for this process to find out, or to end for the same reason
+    told = told or _lost(children)
+    # Time for this process to find out, or to end for the same reason.
+    if told and not ended.wait(GRACE_SECONDS):
         say(f"error: {told}", file=sys.stderr)
         _end(children, 0.0)
         os._exit(PROCESS_LOST)
