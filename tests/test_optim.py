@@ -310,7 +310,8 @@ def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) ->
     check_restored(schedule)
     state = optimizer.state[model.embed.weight]
     name = "momentum_buffer" if settings is SGD else "exp_avg"
-    for value in ("x", [1.0], torch.zeros(3)):
+    kept = state[name]
+    for value in ("x", [1.0], torch.zeros(3), torch.zeros(()), torch.zeros_like(kept).int()):
         state[name], whole = value, state[name]
         with pytest.raises(UserError, match="state in the checkpoint does not fit this model"):
             check_restored(schedule)
@@ -331,7 +332,14 @@ def test_an_average_that_is_missing() -> None:
     optimizer = build_optimizer(model, ADAMW)
     model(torch.zeros(1, 3, 2, 8, 8)).sum().backward()
     optimizer.step()
-    del optimizer.state[model.embed.weight]["exp_avg_sq"]
+    state = optimizer.state[model.embed.weight]
+    for name in ("step", "exp_avg"):
+        state[name], whole = None, state[name]
+        with pytest.raises(UserError, match="does not fit this model's parameters"):
+            check_restored(LambdaLR(optimizer, lambda step: 1.0))
+        state[name] = whole
+    check_restored(LambdaLR(optimizer, lambda step: 1.0))
+    del state["exp_avg_sq"]
     with pytest.raises(UserError, match="does not fit this model's parameters"):
         check_restored(LambdaLR(optimizer, lambda step: 1.0))
 

@@ -3,7 +3,7 @@
 import fnmatch
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -264,14 +264,8 @@ def check_restored(schedule: LambdaLR) -> None:
     """
     optimizer = schedule.optimizer
     numbers = [schedule.last_epoch, *(group.get("lr") for group in optimizer.param_groups)]
-    averages = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, AdamW) else set()
     fits = all(isinstance(number, int | float) for number in numbers) and all(
-        isinstance(parameter, Tensor)  # else that of none of them
-        and averages <= state.keys()
-        and all(
-            value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
-            for value in state.values()
-        )
+        isinstance(parameter, Tensor) and _fits(state, parameter, isinstance(optimizer, AdamW))
         for parameter, state in (optimizer.state.items() if is_ours(optimizer) else ())
     )
     if not fits:
@@ -280,6 +274,21 @@ def check_restored(schedule: LambdaLR) -> None:
             "file was changed or is damaged. Resume from previous.ckpt, or start a new run from "
             "its weights with model.pretrained"
         )
+
+
+def _fits(state: Mapping[str, Any], parameter: Tensor, is_adamw: bool) -> bool:
+    """Whether an optimiser can go on with its state of a parameter."""
+    shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+    needed = shapes.keys() if is_adamw else set()
+    return needed <= state.keys() and all(
+        (value is None and name not in needed)  # SGD has no momentum yet
+        or (
+            isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.shape == shapes.get(name, parameter.shape)
+        )
+        for name, value in state.items()
+    )
 
 
 def set_hyper_parameters(schedule: LambdaLR, given: Sequence[dict[str, Any]]) -> None:
