@@ -23,7 +23,7 @@ from typing import Any
 
 import av
 import numpy as np
-from measure import Arguments, cell, head, write_report
+from measure import Arguments, head, write_report
 
 from vivit_train import load
 from vivit_train.data.demo_clips import CLASS_NAMES, render
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 write_report(report, args.output)
         for minutes in args.minutes:
             row = cost(args.pretrained, Path(folder), minutes)
-            times = ", ".join(f"{name} {cell(row[name], '.1f')} s" for name in COSTS)
+            times = ", ".join(f"{name} {row[name]:.1f} s" for name in COSTS)
             memory = f"peak {row['memory_mb']} MB, decoder {row['decoder_mb']} MB"
             print(f"{minutes} minutes: {times}; share {row['share']:.2f}; {memory}", flush=True)
             report["cost"].append(row)
