@@ -2,7 +2,7 @@
 #
 #   docker build --target cpu -t vivit-train:cpu .
 #   docker build --target cuda -t vivit-train:cuda .
-#   docker run --rm --gpus all --ipc=host -v /data:/data -v "$PWD/runs:/work/runs" vivit-train:cuda \
+#   docker run --rm --gpus all --ipc=host -v /data:/data -v "$PWD/runs:/app/runs" vivit-train:cuda \
 #     train model=vivit_b data=folder data.root=/data/mine
 #
 # --ipc=host: workers hand batches over in shared memory, of which a container has 64 MB.
@@ -18,7 +18,7 @@ FROM sources AS cpu
 RUN pip install -c constraints.txt torch torchvision \
         --index-url https://download.pytorch.org/whl/cpu \
     && pip install -c constraints.txt .
-WORKDIR /work
+WORKDIR /app
 ENTRYPOINT ["vivit"]
 CMD ["--help"]
 
@@ -30,6 +30,6 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN pip install -c constraints.txt .
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /app
 ENTRYPOINT ["vivit"]
 CMD ["--help"]
