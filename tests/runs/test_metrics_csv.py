@@ -130,14 +130,6 @@ class TestMetricsFile:
             "the others are lost\n"
         )
 
-    @pytest.mark.parametrize("content", [b"epoch,step\n0,\xff\n", b"epoch,step\n0,1,2\n"])
-    def test_a_damaged_file_is_left_as_it_is(self, content: bytes, path: Path) -> None:
-        path.parent.mkdir()
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{path} is damaged .*: restore it or move it away"):
-            MetricsFile(path).resume(1)
-        assert path.read_bytes() == content
-
     def test_a_full_disk_is_told_with_the_file(self, path: Path) -> None:
         log = MetricsFile(path)
         log.add({"loss": 1.0}, 0)
@@ -207,6 +199,8 @@ class TestReading:
         [
             (b"a,b\n1,2\n", "it has no column 'epoch'"),
             (b"epoch\n1\n", "it has no column 'step'"),
+            (b"v=0\no=- 0 0 IN IP4 127.0.0.1\n", "it has no column 'epoch'"),
+            (b"a,b\n", "it has no column 'epoch'"),
             (b"epoch,step\nx,1\n", "invalid literal for int.* 'x'"),
             (b"epoch,step,loss\n0,1,x\n", "could not convert string to float: 'x'"),
             (b"epoch,step,loss\n0,1\n", "a row has more or fewer values than there are columns"),
@@ -214,8 +208,13 @@ class TestReading:
             (b"epoch,step\n0,\xff\n", "can't decode byte 0xff"),
         ],
     )
-    def test_another_file_is_refused(self, text: bytes, reason: str, tmp_path: Path) -> None:
+    def test_another_file_is_refused_by_readers_and_by_a_resumed_run(
+        self, text: bytes, reason: str, tmp_path: Path
+    ) -> None:
         path = tmp_path / "metrics.csv"
         path.write_bytes(text)
-        with pytest.raises(UserError, match=rf"metrics.csv is damaged \(.*{reason}.*\): restore"):
-            read_metrics(path)
+        refused = rf"metrics.csv is damaged \(.*{reason}.*\): restore it or move it away"
+        for read in (read_metrics, lambda path: MetricsFile(path).resume(1)):
+            with pytest.raises(UserError, match=refused):
+                read(path)
+        assert path.read_bytes() == text

@@ -42,9 +42,8 @@ def read_metrics(path: Path) -> list[Row]:
             rows.append(
                 Row(epoch, step, {name: float(cell) for name, cell in cells.items() if cell})
             )
-        except (KeyError, ValueError) as error:
-            reason = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
-            raise _damaged(path, reason) from None
+        except ValueError as error:
+            raise _damaged(path, str(error)) from None
     return rows
 
 
@@ -84,8 +83,9 @@ class MetricsFile:
             following: A row that comes after them.
 
         Raises:
-            UserError: If the file is not a table in UTF-8.
+            UserError: If it is another file, which no report could read after the run.
         """
+        read_metrics(self.path)
         columns, table = _read(self.path)
         self._columns, self.rows = columns or self._columns, list(table[:rows])
         self._written = len(self.rows)
@@ -132,11 +132,15 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(line for line in file if line.endswith("\n"))
             rows = list(reader)
+        columns = list(reader.fieldnames or [])
+        missing = {"epoch", "step"}.difference(columns)
+        if columns and missing:
+            raise csv.Error(f"it has no column {min(missing)!r}")
         if any(None in row or None in row.values() for row in rows):
             raise csv.Error("a row has more or fewer values than there are columns")
     except (UnicodeDecodeError, csv.Error) as error:
         raise _damaged(path, str(error)) from None
-    return list(reader.fieldnames or []), rows
+    return columns, rows
 
 
 def _damaged(path: Path, reason: str) -> UserError:
