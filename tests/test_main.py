@@ -47,10 +47,10 @@ def test_options_stand_between_words(parsed) -> None:
 @pytest.mark.parametrize("verb", __main__.VERBS)
 def test_every_verb_takes_its_options_last(verb: str, parsed) -> None:
     needed = {
-        "compare": ["RUN"], "evaluate": ["RUN"], "explain": ["RUN", "clip.mp4"],
-        "predict": ["RUN", "clip.mp4"], "demo": ["RUN"],
+        "compare": ["RUN"], "completion": ["bash"], "evaluate": ["RUN"],
+        "explain": ["RUN", "clip.mp4"], "predict": ["RUN", "clip.mp4"], "demo": ["RUN"],
         "export": ["RUN", "--format", "onnx", "--output", "x"], "prepare": ["--output", "x"],
-        "features": ["RUN"], "report": ["RUN"],
+        "features": ["RUN"], "report": ["RUN"], "publish": ["RUN", "owner/name"],
         "show-batch": ["--output", "x"],
     }  # fmt: skip
     assert parsed(verb, *needed.get(verb, []))

@@ -108,7 +108,8 @@ def load(source: str | Path, **model: Any) -> "Classifier":
     Args:
         source: A run's folder, which stands for its best checkpoint; one of its checkpoints; a
             folder that ``vivit export --format safetensors`` wrote; a Hugging Face folder or file;
-            a hub id ``owner/name``; or a Scenic checkpoint. ``model.pretrained`` takes the same.
+            a hub id, ``owner/name`` or ``hf://owner/name@revision``; or a Scenic checkpoint.
+            ``model.pretrained`` takes the same.
         **model: Arguments of `ViViT` that the source does not contain, such as ``image_size``
             for a Scenic checkpoint, or that should differ from it, such as ``num_frames``.
             Positions are then interpolated.

@@ -1,6 +1,7 @@
 """The `vivit` command: `vivit VERB ...`, a file per verb in `commands/`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ from vivit_train.version import version_and_commit
 VERBS = (
     "check",
     "compare",
+    "completion",
     "demo",
     "describe",
     "doctor",
@@ -23,6 +25,7 @@ VERBS = (
     "features",
     "predict",
     "prepare",
+    "publish",
     "report",
     "show-batch",
     "train",
@@ -72,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "--config-dir", metavar="DIR", help="a folder of configurations of your own"
             )
         verbs[name].set_defaults(run=verb.run, verb=name, uses=uses)
+    if "_ARGCOMPLETE" in os.environ:
+        from vivit_train.commands.completion import answer_shell
+
+        answer_shell(parser)
     if arguments[:1] == ["train"]:  # its options are Hydra's, --help too
         parsed = verbs["train"].parse_args([])
         parsed.words = arguments[1:]

@@ -90,6 +90,7 @@ def _vivit(draw: random.Random, keys: list[str]) -> Case:
             ("predict", "../safetensors", "../videos/jump/0.mp4"),
             ("export", "../run", "--format", "huggingface", "--output", "../out"),
             ("export", "../run", "--format", "safetensors", "--output", "../out"),
+            ("publish", "../run", "owner/name", "--license", "mit", "--output", "../out"),
             ("describe", *TRAIN),
             ("doctor", *TRAIN),
             ("show-batch", *TRAIN, "--output", "../out"),

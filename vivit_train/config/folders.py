@@ -43,11 +43,11 @@ def use_config_dir(folder: str | None) -> None:
     if folder is None:
         return
     own = user_path(folder).absolute()
-    held = [path.relative_to(own) for group in _groups() for path in (own / group).glob("*.yaml")]
+    held = [path.relative_to(own) for group in groups() for path in (own / group).glob("*.yaml")]
     if not held:
         raise UserError(
             f"--config-dir {folder}: expected a folder with yaml files in folders named as in "
-            f"configs/, e.g. {folder}/experiment/mine.yaml; the names are {', '.join(_groups())}"
+            f"configs/, e.g. {folder}/experiment/mine.yaml; the names are {', '.join(groups())}"
         )
     for path in sorted(held):
         if (CONFIG_DIR / path).is_file():
@@ -76,6 +76,7 @@ def options_of(group: str) -> list[str]:
     )
 
 
-def _groups() -> list[str]:
+def groups() -> list[str]:
+    """The groups that have options, e.g. ``model`` and ``hydra/launcher``."""
     folders = sorted({path.parent for path in CONFIG_DIR.glob("*/**/*.yaml")})
     return [folder.relative_to(CONFIG_DIR).as_posix() for folder in folders]

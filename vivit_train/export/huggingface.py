@@ -28,7 +28,7 @@ def write(classifier: Classifier, folder: Path) -> None:
     Raises:
         UserError: If they cannot express the model.
     """
-    if reasons := _what_it_lacks(classifier):
+    if reasons := what_it_lacks(classifier):
         raise UserError(
             f"--format huggingface cannot hold this model: {'; '.join(reasons)}. "
             "--format safetensors holds every model"
@@ -39,7 +39,7 @@ def write(classifier: Classifier, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", processor)
 
 
-def _what_it_lacks(classifier: Classifier) -> list[str]:
+def what_it_lacks(classifier: Classifier) -> list[str]:
     """Why Hugging Face's model would compute something else, or nothing."""
     config, processor = classifier.model.config, classifier.processor
     only = {

@@ -58,10 +58,14 @@ def write_page(folders: Sequence[Path], output: Path, records: Records | None = 
     """
     contents = [Content.read(folder) for folder in folders]
     with said_if_long(f"writing {output}"):
-        first = [_run(contents[0], records)]
-        runs = first + [_run(content, None) for content in contents[1:]]
-        write_whole(output, render(contents, runs))
+        write_whole(output, page_of(contents, records))
     return output
+
+
+def page_of(contents: Sequence[Content], records: Records | None = None) -> str:
+    """The page as text, see `write_page`."""
+    first = [_run(contents[0], records)]
+    return render(contents, first + [_run(content, None) for content in contents[1:]])
 
 
 def page_of_test(folder: Path, records: Records | None) -> None:

@@ -14,6 +14,7 @@ from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.files import written_whole
+from vivit_train.io.foreign import is_of
 from vivit_train.io.layout import VIDEOS_FILE, SplitDigest, SplitDigests
 
 ROLES: tuple[Literal["train", "val"], ...] = ("train", "val")
@@ -56,6 +57,12 @@ def known_validation(run_dir: Path) -> frozenset[str]:
     """
     known = _saved(run_dir).get("val", {})
     return frozenset(known.get("names", ()))
+
+
+def known_splits(run_dir: Path) -> dict[str, SplitDigest]:
+    """How many videos a run trained and was validated on, as far as its folder says."""
+    saved = _saved(run_dir)
+    return {role: saved[role] for role in saved if is_of(saved[role], SplitDigest)}  # type: ignore
 
 
 def check_same_videos(

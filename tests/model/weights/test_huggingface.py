@@ -453,21 +453,27 @@ def test_hub_id(saved, monkeypatch: pytest.MonkeyPatch) -> None:
     _, folder = saved()
     asked = []
 
-    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
-        asked.append((repo_id, allow_patterns))
+    def snapshot_download(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision, allow_patterns))
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     weights = read_weights("google/vivit-b-16x2")
     assert weights.origin == "Hugging Face hub google/vivit-b-16x2"
     # Not a second copy of the same weights.
-    assert asked == [("google/vivit-b-16x2", ["*.json", "model*.safetensors"])]
+    assert asked == [("google/vivit-b-16x2", None, ["*.json", "model*.safetensors"])]
+    for source in (
+        "hf://google/vivit-b-16x2@refs/pr/1",
+        Path("hf://google/vivit-b-16x2@refs/pr/1"),
+    ):
+        read_weights(source)
+        assert asked[-1][:2] == ("google/vivit-b-16x2", "refs/pr/1")
 
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     read_weights("google/vivit-b-16x2")
-    assert asked[-1] == ("google/vivit-b-16x2", ["*.json", "pytorch_model*.bin"])
+    assert asked[-1] == ("google/vivit-b-16x2", None, ["*.json", "pytorch_model*.bin"])
 
 
 def test_an_existing_path_wins_over_the_hub(saved, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Weights from files: every foreign format, and loading them into a model with a report."""
 
-import re
 from pathlib import Path
 
 from vivit_train.errors import UserError
@@ -14,7 +13,7 @@ from vivit_train.model.weights.checkpoint import (
     resolve_checkpoint,
 )
 from vivit_train.model.weights.files import Weights, check_size
-from vivit_train.model.weights.hub import download
+from vivit_train.model.weights.hub import download, hub_id
 from vivit_train.model.weights.huggingface import describe_folder, read_file, read_folder
 from vivit_train.model.weights.inflate import FromImage
 from vivit_train.model.weights.loading import load_weights
@@ -42,8 +41,8 @@ def read_weights(source: str | Path, with_tensors: bool = True) -> Weights:
             best; a folder that ``vivit export --format safetensors`` or Hugging Face's
             ``save_pretrained`` wrote; a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file of
             Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image ViT's
-            ``.npz``; or a hub id ``owner/name``. What exists as a path is never taken for a hub
-            id.
+            ``.npz``; or a hub id, ``owner/name`` or ``hf://owner/name@revision``. What exists as
+            a path is never taken for a hub id.
         with_tensors: Whether to read the tensors. Else ``state`` is empty, or mapped from the
             disk. Sources that consist of tensors alone (Scenic's checkpoints, single files with
             no ``config.json`` beside them) then say nothing.
@@ -87,11 +86,12 @@ def _locate(source: str | Path) -> tuple[Path, str | None]:
     path = resolve_checkpoint(path)
     if path.exists():
         return path, None
-    if path.suffix not in SUFFIXES and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        return download(str(source)), f"Hugging Face hub {source}"
+    wanted = hub_id(source)
+    if wanted and (path.suffix not in SUFFIXES or str(source).startswith("hf:")):
+        return download(wanted), f"Hugging Face hub {source}"
     raise UserError(
         f"{source} does not exist: give a checkpoint, a folder with config.json and weights, or "
-        "the name of a Hugging Face checkpoint, owner/name"
+        "the name of a Hugging Face checkpoint, owner/name or hf://owner/name@revision"
     )
 
 
