@@ -17,7 +17,8 @@ ASK = """
 eval "$(vivit completion bash)"
 function=$(complete -p vivit | sed 's/.*-F \\([^ ]*\\).*/\\1/')
 for line in "vivit pu" "vivit export --for" "vivit train optim.label" \
-    "vivit train model=vivit_b_fs" "vivit describe optim.fr" "vivit describe optim.we" "vivit completion f"; do
+    "vivit train model=vivit_b_fs" "vivit describe optim.fr" \
+    "vivit describe optim.we" "vivit completion f"; do
     COMP_LINE=$line COMP_POINT=${#line} COMP_TYPE=9 COMP_WORDS=($line) COMP_CWORD=1 COMPREPLY=()
     $function vivit
     echo "$line: ${COMPREPLY[*]}"
