@@ -1,8 +1,8 @@
 """Print a shell's script that completes verbs, options and keys of `vivit`.
 
-  eval "$(vivit completion bash)"                                       in ~/.bashrc
-  eval "$(vivit completion zsh)"                                        in ~/.zshrc, after compinit
-  vivit completion fish > ~/.config/fish/completions/vivit.fish         once
+eval "$(vivit completion bash)"                                       in ~/.bashrc
+eval "$(vivit completion zsh)"                                        in ~/.zshrc, after compinit
+vivit completion fish > ~/.config/fish/completions/vivit.fish         once
 """
 
 import argparse
