@@ -186,7 +186,8 @@ class TestCard:
         """Of several labels a video, or several heads: what there is no interval for says so."""
         path = run / "results.json"
         results = json.loads(path.read_text())
-        path.write_text(json.dumps(results | {"map": 0.625, "undecodable": ["a.mp4"]}))
+        results |= {"map": 0.625, "multi_label": True, "undecodable": ["a.mp4"]}
+        path.write_text(json.dumps(results))
         (run / "predictions.csv").unlink()
         (run / "classes.csv").unlink()
         vivit("publish", run, "me/demo", *LICENSE)
@@ -196,6 +197,9 @@ class TestCard:
         assert re.search(r"\| top-1 accuracy \| 0\.\d{4} \| 0\.\d{4} to", text)
         assert "1 of the test videos cannot be decoded" in text
         assert "## Classes" not in text
+        ours, theirs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        compile(ours + theirs, "card", "exec")
+        assert "sigmoid" in theirs
 
 
 class TestRefusals:
