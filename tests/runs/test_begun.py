@@ -149,7 +149,37 @@ class TestReading:
     def test_entries_of_other_types(self, tmp_path: Path, name: str, value: Any) -> None:
         content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
         torch.save(content | {name: value}, tmp_path / "last.ckpt")
-        with pytest.raises(UserError, match=f"training resumes from: {name} is missing or of"):
+        with pytest.raises(UserError, match=f"training resumes from: {name} is missing, of"):
+            read_begun(tmp_path / "last.ckpt")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("position", {number: value})
+              for number in ("videos_per_batch", "videos_per_step", "videos_per_epoch")
+              for value in (0, -4, 7)),
+            ("position", {"epoch": -1}), ("position", {"videos_done": -4}),
+            ("position", {"videos_done": 3}), ("position", {"videos_done": 10**12}),
+            ("position", {"in_batches": {"accumulate_grad_batches": 0}}),
+            ("metrics_csv", {"rows": -1}), ("metrics_csv", {"next": {}}),
+            ("metrics_csv", {"next": {"step": "x"}}),
+            ("given_up", {"a.mp4": "xy"}), ("given_up", {"a.mp4": ["x", "y"]}),
+        ],
+    )  # fmt: skip
+    def test_numbers_that_no_run_writes(
+        self, tmp_path: Path, name: str, value: dict[str, Any]
+    ) -> None:
+        content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
+        torch.save(content | {name: content[name] | value}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=f"from: {name} is .* or has numbers that no run"):
+            read_begun(tmp_path / "last.ckpt")
+
+    @pytest.mark.parametrize("count", ["global_step", "loops"])
+    def test_counts_below_zero(self, tmp_path: Path, count: str) -> None:
+        content = torch.load(OLD_RUN / "checkpoints/last.ckpt", weights_only=True)
+        counts = {"global_step": -1, "loops": {"fit_loop": {"current": {"ready": -1}}}}
+        torch.save(content | {count: counts[count]}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=f"from: {count} is .* or has numbers that no run"):
             read_begun(tmp_path / "last.ckpt")
 
     @pytest.mark.parametrize("group", ["trainer", "data", "model", "optim", "callbacks"])

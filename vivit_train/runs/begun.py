@@ -1,5 +1,6 @@
 """What a resumed run must know of the run that it continues: read once, checked, passed on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -60,7 +61,7 @@ def read_begun(path: Path) -> Begun:
         path: The checkpoint. Its checksums are compared before, by `resume`.
 
     Raises:
-        UserError: If training cannot resume from it, naming what is missing or of another type.
+        UserError: If training cannot resume from it, naming what is missing or no run writes.
     """
     content = read_tensors(path, verify=False)
     weights = weights_of(path, content)
@@ -86,26 +87,63 @@ def read_begun(path: Path) -> Begun:
 
 
 def _check_state(path: Path, content: dict[str, Any]) -> None:
-    """Refuses a checkpoint that lacks what training needs, or has an entry of another type."""
+    """Refuses a checkpoint that lacks what training needs, or holds what no run writes."""
     kinds = get_type_hints(CheckpointContent)
     there = [name for name in kinds if name in NEEDED or content.get(name) is not None]
     wrong = [name for name in there if not is_of(content.get(name), kinds[name])]
-    if "loops" not in wrong and not _has_counts(content["loops"]):
-        wrong.append("loops")
+    wrong += [
+        name
+        for name, is_sound in SOUND.items()
+        if name in there and name not in wrong and not is_sound(content[name])
+    ]
     if wrong:
         raise UserError(
-            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is missing "
-            "or of another type. To start a new run from its weights use model.pretrained"
+            f"{path} is not a checkpoint that training resumes from: {', '.join(wrong)} is "
+            "missing, of another type, or has numbers that no run writes. To start a new run from "
+            "its weights use model.pretrained"
         )
 
 
 def _has_counts(loops: dict[str, Any]) -> bool:
-    """Whether the counts of Lightning's loops are whole numbers: Lightning takes any value."""
+    """Whether the counts of Lightning's loops are counts: Lightning takes any value."""
     counts = ("ready", "started", "processed", "completed")
     return all(
-        is_of(value, int) if name in counts else not isinstance(value, dict) or _has_counts(value)
+        _is_count(value) if name in counts else not isinstance(value, dict) or _has_counts(value)
         for name, value in loops.items()
     )
+
+
+def _is_count(value: Any) -> bool:
+    return is_of(value, int) and value >= 0
+
+
+def _is_position(position: Position) -> bool:
+    """Whether a run can stand there: within an epoch, and all numbers are of whole batches."""
+    batch, done = position["videos_per_batch"], position["videos_done"]
+    step, epoch = position["videos_per_step"], position["videos_per_epoch"]
+    in_batches = position.get("in_batches", {})
+    return (
+        min(batch, step, epoch, *in_batches.values()) > 0
+        and not any(videos % batch for videos in (done, step, epoch))
+        and 0 <= done < epoch
+        and position["epoch"] >= 0
+    )
+
+
+# Of what a checkpoint holds in the right types, whether its numbers are those of a run.
+SOUND: dict[str, Callable[[Any], bool]] = {
+    "global_step": _is_count,
+    "loops": _has_counts,
+    "position": _is_position,
+    "metrics_csv": lambda metrics: (
+        _is_count(metrics["rows"])
+        and (metrics["next"] is None or _is_count(metrics["next"].get("step")))
+    ),
+    "given_up": lambda videos: all(
+        is_of(entry, list[Any]) and len(entry) == 2 and _is_count(entry[0])
+        for entry in videos.values()
+    ),
+}
 
 
 def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule) -> None:
