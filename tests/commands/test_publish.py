@@ -177,10 +177,16 @@ class TestCard:
         path = run / "config.yaml"
         text = path.read_text().replace("pretrained: null", f"pretrained: {pretrained}")
         path.write_text(text)
+        classes = (run / "classes.csv").read_text().splitlines()
+        classes[1] = "moving_down,0,0,,0,,"  # a class without a test video
+        (run / "classes.csv").write_text("\n".join(classes))
         vivit("publish", run, "me/demo", *LICENSE)
         front, text = card_of(run.with_name("mine-published"))
         assert front.get("base_model") == base
         assert told in text
+        row = r"| moving\_down | 0 | 0 | not measured | 0 | not measured | none |"
+        assert row in text
+        assert r"No test video shows moving\_down, so nothing is known of that." in text
 
     def test_scores_of_other_names_and_no_predictions(self, run: Path) -> None:
         """Of several labels a video, or several heads: what there is no interval for says so."""

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import jinja2
 from markupsafe import Markup
 
+from vivit_train.class_names import shorten
 from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.io.layout import SplitDigest
@@ -142,8 +143,8 @@ def base_of(settings: Mapping[str, Any]) -> tuple[str, str | None] | None:
     pretrained = settings.get("model.pretrained")
     if not pretrained:
         return None
-    found = None if Path(pretrained).exists() else hub_id(pretrained)
-    if found is None:
+    found = hub_id(pretrained)
+    if found is None or Path(pretrained).exists():
         return f"the weights {Path(pretrained).name}", None
     at = f" at the revision {found.revision}" if found.revision else ""
     return f"{found.repo_id}{at}", found.repo_id
@@ -288,7 +289,7 @@ def limits_of(classifier: Classifier, content: Content) -> list[str]:
     if len(pairs) and (told := no_better_than_guessing(pairs[:, :1], pairs[:, 1:])):
         limits.append(f"{told.partition('. ')[0]}.")
     if untested := [row["class"] for row in content.classes if row["videos"] == "0"]:
-        limits.append(f"No test video shows {', '.join(untested)}: nothing is known of them.")
+        limits.append(f"No test video shows {shorten(untested)}, so nothing is known of that.")
     if confused := worst(pairs, most=3):
         told = "; ".join(
             f"{names[c.true]} for {names[c.predicted]} ({c.videos} videos)" for c in confused
