@@ -13,6 +13,7 @@ from vivit_train.config import (
     command_line,
     compose_config,
     config_dir_words,
+    from_here,
     parse_overrides,
     replaced,
     to_plain,
@@ -47,7 +48,7 @@ def run(config: DictConfig, starts_again: bool = False) -> None:
 
 def train(config: DictConfig) -> Path:
     """Compose -> build -> fit -> test. Returns the run's folder."""
-    plain = to_plain(config)
+    plain = from_here(to_plain(config))
     check_schedule(plain)
     check_lora(plain)
     # Heavy imports wait until here: a mistake is answered before torch is loaded.

@@ -30,8 +30,8 @@ CLASSES = (
 FILES = (
     "train", "model/vivit_b", "data/video", "processor/auto", "processor/scenic", "augment/basic",
     "optim/sgd", "optim/adamw", "optim/torch", "trainer/default", "callbacks/default", "logger/csv",
-    "logger/wandb", "logger/tensorboard", "hydra/sweeper/optuna", "hydra/launcher/local",
-    "hydra/launcher/slurm", "data/folder", "data/webdataset",
+    "logger/wandb", "logger/tensorboard", "logger/mlflow", "hydra/sweeper/optuna",
+    "hydra/launcher/local", "hydra/launcher/slurm", "data/folder", "data/webdataset",
 )  # fmt: skip
 TITLES = {
     "": "The run",
@@ -42,7 +42,7 @@ TITLES = {
     "optim": "`optim`: optimiser and schedule",
     "trainer": "`trainer`: Lightning's Trainer",
     "callbacks": "`callbacks`: checkpoints, stopping, averages",
-    "logger": "`logger`: Weights & Biases and TensorBoard",
+    "logger": "`logger`: Weights & Biases, TensorBoard and MLflow",
     "hydra": "`hydra`: sweeps",
 }
 # Keys that neither a docstring nor a comment explains.
@@ -65,6 +65,8 @@ MEANINGS = {
     "logger.wandb.tags": "tags of the run",
     "logger.tensorboard": "settings of TensorBoard",
     "logger.tensorboard.flush_secs": "seconds between writes",
+    "logger.mlflow": "settings of MLflow",
+    "logger.mlflow.experiment_name": "experiment to which the run belongs",
     "hydra.sweep.dir": "folder of the sweep, in which each trial has a numbered folder",
     "hydra.launcher.name": "where trials run; `hydra/launcher=local` or `slurm` sets it",
     "hydra.sweeper.params": "what to sweep, as an alternative to the command line",

@@ -120,7 +120,7 @@ def test_every_option_composes(group: str, option: str) -> None:
     plain = experiment(option) if group == "experiment" else composed(f"{group}={option}")
     assert set(plain) == {
         "allow_other_videos", "augment", "callbacks", "ckpt_path", "data", "logger", "model",
-        "name", "optim", "processor", "run_dir", "seed", "trainer",
+        "name", "optim", "processor", "run_dir", "seed", "started_in", "trainer",
     }  # fmt: skip
     if group in ("model", "optim", "data"):
         assert plain[group]["name"] == option
@@ -450,7 +450,12 @@ def test_the_trainers_keys_are_lightnings() -> None:
 @pytest.mark.parametrize("option", options("logger"))
 def test_loggers_build(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    if option == "mlflow":
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     loggers = build_loggers(composed(f"logger={option}")["logger"], tmp_path, "x")
-    expected = {"csv": [], "tensorboard": ["TensorBoardLogger"], "wandb": ["Wandb"]}
+    expected = {
+        "csv": [], "tensorboard": ["TensorBoardLogger"], "wandb": ["Wandb"], "mlflow": ["Mlflow"],
+    }  # fmt: skip
     assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected[option]]
     wandb.finish()  # the run that its logger has begun, which the next one would take up

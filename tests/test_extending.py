@@ -23,7 +23,9 @@ from vivit_train.runs.resume import resumed
 
 def code_of(page: str, language: str) -> list[str]:
     text = (REPOSITORY / f"docs/{page}.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    blocks = re.split(r"^```", text, flags=re.MULTILINE)[1::2]
+    parts = (block.partition("\n") for block in blocks)
+    return [code for name, _, code in parts if re.fullmatch(language, name)]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,10 @@ def run(
     where = [f"data.root={cameras}", f"run_dir={run_dir}", "callbacks.every_n_train_steps=5"]
     own = ["logger.extra.csv._target_=lightning.pytorch.loggers.CSVLogger"]
     own += [f"logger.extra.csv.save_dir={run_dir}", "logger.extra.csv.name=mine"]
-    optimiser = ["optim=torch", "optim.arguments.betas=[0.5,0.9]"]
+    optimiser = ["optim=torch", "optim.arguments.betas=[0.5,0.8]"]
+    words_of_page = [w for line in lines if line.startswith("python ") for w in shlex.split(line)]
+    optimiser += [word for word in words_of_page if word.startswith("optim.schedule")]
+    own += [word for word in words_of_page if word.startswith("callbacks.extra.lr")]
     return train(compose_config([*words, *sizes, *where, *own, *optimiser]))
 
 
@@ -77,10 +82,18 @@ def test_parts_of_ones_own(run: Path) -> None:
     assert (config["model"]["name"], config["data"]["cameras"]) == ("wide", ["north", "south"])
     assert config["callbacks"]["extra"]["spikes"]["factor"] == 3
     assert config["optim"]["_target_"] == "torch.optim.NAdam"
-    assert list(last["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.5, 0.9]
+    # The schedule moves the first one against the rate, up to 0.95.
+    betas = last["optimizer_states"][0]["param_groups"][0]["betas"]
+    assert tuple(betas) == (pytest.approx(0.95, abs=0.01), 0.8)
     assert last["callbacks"]["Spikes"]["mean"] > 0
-    assert "train/spikes" in (run / "metrics.csv").read_text().splitlines()[0]
-    assert last["global_step"] == 16  # of one camera
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/spikes"]]
+    rates = [float(row["train/lr"]) for row in rows]
+    assert len(rates) == last["global_step"] == 16  # of one camera
+    # One cycle: up to the highest rate in three tenths of the steps, then down to nearly nothing.
+    assert max(rates) == max(rates[3:6]) == pytest.approx(3e-3, rel=0.1)
+    assert rates[-1] < rates[0] / 100
+    assert float(rows[-1]["lr-NAdam/pg1"]) == pytest.approx(rates[-1], rel=1e-6)
     assert "train/loss" in (run / "mine/version_0/metrics.csv").read_text().splitlines()[0]
     assert "mlp_size: 32" in (run / "mine/version_0/hparams.yaml").read_text()
 
@@ -91,15 +104,40 @@ def test_resuming_is_exact_with_a_callback_of_ones_own(
     copy = shutil.copytree(run, tmp_path / "copy")
     words = [f"ckpt_path={copy}/checkpoints/previous.ckpt", "logger.extra.csv=null"]
     words.append("data._target_=cameras.Cameras")
+    words.append("callbacks.extra.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor")
     with pytest.raises(UserError, match=r"callbacks\.extra\.spikes\._target_=spikes\.Spikes, a cl"):
         resumed(words)
-    config = resumed([*words, "callbacks.extra.spikes._target_=spikes.Spikes"])
+    words.append("callbacks.extra.spikes._target_=spikes.Spikes")
+    for word in ("optim.lr=0.5", "trainer.max_epochs=9"):
+        with pytest.raises(UserError, match=rf"has the state of optim\.schedule.*{word[:6]}.* -> "):
+            train(resumed([*words, word]))
+    config = resumed(words)
     assert 0 < torch.load(config.ckpt_path, weights_only=True)["global_step"] < 16
     train(config)
     same_run(copy, run)
     states = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (copy, run)]
     assert states[0]["callbacks"]["Spikes"] == states[1]["callbacks"]["Spikes"]
-    assert "keeps no state" not in capsys.readouterr().out
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if "keeps no state" in line)
+    assert told.startswith("callbacks.extra.lr (LearningRateMonitor) ")
+
+
+def test_resuming_is_exact_with_mlflow(
+    small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    words = [*small, "logger=mlflow", "callbacks.every_n_train_steps=5"]
+    whole = train(compose_config([*words, f"run_dir={tmp_path}/whole"]))
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    train(resumed([f"ckpt_path={copy}/checkpoints/previous.ckpt"]))
+    same_run(copy, whole)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("vivit-train")
+    (only,) = client.search_runs([experiment.experiment_id])
+    assert only.data.params["optim.layer_decay"] == "0.8"
+    steps = [metric.step for metric in client.get_metric_history(only.info.run_id, "train/loss")]
+    assert sorted(set(steps)) == list(range(16))
 
 
 @pytest.mark.parametrize("preset", ["fast", "overfit"])

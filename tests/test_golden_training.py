@@ -59,6 +59,7 @@ def optim(case: str) -> dict[str, Any]:
         "lr_batch_size": None,
         "warmup_epochs": config["lr_configs"]["warmup_steps"] / 2,
         "min_lr_fraction": 0.0,
+        "schedule": {},
         "label_smoothing": config["label_smoothing"],
     }
 

@@ -17,6 +17,7 @@ from vivit_train.module import VivitModule, check_deterministic
 OPTIM = {
     "name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "warmup_epochs": 0,
     "min_lr_fraction": 0.0, "label_smoothing": 0.1, "layer_decay": 1.0, "lr_batch_size": None,
+    "schedule": {},
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from tests.golden_files import GOLDEN
 from vivit_train.errors import UserError
@@ -21,6 +21,7 @@ from vivit_train.optim import (
     layers_of,
     parameter_groups,
     scaled_lr,
+    schedule_of_class,
     set_hyper_parameters,
     warmup_cosine,
 )
@@ -297,6 +298,51 @@ def test_schedule_drives_torch() -> None:
         optimizer.step()
         schedule.step()
     np.testing.assert_allclose(rates, [0.1 * warmup_cosine(s, 20, 4) for s in range(20)])
+
+
+TORCHS = "torch.optim.lr_scheduler"
+
+
+def test_a_schedule_of_torchs() -> None:
+    """A value that is the word total_steps is their number."""
+    ours, theirs = build_optimizer(small(), SGD), build_optimizer(small(), SGD)
+    settings = {"max_lr": 0.4, "total_steps": "total_steps"}
+    schedule = schedule_of_class({"_target_": f"{TORCHS}.OneCycleLR"} | settings, ours, 20)
+    expected = OneCycleLR(theirs, max_lr=0.4, total_steps=20)
+    for _ in range(20):
+        for one, other in zip(ours.param_groups, theirs.param_groups):
+            assert (one["lr"], one["momentum"]) == (other["lr"], other["momentum"])
+        for optimizer, steps in ((ours, schedule), (theirs, expected)):
+            optimizer.step()
+            steps.step()
+    assert type(schedule) is OneCycleLR
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"_target_": f"{TORCHS}.ReduceLROnPlateau"}, "ReduceLROnPlateau follows a score, and a s"),
+        ({"_target_": "torch.optim.SGD"}, r"schedule\._target_=torch\.optim\.SGD is not the class"),
+        ({"_target_": f"{TORCHS}.OneCycle"}, "is not the class of a schedule: expected a subclass"),
+        (
+            {"_target_": f"{TORCHS}.OneCycleLR", "max_lr": 1},
+            r"OneCycleLR cannot be built with \{max_lr: 1\}: You must define either total_steps OR "
+            r".* It is stepped after each optimiser step, not .* epoch; total_steps as a value",
+        ),
+        ({"_target_": f"{TORCHS}.StepLR"}, r"StepLR cannot be built with \{\}: .*'step_size'"),
+        (
+            {"_target_": f"{TORCHS}.LambdaLR", "lr_lambda": "x"},
+            "cannot be built with {lr_lambda: x",
+        ),
+        (
+            {"_target_": f"{TORCHS}.OneCycleLR", "max_lr": 1, "total_steps": 5},
+            "ends before the run, after 5 steps; total_steps as a value stands for .* run, 20",
+        ),
+    ],
+)
+def test_what_is_no_schedule_here(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        schedule_of_class(settings, build_optimizer(small(), SGD), 20)
 
 
 @pytest.mark.parametrize("settings", [SGD, ADAMW])

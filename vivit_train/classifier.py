@@ -71,6 +71,7 @@ class Classifier(nn.Module):
         tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
         heads: Name and number of classes of each head, side by side in the logits, where a video
             has several classes (EPIC-Kitchens: nouns, verbs); empty for one head.
+        lora: LoRA's matrices by name, which are in the model's weights already; empty without.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Classifier(nn.Module):
         self.eval_views = eval_views or (4, 3)
         self.tells_eval_views = eval_views is not None
         self.heads = heads or {}
+        self.lora: dict[str, Tensor] = {}
 
     def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
         """Class logits of clips as decoded.
@@ -332,6 +334,7 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         tells_sampling=sampling_of(told, clip_frames) is not None,
         video_rate=told.get("video_rate"),
     )
+    classifier.lora = weights.lora
     return classifier.eval()
 
 

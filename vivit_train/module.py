@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from vivit_train.config import check_warmup
 from vivit_train.data.batch import ClipBatch
@@ -31,6 +31,7 @@ from vivit_train.optim import (
     freeze,
     hyper_parameters,
     scaled_lr,
+    schedule_of_class,
     set_hyper_parameters,
     warmup_cosine,
 )
@@ -180,7 +181,11 @@ class VivitModule(LightningModule):
         total, warmup = self.schedule_steps()
         self._total_steps = total
         floor = self.optim["min_lr_fraction"]
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, warmup, floor))
+        schedule: LRScheduler
+        if self.optim["schedule"]:
+            schedule = schedule_of_class(self.optim["schedule"], optimizer, total)
+        else:
+            schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, warmup, floor))
         self._hyper_parameters = hyper_parameters(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -188,11 +193,15 @@ class VivitModule(LightningModule):
         """Trains with this run's hyper-parameters, whatever a checkpoint has restored.
 
         The schedule of a run that is resumed with another length or rate is the one that it would
-        have had from the start; the learning rate may jump, which is printed.
+        have had from the start; the learning rate may jump, which is printed. One of
+        ``optim.schedule`` goes on with what the checkpoint has, as nothing has changed there.
         """
         schedule = self.lr_schedulers()
-        assert isinstance(schedule, LambdaLR)
+        assert isinstance(schedule, LRScheduler)
         check_restored(schedule)
+        if self.optim["schedule"]:
+            return
+        assert isinstance(schedule, LambdaLR)
         before = highest_lr(schedule.optimizer)
         set_hyper_parameters(schedule, self._hyper_parameters)
         now = highest_lr(schedule.optimizer)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from vivit_train.config.keys import in_words
 from vivit_train.config.target import named_class
@@ -20,6 +20,8 @@ from vivit_train.model.vivit import ViViT
 OPTIMIZERS = ("sgd", "adamw", "torch")
 # `optim.freeze` for a linear probe.
 ALL_BUT_HEAD = "all_but_head"
+# In `optim.schedule` it stands for the number of optimiser steps of the run.
+TOTAL_STEPS = "total_steps"
 
 
 def build_optimizer(model: ViViT, optim: dict[str, Any]) -> Optimizer:
@@ -91,6 +93,45 @@ def _of_class(optim: dict[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
     if optim["weight_decay"] and "weight_decay" not in optimizer.defaults:
         raise UserError(f"optim._target_={target} has no weight decay: set optim.weight_decay=0")
     return optimizer
+
+
+def schedule_of_class(
+    settings: Mapping[str, Any], optimizer: Optimizer, total_steps: int
+) -> LRScheduler:
+    """The schedule that `optim.schedule` describes, to be stepped after each optimiser step.
+
+    Args:
+        settings: ``_target_`` and the arguments of the class, of which those that are the word
+            ``total_steps`` become that number.
+        optimizer: What it steers.
+        total_steps: Optimiser steps of the whole run.
+
+    Raises:
+        UserError: If it cannot be built, follows a score, or ends before the run.
+    """
+    target = settings["_target_"]
+    kind: Any = named_class("optim.schedule._target_", target, LRScheduler, "a schedule")
+    if issubclass(kind, ReduceLROnPlateau):
+        raise UserError(
+            f"optim.schedule._target_={target} follows a score, and a schedule is a function of "
+            "the step here: take another. callbacks.patience_steps ends a run that stalls"
+        )
+    arguments = {name: value for name, value in settings.items() if name != "_target_"}
+    numbers = {n: total_steps if v == TOTAL_STEPS else v for n, v in arguments.items()}
+    way_on = f"{TOTAL_STEPS} as a value stands for the steps of the whole run, {total_steps}"
+    try:
+        schedule: LRScheduler = kind(optimizer, **numbers)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"optim.schedule: {target} cannot be built with {in_words(arguments)}: {error}. It is "
+            f"stepped after each optimiser step, not after each epoch; {way_on}"
+        ) from error
+    ends = getattr(schedule, "total_steps", total_steps)  # OneCycleLR's, after which it fails
+    if ends < total_steps:
+        raise UserError(
+            f"optim.schedule: {target} ends before the run, after {ends} steps; {way_on}"
+        )
+    return schedule
 
 
 def parameter_groups(
@@ -256,7 +297,7 @@ def is_ours(optimizer: Optimizer) -> bool:
     return type(optimizer) in (SGD, AdamW)
 
 
-def check_restored(schedule: LambdaLR) -> None:
+def check_restored(schedule: LRScheduler) -> None:
     """Refuses what torch takes from a checkpoint unseen, and fails over in the next step.
 
     Raises:

@@ -213,7 +213,7 @@ class TestOverridingASavedConfiguration:
         changed = override_config(saved(), ["optim=sgd", "optim.momentum=0.5", "optim.lr=0.3"])
         assert to_plain(changed)["optim"] == {
             "name": "sgd", "lr": 0.3, "momentum": 0.5, "weight_decay": 0.0, "warmup_epochs": 2.5,
-            "min_lr_fraction": 0.0, "label_smoothing": 0.0, "layer_decay": 1.0,
+            "min_lr_fraction": 0.0, "schedule": {}, "label_smoothing": 0.0, "layer_decay": 1.0,
             "lr_batch_size": None, "freeze": None, "lora_rank": None, "class_weights": None,
         }  # fmt: skip
 

@@ -89,7 +89,7 @@ BASES = (
     ("data=demo", "data.root=x", "optim=adamw", "logger=wandb"),
     ("data=webdataset", "data.root=x", "optim=sgd", "logger=tensorboard"),
     ("data=folder", "data.root=x"),
-    ("data=csv", "data.root=x", "optim=torch"),
+    ("data=csv", "data.root=x", "optim=torch", "logger=mlflow"),
     ("data=ucf101", "data.root=x"),
 )
 
@@ -114,7 +114,7 @@ OURS = [
     key
     for key in KEYS
     if not key.startswith("hydra.")
-    and key not in ("logger.wandb", "logger.tensorboard", "data._target_")
+    and key not in ("logger.wandb", "logger.tensorboard", "logger.mlflow", "data._target_")
 ]
 
 

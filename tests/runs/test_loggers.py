@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import wandb
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+import yaml
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from vivit_train.errors import UserError
 from vivit_train.io.quiet import hush_lightning
@@ -18,7 +19,8 @@ from vivit_train.runs.loggers import MetricsCsv, build_loggers, why_wandb_is_off
 from vivit_train.runs.metrics_csv import read_metrics
 
 WANDB = {"project": "vivit-train", "entity": None, "tags": ["a"]}
-OFF: dict[str, Any] = {"wandb": None, "tensorboard": None, "extra": {}}
+CONFIG = {"seed": 0, "optim": {"name": "sgd", "lr": 0.1}, "data": {"eval_views": [2, 1]}}
+OFF: dict[str, Any] = {"wandb": None, "tensorboard": None, "mlflow": None, "extra": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +130,9 @@ class TestWandb:
         run_dir = tmp_path / "2026-01-31"
         run_dir.mkdir()
         logger = self.build(run_dir)
+        logger.log_hyperparams(CONFIG)
         logger.log_metrics({"train/loss": 1.0}, 0)
+        assert logger.experiment.config["optim"] == CONFIG["optim"]
         logger.experiment.finish()
         (folder,) = (run_dir / "wandb").glob("offline-run-*")
         assert list(folder.glob("*.wandb"))
@@ -227,9 +231,11 @@ class TestTensorBoard:
 
         _, logger = build_loggers(OFF | {"tensorboard": {"flush_secs": 1}}, tmp_path, "x")
         assert isinstance(logger, TensorBoardLogger)
+        logger.log_hyperparams(CONFIG)
         for step in range(3):
             logger.log_metrics({"train/loss": 3.0 - step}, step)
         logger.finalize("success")
+        assert yaml.safe_load((tmp_path / "tensorboard/hparams.yaml").read_text()) == CONFIG
         events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
         assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
             (0, 3.0),
@@ -251,6 +257,54 @@ class TestTensorBoard:
         expected = rf"logger\.tensorboard=.*{next(iter(settings))}.*: TensorBoard refuses it, "
         with pytest.raises(UserError, match=expected):
             build_loggers(OFF | {"tensorboard": settings}, tmp_path, "x")
+
+
+class TestMlflow:
+    @pytest.fixture(autouse=True)
+    def uri(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+        return f"sqlite:///{tmp_path}/mlflow.db"
+
+    def build(self, run_dir: Path, **settings: Any) -> MLFlowLogger:
+        given = {"experiment_name": "x", "tracking_uri": None, "run_id": None} | settings
+        _, logger = build_loggers(OFF | {"mlflow": given}, run_dir, "vivit_x")
+        assert isinstance(logger, MLFlowLogger)
+        return logger
+
+    def test_a_run_goes_on_in_the_run_that_it_began(self, tmp_path: Path, uri: str) -> None:
+        first = self.build(tmp_path / "2026-01-31")
+        first.log_hyperparams(CONFIG)
+        first.log_metrics({"train/loss": 1.0}, 0)
+        first.finalize("failed")
+        second = self.build(tmp_path / "2026-01-31")
+        second.log_hyperparams(CONFIG | {"seed": 1, "new": 2})  # what it refuses to change is kept
+        second.log_metrics({"train/loss": 0.5}, 1)
+        second.finalize("success")
+        assert first.run_id == second.run_id != self.build(tmp_path / "other").run_id
+        run = second.experiment.get_run(second.run_id)
+        assert run.data.params == {
+            "seed": "0", "optim.name": "sgd", "optim.lr": "0.1", "data.eval_views": "[2, 1]",
+            "new": "2",
+        }  # fmt: skip
+        assert (run.info.run_name, run.info.status) == ("vivit_x/2026-01-31", "FINISHED")
+        history = second.experiment.get_metric_history(second.run_id, "train/loss")
+        assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
+        assert self.build(tmp_path / "third", run_id=first.run_id).run_id == first.run_id
+
+    def test_what_it_refuses(self, tmp_path: Path, uri: str) -> None:
+        with pytest.raises(UserError, match=rf"mlflow: {uri} refuses the run \(Run .*x.*\): check"):
+            self.build(tmp_path / "run", run_id="x")
+        assert not (tmp_path / "run").exists()
+
+
+def test_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.loggers import mlflow
+
+    monkeypatch.setattr(mlflow, "_MLFLOW_AVAILABLE", False)
+    settings = {"experiment_name": "x", "tracking_uri": None, "run_id": None}
+    with pytest.raises(UserError, match="logger=mlflow needs MLflow: pip install mlflow"):
+        build_loggers(OFF | {"mlflow": settings}, tmp_path, "x")
 
 
 class TestOthers:

@@ -218,3 +218,23 @@ class TestReading:
             with pytest.raises(UserError, match=refused):
                 read(path)
         assert path.read_bytes() == text
+
+
+def test_a_row_that_is_there_in_part_when_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """A callback has logged of the step at hand; the rest of the row comes after the checkpoint."""
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.add({"epoch": 0, "train/loss": 2.0}, 0)
+    file.save()
+    assert file.position(None) == {"rows": 1, "next": None}
+    file.add({"lr": 0.1}, 1)
+    following = {"step": 1, "epoch": 0, "train/loss": 1.0}
+    position = file.position(following)
+    assert position == {"rows": 1, "next": {"step": 1, "epoch": 0, "lr": 0.1, "train/loss": 1.0}}
+    file.add({"epoch": 0, "train/loss": 1.0}, 1)
+    file.save()
+    whole = read_metrics(file.path)
+    again = MetricsFile(file.path)
+    again.resume(position["rows"], position["next"])
+    assert read_metrics(file.path) == whole
+    # A validation's row stands by itself: it is written when the next step has none yet.
+    assert file.position({"step": 2, "epoch": 0}) == {"rows": 2, "next": {"step": 2, "epoch": 0}}

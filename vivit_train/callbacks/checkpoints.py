@@ -274,10 +274,8 @@ class Checkpoints(Checkpoint):
         """Adds how far metrics.csv is."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
-                cast(CheckpointContent, checkpoint)["metrics_csv"] = {
-                    "rows": len(logger.file.rows),
-                    "next": self._unlogged_row(trainer),
-                }
+                position = logger.file.position(self._unlogged_row(trainer))
+                cast(CheckpointContent, checkpoint)["metrics_csv"] = position
 
     def _unlogged_row(self, trainer: Trainer) -> dict[str, Any] | None:
         """The row of the step at hand, which Lightning logs after the hooks of its batch."""

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.runs.scores import write_scores
 
     # Nothing is logged, and a checkpoint, maybe a stranger's, has no class of its own imported.
-    plain["logger"] = {"wandb": None, "tensorboard": None, "extra": {}}
+    plain["logger"] = {"wandb": None, "tensorboard": None, "mlflow": None, "extra": {}}
     plain["callbacks"]["extra"] = {}
     if plain["trainer"]["limit_test_batches"] == 0:
         raise UserError(
@@ -149,6 +149,7 @@ def settings_for(classifier: "Classifier", source: Path, words: Sequence[str]) -
     from vivit_train.config import (
         complete_config,
         compose_config,
+        from_here,
         override_config,
         saved_config,
         to_plain,
@@ -160,7 +161,7 @@ def settings_for(classifier: "Classifier", source: Path, words: Sequence[str]) -
     else:
         saved = complete_config(saved_config(classifier.config, str(source)))
         config = override_config(saved, words)
-    plain = without_auto(to_plain(config, needs_weights=False))
+    plain = without_auto(from_here(to_plain(config, needs_weights=False)))
     # Frames and pixels as the model was trained with, unless this call asks for others.
     trained = classifier.processor.settings()
     for name, value in plain["processor"].items():

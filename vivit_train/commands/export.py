@@ -8,6 +8,8 @@ huggingface    config.json, model.safetensors and preprocessor_config.json, as t
                them; Model 1 with a class token only
 safetensors    model.safetensors under our own names and vivit_train.json; every model, and
                `load` and every verb take the folder like the checkpoint
+lora           the same two files of a run with optim.lora_rank, which hold what was trained and the
+               name and checksum of the other weights: small, and loaded with those weights
 torch-export   model.pt2: uint8 frames [B, T, H, W, 3] in, logits [B, K] out, the processor inside;
                any batch B, height H and width W
 onnx           model.onnx, the same; needs `pip install 'vivit-train[export]'`
@@ -28,6 +30,7 @@ from vivit_train.io.terminal import say
 WHERE = {
     "huggingface": "vivit_train in config.json, which transformers does not heed",
     "safetensors": "vivit_train.json",
+    "lora": "vivit_train.json",
     "torch-export": "vivit_train.json, also inside model.pt2",
     "onnx": "vivit_train in the metadata of model.onnx",
 }

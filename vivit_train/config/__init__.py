@@ -16,7 +16,7 @@ from vivit_train.config.folders import (
     program,
     use_config_dir,
 )
-from vivit_train.config.plain import check_lora, check_schedule, check_warmup, to_plain
+from vivit_train.config.plain import check_lora, check_schedule, check_warmup, from_here, to_plain
 from vivit_train.config.saved import read_saved, saved_config
 from vivit_train.config.used import check_used
 from vivit_train.config.words import command_line, parse_overrides, word_of
@@ -32,6 +32,7 @@ __all__ = [
     "complete_config",
     "compose_config",
     "config_dir_words",
+    "from_here",
     "override_config",
     "parse_overrides",
     "program",

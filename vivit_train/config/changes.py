@@ -99,9 +99,10 @@ RULES = (
     ),
     Rule("augment.*", USED),
     Rule(
-        "optim.name optim._target_ optim.arguments optim.layer_decay optim.freeze optim.lora_rank",
+        "optim.name optim._target_ optim.arguments optim.schedule optim.layer_decay optim.freeze "
+        "optim.lora_rank",
         REFUSED,
-        "the checkpoint holds the optimiser's state for these parameter groups",
+        "the checkpoint holds the state of this optimiser and schedule, for these parameter groups",
     ),
     Rule(
         "optim.lr optim.lr_batch_size optim.warmup_epochs optim.min_lr_fraction "
@@ -153,10 +154,13 @@ RULES = (
         "in this call only: splits that hold other videos are accepted, with a warning",
     ),
     Rule("ckpt_path run_dir", FREE, "the checkpoint to resume from, and the folder to write to"),
+    Rule("started_in", FREE, "the folder of this call"),
 )
 # Keys that the shipped configuration does not have.
 OF_ONES_OWN = Rule("callbacks.extra.*", USED)
-OF_THE_OPTIMISER = Rule("optim.arguments.*", REFUSED, "the checkpoint holds the optimiser's state")
+OF_THE_OPTIMISER = Rule(
+    "optim.arguments.* optim.schedule.*", REFUSED, "the checkpoint holds the state that it made"
+)
 OF_ANOTHER_DATA_SET = Rule("data.*", USED, "the splits must hold the same videos as before")
 OF_ANOTHER_VERSION = Rule("*", REFUSED, "it is unknown what it changes in a run that has begun")
 
@@ -191,7 +195,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     return {
         key: f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in old | new
-        if old.get(key) != new.get(key) and key not in ("ckpt_path", "run_dir")
+        if old.get(key) != new.get(key) and key not in ("ckpt_path", "run_dir", "started_in")
     }
 
 

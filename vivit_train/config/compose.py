@@ -109,7 +109,7 @@ def complete_config(saved: DictConfig) -> DictConfig:
         The completed copy.
     """
     logger = saved.get("logger", {})
-    loggers = [name for name in ("wandb", "tensorboard") if logger.get(name)]
+    loggers = [name for name in ("wandb", "tensorboard", "mlflow") if logger.get(name)]
     # The demo, chosen by default, sets parts of other groups; data=video sets none.
     choices = ["data=video", f"optim={saved.optim.name}", f"logger={(loggers or ['csv'])[0]}"]
     config = compose_options(choices)

@@ -18,6 +18,7 @@ from vivit_train.config.kinds import (
     null,
     number,
     off,
+    part,
     parts,
     path,
     pixels,
@@ -41,6 +42,7 @@ KEYS: Mapping[str, Kind] = {
     "ckpt_path": path | null,
     "allow_other_videos": switch,
     "run_dir": path,
+    "started_in": path | null,
     # ViViT's arguments, and what is done with the model.
     "model.name": folder_name,
     "model.pretrained": path | null,
@@ -172,6 +174,7 @@ KEYS: Mapping[str, Kind] = {
     "optim.lora_rank": whole(1, 1024) | null,
     "optim.warmup_epochs": number(least=0, most=1_000_000) | auto,
     "optim.min_lr_fraction": share,
+    "optim.schedule": part,
     "optim.label_smoothing": share,
     "optim.class_weights": choice("balanced") | null,
     # Lightning's names and ranges. Zero batches or steps of training are no training.
@@ -224,6 +227,10 @@ KEYS: Mapping[str, Kind] = {
     "logger.wandb.id": text | null,
     "logger.tensorboard": off("logger=tensorboard"),
     "logger.tensorboard.flush_secs": whole(1, 1_000_000),
+    "logger.mlflow": off("logger=mlflow"),
+    "logger.mlflow.experiment_name": text,
+    "logger.mlflow.tracking_uri": text | null,
+    "logger.mlflow.run_id": text | null,
     "logger.extra": parts("{csv: {_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs}}"),
     # Sweeps.
     "hydra.sweep.dir": path,
@@ -248,7 +255,7 @@ KEYS: Mapping[str, Kind] = {
 # Objects of the user's own by name.
 EXTRA = ("callbacks.extra", "logger.extra")
 # Keys below these are the user's own, and need not be in the configuration to be set.
-OPEN = (*EXTRA, "optim.arguments")
+OPEN = (*EXTRA, "optim.arguments", "optim.schedule")
 
 _GROUPS = {key[:place] for key in KEYS for place, sign in enumerate(key) if sign == "."}
 

@@ -136,6 +136,13 @@ arguments = Kind(
 )
 
 
+part = Kind(
+    "{}, or a mapping with a _target_ and the arguments of that class",
+    lambda value: arguments.fits(value) and (not value or _is_text(value.get("_target_"))),
+    is_nested=True,
+)
+
+
 def parts(example: str) -> Kind:
     """Objects of the user's own by name, each with its class and arguments; or null, for none."""
     return Kind(

@@ -9,9 +9,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vivit_train.config.keys import AUTO, KEYS, in_words, misfits
 from vivit_train.errors import UserError, in_one_line
+from vivit_train.io.terminal import is_rank_zero, say
 
 # What a recipe has for model.pretrained that is to be given: Hydra merges no ??? over a null.
 REQUIRED = "required"
+# Paths that are read, and count from the working directory where they are relative.
+FROM_THE_START = (
+    "model.pretrained", "data.root", "data.verdicts", "data.index_dir", "augment.flip_labels",
+)  # fmt: skip
 
 
 def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
@@ -70,6 +75,32 @@ def _with_home(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             value = os.path.expanduser(value)
         expanded[name] = value
     return expanded
+
+
+def from_here(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose paths lead to the same files from the working directory.
+
+    A relative path that leads nowhere from here counts from the folder where the run was started,
+    and is printed.
+
+    Args:
+        config: Plain; of a new run, or saved by one.
+
+    Returns:
+        The same, started here.
+    """
+    found: dict[str, Any] = dict(config)
+    for key in FROM_THE_START:
+        group, _, name = key.partition(".")
+        value, start = config[group].get(name), config.get("started_in")
+        if not isinstance(value, str) or value == AUTO or start is None or os.path.exists(value):
+            continue
+        there = os.path.join(start, value)
+        if os.path.exists(there):
+            found[group] = found[group] | {name: there}
+            if is_rank_zero():
+                say(f"{key}={value} is not here: {there}, seen from where the run was started")
+    return found | {"started_in": os.getcwd()}
 
 
 def check_schedule(config: Mapping[str, Any]) -> None:

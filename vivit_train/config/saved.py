@@ -146,7 +146,9 @@ def check_target(config: DictConfig, names_data: bool) -> None:
 
 
 def extra_targets(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """The classes of callbacks, loggers and the optimiser outside of torch: key and name of each.
+    """The classes of callbacks, loggers, and outside of torch of the optimiser and its schedule.
+
+    Gives the key and the name of each.
 
     Args:
         config: Saved by a run.
@@ -157,13 +159,15 @@ def extra_targets(config: DictConfig) -> Iterator[tuple[str, str]]:
             part = parts[name]
             if isinstance(part, DictConfig):
                 yield f"{extra}.{name}._target_", str(part.get("_target_"))
-    optimizer = OmegaConf.select(config, "optim._target_")
-    if optimizer is not None and not str(optimizer).startswith("torch.optim."):
-        yield "optim._target_", str(optimizer)
+    for name in ("optim", "optim.schedule"):
+        part = OmegaConf.select(config, name)
+        target = part.get("_target_") if isinstance(part, DictConfig) else None
+        if target is not None and not str(target).startswith("torch.optim."):
+            yield f"{name}._target_", str(target)
 
 
 def check_extra(config: DictConfig, named: Collection[str]) -> None:
-    """Refuses to import a callback, logger or optimiser that only a saved configuration names.
+    """Refuses to import a class that only a saved configuration names, as `extra_targets` has it.
 
     Args:
         config: Saved by a run, with this call's overrides.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
-from vivit_train.export import huggingface, onnx, safetensors, torch_export
+from vivit_train.export import huggingface, lora, onnx, safetensors, torch_export
 from vivit_train.export.staging import staged
 
 # uint8 frames [B, T, H, W, 3] -> logits [B, K].
@@ -97,6 +97,7 @@ def relative_difference(ours: Tensor, reference: Tensor) -> float:
 FORMATS = {
     "huggingface": Format(huggingface.write, huggingface.read, 1e-5, own_resize=True),
     "safetensors": Format(safetensors.write, safetensors.read, 1e-6),
+    "lora": Format(lora.write, lora.read, 1e-6),
     "torch-export": Format(torch_export.write, torch_export.read, 1e-6),
     "onnx": Format(onnx.write, onnx.read, 1e-4, own_resize=True),
 }

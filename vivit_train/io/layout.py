@@ -18,6 +18,8 @@ RESULTS_FILE = "results.json"
 # runs/scores -> report, people: each class, pair of classes and video of the test
 CLASSES_FILE, CONFUSION_FILE = "classes.csv", "confusion.csv"
 PREDICTIONS_FILE = "predictions.csv"
+# runs/loggers -> runs/loggers: the id of the run in MLflow
+MLFLOW_FILE = "mlflow_run_id.txt"
 # report -> people: the page of a run or an evaluation
 REPORT_FILE = "report.html"
 # runs/splits -> runs/splits: the videos of both splits by name

@@ -4,6 +4,7 @@ A module of ours and not peft: queries, keys and values are one fused projection
 keep their names, and merging is one addition, while peft wraps modules and renames their weights.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -60,6 +61,20 @@ def add_lora(model: ViViT, rank: int) -> None:
         for name, layer in list(part.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(part, name, LoraLinear(layer, rank))
+
+
+def matrices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LoRA's own tensors among those of a model."""
+    return {name: tensor for name, tensor in state.items() if name.endswith(MATRICES)}
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """A checksum of tensors with their names, types and shapes: SHA-256, in hexadecimal."""
+    checksum = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        checksum.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        checksum.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
 
 
 def merged(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from vivit_train.errors import UserError
 from vivit_train.runs.comparison import flat
 
 # What a run has of its own, and what follows from other keys.
-_OF_THE_RUN = ("run_dir", "ckpt_path", "allow_other_videos", "name", "model.name", "data.name")
+_OF_THE_RUN = (
+    "run_dir", "started_in", "ckpt_path", "allow_other_videos", "name", "model.name", "data.name",
+)  # fmt: skip
 
 
 def words_of(settings: dict[str, Any]) -> list[str]:

@@ -36,12 +36,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             DiskFull: If there is no room; what was there before is left as it was.
-            UserError: If a callback's state is not plain: no run could resume from it.
+            UserError: If the state of a part of the user's own is not plain: no run could resume
+                from it.
         """
-        for callback, state in checkpoint.get("callbacks", {}).items():
+        states = {f"the callback {n}": s for n, s in checkpoint.get("callbacks", {}).items()}
+        states["the optimiser"] = checkpoint.get("optimizer_states")
+        states["the schedule"] = checkpoint.get("lr_schedulers")
+        for part, state in states.items():
             if kind := foreign_type(state):
                 raise UserError(
-                    f"the callback {callback} puts a {kind} into the checkpoint, and what is saved "
+                    f"{part} puts a {kind} into the checkpoint, and what is saved "
                     "must be plain to be read again: have its state_dict give numbers, text, "
                     "tensors, and lists and dicts of these"
                 )

@@ -20,7 +20,9 @@ SCORES = ("top1", "top5", "mean_class_accuracy", "macro_f1")
 # Levels at which runs are looked for: runs/sweeps/<date>/<number> has three.
 MAX_DEPTH = 3
 # What differs between any two runs and says nothing about their scores.
-_NOT_SETTINGS = ("run_dir", "ckpt_path", "allow_other_videos", "name", "callbacks.refresh_rate")
+_NOT_SETTINGS = (
+    "run_dir", "started_in", "ckpt_path", "allow_other_videos", "name", "callbacks.refresh_rate",
+)  # fmt: skip
 _PNG_FONT_PX, _PNG_PAD_PX = 14, 8
 _BAR_COLOUR, _RULE_COLOUR = (190, 215, 240), (120, 120, 120)
 

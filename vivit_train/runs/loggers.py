@@ -1,4 +1,4 @@
-"""Loggers: metrics.csv always; Weights & Biases, TensorBoard and any others on request."""
+"""Loggers: metrics.csv always; Weights & Biases, TensorBoard, MLflow and others on request."""
 
 import netrc
 import os
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from vivit_train.config.changes import values
 from vivit_train.config.keys import in_words
 from vivit_train.config.target import build_named
 from vivit_train.errors import UserError
-from vivit_train.io.layout import METRICS_FILE
+from vivit_train.io.files import write_whole
+from vivit_train.io.layout import METRICS_FILE, MLFLOW_FILE
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
 from vivit_train.runs.metrics_csv import MetricsFile
 
@@ -28,13 +30,13 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
     """The csv logger and those that the configuration asks for.
 
     Args:
-        logger: ``wandb`` and ``tensorboard``: settings, or ``None`` for off; ``extra``: others by
-            a name of the user's, each with its ``_target_`` and arguments.
+        logger: ``wandb``, ``tensorboard`` and ``mlflow``: settings, or ``None`` for off;
+            ``extra``: others by a name of the user's, each with its ``_target_`` and arguments.
         run_dir: The run's folder, into which all of them write.
         name: The run's name.
 
     Raises:
-        UserError: If TensorBoard is asked for and not installed, or a logger refuses its settings.
+        UserError: If what is asked for is not installed, or a logger refuses its settings.
     """
     loggers: list[Logger] = [MetricsCsv(run_dir / METRICS_FILE)]
     if logger["wandb"] is not None:
@@ -52,6 +54,8 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
             raise UserError(
                 "logger=tensorboard needs TensorBoard: pip install 'vivit-train[tensorboard]'"
             ) from None
+    if logger["mlflow"] is not None:
+        loggers.append(_mlflow(logger["mlflow"], run_dir, name))
     for key, settings in logger["extra"].items():
         if settings is not None:
             named = f"logger.extra.{key}"
@@ -95,6 +99,20 @@ class MetricsCsv(Logger):
     def save(self) -> None:
         """Writes what is new; Lightning asks for it now and then, and at the end."""
         self.file.save()
+
+
+class Mlflow(MLFlowLogger):
+    """MLflow, where a resumed run goes on in the run that it began."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Logs the configuration, key by key as on the command line.
+
+        MLflow refuses to change what a run has: of a resumed run only new keys are logged.
+        """
+        known = self.experiment.get_run(self.run_id).data.params
+        told = {key: value for key, value in values(params) if key not in known}
+        super().log_hyperparams(told)
 
 
 class Wandb(WandbLogger):
@@ -169,6 +187,28 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
             logger = build("offline")
     if reason and is_rank_zero():
         say(f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it")
+    return logger
+
+
+@said_if_long("asking MLflow, which makes its database the first time")
+def _mlflow(settings: dict[str, Any], run_dir: Path, name: str) -> Mlflow:
+    file, given = run_dir / MLFLOW_FILE, dict(settings)
+    if given.get("run_id") is None and file.is_file():
+        given["run_id"] = file.read_text().strip()
+    if given.get("tracking_uri") is None:
+        given["tracking_uri"] = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    try:
+        logger = Mlflow(run_name=f"{name}/{run_dir.name}", **given)
+        run_id = logger.run_id  # on rank 0 it begins or finds the run
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger=mlflow needs MLflow: pip install mlflow ({error})") from None
+    except Exception as error:  # of its own, its database's or its server's
+        raise UserError(
+            f"logger=mlflow: {given['tracking_uri']} refuses the run ({_first_line(error)}): check "
+            "logger.mlflow.tracking_uri, or MLFLOW_TRACKING_URI, and logger.mlflow.run_id"
+        ) from error
+    if is_rank_zero():
+        write_whole(file, f"{run_id}\n")
     return logger
 
 

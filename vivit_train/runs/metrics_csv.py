@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name, write_whole
+from vivit_train.io.layout import MetricsPosition
 from vivit_train.io.terminal import say
 
 
@@ -74,6 +75,18 @@ class MetricsFile:
         else:
             self.rows.append(row)
         self._columns += [name for name in row if name not in self._columns]
+
+    def position(self, following: dict[str, Any] | None) -> MetricsPosition:
+        """How far the file is when a checkpoint is written, for `resume`.
+
+        Args:
+            following: The row of the step at hand, if it is still to come. What a callback has
+                logged of this step already goes into it.
+        """
+        rows = len(self.rows)
+        if following and rows > self._written and self.rows[-1]["step"] == following["step"]:
+            return {"rows": rows - 1, "next": self.rows[-1] | following}
+        return {"rows": rows, "next": following}
 
     def resume(self, rows: int, following: Mapping[str, Any] | None = None) -> None:
         """Takes up an existing file.

@@ -1,16 +1,23 @@
 """Weights from files: every foreign format, and loading them into a model with a report."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import check_regular
+from vivit_train.model.lora import digest
+from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights.account import Row, print_account
 from vivit_train.model.weights.checkpoint import (
     DESCRIPTION,
     read_checkpoint,
     read_exported,
     resolve_checkpoint,
+    with_lora_merged,
 )
 from vivit_train.model.weights.files import Weights, check_size
 from vivit_train.model.weights.hub import download, hub_id
@@ -38,11 +45,11 @@ def read_weights(source: str | Path, with_tensors: bool = True) -> Weights:
 
     Args:
         source: A run's folder, which stands for its best checkpoint, or its last where it has no
-            best; a folder that ``vivit export --format safetensors`` or Hugging Face's
-            ``save_pretrained`` wrote; a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file of
-            Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image ViT's
-            ``.npz``; or a hub id, ``owner/name`` or ``hf://owner/name@revision``. What exists as
-            a path is never taken for a hub id.
+            best; a folder that ``vivit export --format safetensors`` or ``lora``, or Hugging
+            Face's ``save_pretrained`` wrote; a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth``
+            file of Hugging Face's or timm's; a ``.ckpt`` of ours; a Scenic checkpoint; an image
+            ViT's ``.npz``; or a hub id, ``owner/name`` or ``hf://owner/name@revision``. What
+            exists as a path is never taken for a hub id.
         with_tensors: Whether to read the tensors. Else ``state`` is empty, or mapped from the
             disk. Sources that consist of tensors alone (Scenic's checkpoints, single files with
             no ``config.json`` beside them) then say nothing.
@@ -51,7 +58,8 @@ def read_weights(source: str | Path, with_tensors: bool = True) -> Weights:
         The weights under ViViT's names and what else the source contains.
 
     Raises:
-        UserError: If there is no such source, or it is broken or of another model.
+        UserError: If there is no such source, or it is broken or of another model; or if LoRA's
+            matrices belong to weights that are not there, or not the same any more.
     """
     try:
         weights = _read(source, with_tensors)
@@ -69,8 +77,47 @@ def _read(source: str | Path, with_tensors: bool) -> Weights:
     if not path.is_dir():
         return _read_file(path) if with_tensors else _describe_file(path)
     if (path / DESCRIPTION).is_file():
-        return read_exported(path, with_tensors)
+        weights = read_exported(path, with_tensors)
+        return _with_base(weights, path) if with_tensors and weights.base else weights
     return read_folder(path, origin) if with_tensors else describe_folder(path, origin)
+
+
+def _with_base(weights: Weights, folder: Path) -> Weights:
+    """LoRA's matrices merged into the weights that they were trained beside."""
+    assert weights.base is not None
+    source = weights.base.source
+    said = f"{folder} holds what LoRA trained beside the weights {source}"
+    cure = f"Put them there, or name their place as base.source in {folder / DESCRIPTION}"
+    try:
+        path, _ = _locate(source)
+        if (path / DESCRIPTION).is_file() and read_exported(path, False).base:
+            raise UserError("they are of --format lora themselves")
+        state = _read(source, True).state
+    except (UserError, OSError) as error:
+        raise UserError(f"{said}, which cannot be read: {error}. {cure}") from None
+    if "head.weight" not in weights.state:
+        raise UserError(f"{folder} is incomplete: its model.safetensors has no head.weight")
+    check_size(replace(weights, state=state | weights.state))
+    used = frozen(weights, state)
+    if digest(used) != weights.base.sha256:
+        raise UserError(f"{said}, and these are others by now: their checksum is another. {cure}")
+    return with_lora_merged(replace(weights, state=used | weights.state))
+
+
+def frozen(weights: Weights, base: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a model has from the weights that LoRA was trained beside.
+
+    Args:
+        weights: Hold the model's other tensors.
+        base: Tensors by ViViT's parameter names.
+
+    Returns:
+        Those that ``weights`` lack, in the type of its head. What ``base`` lacks is left out.
+    """
+    with torch.device("meta"):
+        names = ViViT(**weights.model).state_dict().keys() - weights.state.keys()
+    dtype = weights.state["head.weight"].dtype
+    return {name: base[name].to(dtype) for name in names & base.keys()}
 
 
 def _locate(source: str | Path) -> tuple[Path, str | None]:

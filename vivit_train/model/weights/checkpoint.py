@@ -13,8 +13,9 @@ from vivit_train.io.files import user_path
 from vivit_train.io.foreign import is_of, read_json
 from vivit_train.io.layout import BEST, CHECKPOINTS, LAST, MODEL_PREFIX, HyperParameters
 from vivit_train.model.arguments import Arguments
-from vivit_train.model.lora import merged
+from vivit_train.model.lora import matrices, merged
 from vivit_train.model.weights.files import (
+    Base,
     Weights,
     check_sampling,
     check_tensors,
@@ -60,7 +61,13 @@ def read_checkpoint(path: Path, verify: bool = True) -> Weights:
         UserError: If the file is broken, or written by another program or version.
     """
     weights = weights_of(path, read_tensors(path, verify))
-    return replace(weights, state=merged(weights.state, weights.origin))
+    return with_lora_merged(weights)
+
+
+def with_lora_merged(weights: Weights) -> Weights:
+    """Weights whose ``state`` is that of the model without LoRA; the matrices stand beside."""
+    state = merged(weights.state, weights.origin)
+    return replace(weights, state=state, lora=matrices(weights.state))
 
 
 def weights_of(path: Path, content: Any) -> Weights:
@@ -94,15 +101,17 @@ def weights_of(path: Path, content: Any) -> Weights:
 
 
 def read_exported(folder: Path, with_tensors: bool = True) -> Weights:
-    """Reads the model out of a folder that ``vivit export --format safetensors`` wrote.
+    """Reads the model out of a folder that ``vivit export`` wrote.
 
     Args:
-        folder: Holds ``model.safetensors``, the tensors under ViViT's own names, and
-            ``vivit_train.json``, which says what a checkpoint's ``hyper_parameters`` say.
+        folder: Of ``--format safetensors`` or ``lora``. Holds ``model.safetensors``, the tensors
+            under ViViT's own names, and ``vivit_train.json``, which says what a checkpoint's
+            ``hyper_parameters`` say.
         with_tensors: Whether to read the tensors; else ``state`` is empty.
 
     Returns:
-        The weights; ``model`` holds every argument of ViViT, defaults included.
+        The weights; ``model`` holds every argument of ViViT, defaults included. Those of
+        ``--format lora`` lack what their ``base`` has.
 
     Raises:
         UserError: If the folder holds a graph to run instead of weights, a file is broken, or
@@ -123,8 +132,16 @@ def read_exported(folder: Path, with_tensors: bool = True) -> Weights:
             f"{folder} has no model.safetensors: a folder of --format torch-export or onnx holds a "
             "graph to run, not a checkpoint to load; export with --format safetensors as well"
         )
+    base = description.get("base")
+    if not is_of(base, dict[str, str] | None) or (base and base.keys() != {"source", "sha256"}):
+        raise UserError(
+            f"{path}: base={base!r:.80} does not name the weights that LoRA was trained beside: "
+            "expected their source and sha256"
+        )
     origin = f"vivit-train export {folder}"
-    return _weights(path, origin, read_tensors(file) if with_tensors else {}, description, {})
+    tensors = read_tensors(file) if with_tensors else {}
+    weights = _weights(path, origin, tensors, description, {})
+    return replace(weights, base=Base(**base) if base else None)
 
 
 def _missing(hyper_parameters: dict[str, Any]) -> list[str]:

@@ -19,6 +19,19 @@ from vivit_train.io.foreign import check_regular, damage, is_of
 
 
 @dataclass(frozen=True)
+class Base:
+    """The weights that LoRA's matrices belong to, which stayed as they were.
+
+    Attributes:
+        source: As for `read_weights`.
+        sha256: Of those of its tensors that are used, see `vivit_train.model.lora.digest`.
+    """
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Weights:
     """A file's weights under ViViT's own parameter names, and all else that the file says.
 
@@ -43,6 +56,8 @@ class Weights:
         heads: Name and number of classes of each head, in the order of the logits, where a video
             has several classes; empty for one head.
         config: The configuration of the run that trained it; ``None`` where the file has none.
+        lora: LoRA's matrices by name, which are in ``state`` already; empty for other weights.
+        base: The weights without which these are not whole, see `Base`; ``None``: they are.
     """
 
     origin: str
@@ -57,6 +72,8 @@ class Weights:
     sampling: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] | None = None
+    lora: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    base: "Base | None" = None
 
 
 def read_tensors(path: Path, verify: bool = True) -> Any:
