@@ -11,8 +11,8 @@ from vivit_train.errors import UserError
 
 # Keys of a configuration that say where this machine has things, or whom a training tells.
 _OF_THE_MACHINE = frozenset(
-    ["run_dir", "ckpt_path", "allow_other_videos", "logger", "data.root", "data.verdicts",
-     "data.index_dir"]
+    ["run_dir", "started_in", "ckpt_path", "allow_other_videos", "logger", "data.root",
+     "data.verdicts", "data.index_dir"]
 )  # fmt: skip
 # In keys that are not ours, such as those of one's own data set.
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
