@@ -4,10 +4,10 @@
     python benchmarks/films.py --pretrained runs/demo
 
 Accuracy: films of 20 demo clips of known motions with still pictures between them, as mp4, mkv and
-mp4 without the frames that repeat. A moment is right if the timeline names its motion; pauses have
-no class of the model's and do not count. Cost: `vivit predict --window` of a film of 320x240 with
-25 frames a second, beside decoding it alone and the model alone, and the peak memory of both its
-processes, for a short and a long film.
+mp4 without the frames that repeat. A moment of motion is right if the timeline names it, one of a
+pause if it has no class; the shares are those of all the time, of motion, and of pauses. Cost:
+`vivit predict --window` of a film of 320x240 with 25 frames a second, beside decoding it alone and
+the model alone, and the peak memory of both its processes, for a short and a long film.
 """
 
 import argparse
@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for seed in args.seeds:
             for every in args.every:
                 row = accuracy(args.pretrained, Path(folder), seed, every)
-                right = ", ".join(f"{name} {share:.3f}" for name, share in row["right"].items())
+                right = "; ".join(
+                    f"{name} " + ", ".join(f"{of} {share:.3f}" for of, share in shares.items())
+                    for name, shares in row["right"].items()
+                )
                 print(
                     f"seed {seed}, every {every:g} s: {right}; agree {row['agree']:.4f}", flush=True
                 )
@@ -70,19 +73,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def accuracy(run: str, folder: Path, seed: int, every: float) -> dict[str, Any]:
-    """Shares of the time with motion that a timeline names right, by format."""
+    """Shares of the time for which a timeline is right, by format."""
     frames, motions = content(seed)
     said = {}
     for name, path in write_films(folder, seed, frames).items():
         rows = timeline(run, path, every)[0]
         said[name] = np.array([shown(rows, (i + 0.5) / FPS) for i in range(len(frames))])
     moves = np.array(motions) != ""
+    parts = {"all": moves | ~moves, "motion": moves, "pauses": ~moves}
     first, *others = said.values()
     return {
         "seed": seed,
         "every": every,
         "seconds": len(frames) / FPS,
-        "right": {name: float((s == motions)[moves].mean()) for name, s in said.items()},
+        "right": {
+            name: {of: float((s == motions)[part].mean()) for of, part in parts.items()}
+            for name, s in said.items()
+        },
         "agree": float(np.mean([first == other for other in others])),
     }
 

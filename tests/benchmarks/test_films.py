@@ -52,7 +52,12 @@ def test_what_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late, ri
     monkeypatch.setattr(films, "timeline", lambda *_: (rows, 0.0, 0, 0))
     row = films.accuracy("RUN", tmp_path, seed=1, every=0.1)
     assert row["agree"] == 1
-    assert list(row["right"].values()) == pytest.approx([right] * 3)
+    assert [shares["motion"] for shares in row["right"].values()] == pytest.approx([right] * 3)
+    pauses = motions.count("")
+    in_pauses = 1 - 16 * bool(late) / pauses  # 8 frames of each motion are named after it
+    in_all = (right * 64 + in_pauses * pauses) / (64 + pauses)
+    for shares in row["right"].values():
+        assert shares == pytest.approx({"all": in_all, "motion": right, "pauses": in_pauses})
 
 
 def test_a_long_film_is_as_long_as_asked_for(

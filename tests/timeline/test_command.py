@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.timeline.conftest import CLASSES, MOTIONS, Seer, write_film
+from tests.timeline.conftest import CLASSES, MOTIONS, Blinkered, Seer, write_film
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.write import write_video
 
-STEPS = ("--window", "400ms", "--every", "0.1s")
+# The classifier of these tests knows still pictures.
+STEPS = ("--window", "400ms", "--every", "0.1s", "--still", "0")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -50,6 +51,61 @@ def test_text_json_and_files_say_the_same(timeline, films: dict[str, Path], tmp_
     for line, block, row in zip(lines, blocks, rows):
         assert line.endswith(f"{row['probability']:.4f}  {row['class']}")
         assert block.split("\n")[2] == f"{row['class']} {row['probability']:.0%}"
+
+
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [("film.mp4", "0.1"), ("film.mkv", "0.1"), ("uneven.mp4", "0.1"), ("film.mp4", "0.4")],
+)
+def test_still_pictures_have_no_class(
+    timeline, films: dict[str, Path], tmp_path: Path, name: str, every: str
+) -> None:
+    """By default, of a classifier that would give them one."""
+    words = (films[name], "--window", "400ms", "--every", every, "--timeline", tmp_path / "a.csv")
+    code, out, err = timeline(*words, classifier=Blinkered())
+    assert (code, out[:7]) == (0, "2 rows,")
+    before, _, after = err.partition("stands still for ")
+    assert before == "the picture "
+    assert float(after.split()[0]) == pytest.approx(2, abs=0.09)
+    assert after.endswith(" s, which have no class (--still 0 gives them one)\n")
+    rows = read_csv(tmp_path / "a.csv")
+    assert [row["class"] for row in rows] == ["right", "left"]
+    times = [float(row[key]) for row in rows for key in ("start", "end")]
+    assert times == pytest.approx([0, 1, 2.04, 3], abs=0.09)
+
+
+def test_still_pictures_are_in_no_file(timeline, films: dict[str, Path], tmp_path: Path) -> None:
+    """Unless they are asked for."""
+    words = (films["film.mp4"], *STEPS[:4])
+    _, out, _ = timeline(*words, "--json", "--still", "0", classifier=Blinkered())
+    assert sum(row["end"] - row["start"] for row in json.loads(out)) == pytest.approx(4)
+    for suffix in ("json", "srt"):
+        timeline(*words, "--timeline", tmp_path / f"a.{suffix}", classifier=Blinkered())
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert [row["class"] for row in rows] == ["right", "left"]
+    assert (tmp_path / "a.srt").read_text().count("-->") == 2
+
+
+def test_nothing_but_a_still_picture(timeline, tmp_path: Path) -> None:
+    write_video(tmp_path / "film.mp4", np.full((40, 32, 64, 3), 99, np.uint8), fps=20)
+    place = tmp_path / "out.csv"
+    code, out, err = timeline(
+        tmp_path / "film.mp4", "--window", "400ms", "--timeline", place, classifier=Blinkered()
+    )
+    assert (code, out, read_csv(place)) == (0, "", [])
+    assert err.startswith("the picture stands still for 2.00 s, which have no class")
+
+
+def test_an_interruption_in_a_still_picture(timeline, films, tmp_path: Path) -> None:
+    """What is known of it is said, and the row before it is kept."""
+    seer = Blinkered()
+    seer.before = stop(3, KeyboardInterrupt())
+    place = tmp_path / "out.csv"
+    code, out, err = timeline(films["film.mp4"], *STEPS[:4], "--timeline", place, classifier=seer)
+    assert code == 130
+    assert out.startswith("1 rows, until 1.0")
+    assert "the picture stands still for 1.0" in err
+    assert [row["class"] for row in read_csv(place)] == ["right"]
 
 
 def test_threshold_and_smoothing(timeline, films: dict[str, Path]) -> None:
@@ -109,7 +165,7 @@ def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path)
             os.kill(os.getpid(), signal.SIGINT)
 
     place = tmp_path / "out.csv"
-    words = ("--timeline", place, "--window", "400ms", "--every", "0.1s")
+    words = ("--timeline", place, *STEPS)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     try:
         code, out, err = timeline(films["film.mp4"], *words, classifier=Seer(before=send))
@@ -167,7 +223,7 @@ def test_names_do_no_harm_on_the_terminal(timeline, films: dict[str, Path]) -> N
 
 
 def test_other_seconds_than_in_training_are_said(timeline, films: dict[str, Path]) -> None:
-    _, _, err = timeline(films["film.mp4"], "--window", "1s")
+    _, _, err = timeline(films["film.mp4"], "--window", "1s", "--still", "0")
     assert err == (
         "warning: a clip of the training covered 0.4 s, a window covers 1 s: motion looks faster "
         "than in training; --window 0.4s shows it as it was\n"
@@ -187,6 +243,9 @@ def test_other_seconds_than_in_training_are_said(timeline, films: dict[str, Path
         (("--window", "2s", "--threshold", "1.5"), "--threshold must be from 0 to 1, got 1.5"),
         (("--window", "2s", "--threshold", "nan"), "--threshold must be from 0 to 1, got nan"),
         (("--window", "2s", "--smooth", "0"), "--smooth must be 1 or more, got 0"),
+        (("--window", "2s", "--still", "-1"), "--still -1: expected a time of 1 ms or more, or 0"),
+        (("--window", "2s", "--still", "0.1ms"), "expected a time of 1 ms or more, or 0, e.g. 2s"),
+        (("--still", "0"), "--still is for a timeline: give --window as well"),
         (("--window", "2s", "other.mp4"), "--window takes one video file, not several"),
         (("--window", "2s", "--timeline", "a.txt"), "a name ends in .csv or .json or .srt"),
         (("--window", "2s", "--timeline", "no/a.csv"), "there is no folder no"),

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.timeline.conftest import picture
+from tests.timeline.conftest import Blinkered, picture
 from vivit_train.errors import UserError
 from vivit_train.timeline import live
 from vivit_train.timeline.live import live_clips, live_windows, picture_frames, raw_frames
 
 SECONDS, RATE = 4.2, 20
-WORDS = ("--window", "400ms", "--every", "0.2s")
+# The classifier of these tests knows still pictures.
+WORDS = ("--window", "400ms", "--every", "0.2s", "--still", "0")
 
 
 def encoded(kind: str, **options: object) -> list[bytes]:
@@ -184,6 +185,25 @@ def test_standard_input_gets_a_line_for_each_window(timeline, stdin, kind: str) 
     assert [line[-1] for line in lines[10:14]] == ["left"] * 4
     assert lines[0][:3] == ["00:00:00.000", "-", "00:00:00.300"]
     assert [line[0] for line in lines[1:]] == [line[2] for line in lines[:-1]]
+
+
+def test_a_still_picture_gets_no_line(timeline, stdin) -> None:
+    """From 1 to 2 s and from 3 s on, known half a second later: lines come at once."""
+    stdin(raw())
+    seer = Blinkered()
+    code, out, err = timeline(
+        "-", *WORDS[:4], "--rate", RATE, "--size", "64x32", "--json", classifier=seer
+    )
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["class"] for row in rows if row["end"] <= 1] == ["right"] * 4
+    assert [row["class"] for row in rows if 2 <= row["start"] < 3] == ["left"] * 6
+    for begins, ends in ((1.5, 2.0), (3.5, 4.2)):
+        assert not [
+            row for row in rows if row["start"] < ends - 1e-6 and row["end"] > begins + 1e-6
+        ]
+    assert len(rows) == seer.clips == 13  # of 20 windows
+    assert "the picture stands still for 2.2" in err
 
 
 def test_lines_come_while_frames_do(timeline, stdin, monkeypatch, capsys) -> None:

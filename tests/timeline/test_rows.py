@@ -11,7 +11,9 @@ from vivit_train.timeline.rows import (
     guess_of,
     probabilities,
     smoothed,
+    without_still,
 )
+from vivit_train.timeline.still import Still
 from vivit_train.timeline.windows import Windows
 
 
@@ -76,6 +78,37 @@ def test_a_moment_has_the_mean_of_all_windows_that_contain_it(
         ]
         (found,) = [mean for (a, b), mean in zip(spans, means) if a <= moment < b]
         torch.testing.assert_close(found, values[torch.tensor(among)].mean(dim=0))
+
+
+def test_windows_of_still_pictures_have_no_say() -> None:
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    found = list(smoothed(iter([one, None, two, two]), 3))
+    assert [None if value is None else float(value) for value in found] == [1, None, 2, 2]
+    found = list(by_moment(iter([one, None, None, two]), Windows(5, 2, 1)))
+    values = [None if value is None else float(value) for _, value in found]
+    assert values == [1, 1, None, 2, 2]
+
+
+def test_still_pictures_are_cut_out_when_they_are_known() -> None:
+    """The picture stands still from 1.5 to 3 s, which is known when the third moment comes."""
+    still, taken = Still(1.0), []
+
+    def moments():
+        for number in range(5):
+            taken.append(number)
+            for at in (number, number + 0.5):
+                if not 1.5 < at < 3:
+                    still.change(at)
+            still.last(number + 1)
+            yield (number, number + 1), torch.tensor([float(number)])
+
+    found = []
+    for span, value in without_still(moments(), Windows(5.0, 1, 1), still):
+        found.append((*span, None if value is None else float(value), taken[-1]))
+    assert found == [
+        (0, 1, 0, 1), (1, 1.5, 1, 2), (1.5, 2, None, 2), (2, 3, None, 2), (3, 4, 3, 4),
+        (4, 5, 4, 4),
+    ]  # fmt: skip
 
 
 def test_gaps_go_to_the_nearest_window() -> None:

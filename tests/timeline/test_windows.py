@@ -23,6 +23,17 @@ def test_times_that_are_none(text: str) -> None:
         parse_seconds("--every", text)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("0s", 0), ("0.0", 0), ("500ms", 0.5)])
+def test_times_of_which_0_is_one(text: str, seconds: float) -> None:
+    assert parse_seconds("--still", text, is_zero_some=True) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "0.1ms", "nan"])
+def test_times_that_are_none_even_so(text: str) -> None:
+    with pytest.raises(UserError, match="expected a time of 1 ms or more, or 0, e.g. 2s"):
+        parse_seconds("--still", text, is_zero_some=True)
+
+
 def test_where_windows_lie() -> None:
     """By hand: the last one ends with the film, and what they speak for is all of it."""
     film = Windows(duration=5.5, window=2, every=1)

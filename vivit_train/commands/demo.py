@@ -77,13 +77,14 @@ def answer(classifier: "Classifier", video: str) -> Answer:
     from vivit_train.timeline.decoded import decoded
     from vivit_train.timeline.files import clock
     from vivit_train.timeline.rows import rows_of
+    from vivit_train.timeline.still import LEAST_SECONDS
     from vivit_train.transforms.shrink import for_evaluation
 
     prediction: Any = classifier.predict(video, TOP_K)
     window = classifier.sampling.seconds(classifier.video_rate) or WINDOW_SECONDS
     clip_frames = classifier.model.arguments.num_frames
     shrink = for_evaluation(classifier.processor)
-    with decoded(video, window, window / 2, clip_frames, shrink) as film:
+    with decoded(video, window, window / 2, clip_frames, shrink, LEAST_SECONDS) as film:
         rows = list(rows_of(classifier, film, video))
     looked = look_at(classifier, Path(video))
     laid = overlay(looked.frames, looked.heat, looked.even)
@@ -125,7 +126,11 @@ def page_of(classifier: "Classifier", name: str) -> Any:
         with gradio.Row():
             video = gradio.Video(label="Video", sources=["upload"])
             classes = gradio.Label(label="Classes")
-        timeline = gradio.Dataframe(headers=list(COLUMNS), label="Timeline", datatype="str")
+        timeline = gradio.Dataframe(
+            headers=list(COLUMNS),
+            label="Timeline (without pictures that stand still)",
+            datatype="str",
+        )
         heat = gradio.Image(label="Where the model looked: attention rollout", format="png")
         video.change(show, video, [classes, timeline, heat], api_visibility="private")
     return page

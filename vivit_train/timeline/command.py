@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
     from vivit_train.timeline.decoded import Film
     from vivit_train.timeline.rows import Row
+    from vivit_train.timeline.still import Still
     from vivit_train.transforms.shrink import Shrink
 
 FILMS = (".mp4", ".mkv", ".mov")
@@ -26,7 +27,8 @@ FILMS = (".mp4", ".mkv", ".mov")
 LONG_SECONDS, LONG_CLIPS = 30.0, 20
 MOST_LOOKED_AT = 16  # files
 # Options that mean something only with --window, or only without.
-WITH_WINDOW = ("every", "timeline", "video", "threshold", "smooth", "camera", "size", "rate")
+WITH_WINDOW = ("every", "timeline", "video", "threshold", "smooth", "still")
+WITH_WINDOW += ("camera", "size", "rate")
 WITHOUT_WINDOW = ("top_k", "views", "csv")
 STANDARD_INPUT = "-"
 
@@ -56,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth", type=int, metavar="N", help="average probabilities over N windows (default 1)"
     )
     options.add_argument(
+        "--still",
+        metavar="TIME",
+        help="a picture that stands still for so long has no class (default 500ms; 0: it has one)",
+    )
+    options.add_argument(
         "--camera", type=int, metavar="N", help="a line for each window of what camera N sees"
     )
     options.add_argument(
@@ -78,6 +85,7 @@ class Options(NamedTuple):
     video: Path | None
     threshold: float
     smooth: int
+    still: float
     is_json: bool
     camera: int | None
     rate: float | None
@@ -108,12 +116,16 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
         if STANDARD_INPUT in arguments.videos:
             raise UserError("standard input (-) gets a timeline: give --window, e.g. --window 2s")
         return None
+    from vivit_train.timeline.still import LEAST_SECONDS
     from vivit_train.timeline.windows import parse_seconds
 
     window = parse_seconds("--window", arguments.window)
     every = parse_seconds("--every", arguments.every) if arguments.every is not None else window
     threshold = 0.0 if arguments.threshold is None else arguments.threshold
     smooth = 1 if arguments.smooth is None else arguments.smooth
+    still = LEAST_SECONDS
+    if arguments.still is not None:
+        still = parse_seconds("--still", arguments.still, is_zero_some=True)
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold must be from 0 to 1, got {threshold:g}")
     if smooth < 1:
@@ -131,6 +143,7 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
         arguments.video,
         threshold,
         smooth,
+        still,
         arguments.json,
         arguments.camera,
         arguments.rate,
@@ -201,8 +214,9 @@ def run(classifier: "Classifier", options: Options) -> int:
     warn_of_window(classifier, options.window)
     rows: list[Row] = []  # only those of a film, for the labels: a camera may go on for days
     number, until = 0, 0.0
+    still: Still | None = None
     try:
-        with _opened(classifier, options) as (found, num_frames), _output(options) as write:
+        with _opened(classifier, options) as (found, num_frames, still), _output(options) as write:
             for row in found:
                 write(row)
                 number, until = number + 1, row.end
@@ -220,25 +234,36 @@ def run(classifier: "Classifier", options: Options) -> int:
                 f"{number} rows, until {until:.2f} s: {options.timeline}",
                 file=sys.stderr if options.is_json else None,
             )
+        if still is not None and still.seconds:
+            say(
+                f"the picture stands still for {still.seconds:.2f} s, which have no class "
+                "(--still 0 gives them one)",
+                file=sys.stderr,
+            )
     if options.video is not None:
         say(f"film: {options.video}", file=sys.stderr if options.is_json else None)
     return 0
 
 
 @contextmanager
-def _opened(classifier: "Classifier", options: Options) -> Iterator[tuple[Iterator["Row"], int]]:
-    """The rows, each when it is known, and how many frames there are, 0 if nobody knows."""
+def _opened(
+    classifier: "Classifier", options: Options
+) -> Iterator[tuple[Iterator["Row"], int, "Still"]]:
+    """The rows, each when it is known; how many frames there are, 0 if nobody knows; the still."""
     from vivit_train.timeline.decoded import decoded
+    from vivit_train.timeline.still import Still
     from vivit_train.transforms.shrink import for_evaluation
 
     clip_frames = classifier.model.arguments.num_frames
     # A frame is in several windows, and goes from process to process: the smaller the better.
     shrink = for_evaluation(classifier.processor, large=1)
     if options.is_live:
-        yield _live_rows(classifier, options, clip_frames, shrink), 0
+        still = Still(options.still)
+        yield _live_rows(classifier, options, clip_frames, shrink, still), 0, still
         return
-    with decoded(options.film, options.window, options.every, clip_frames, shrink) as film:
-        yield _rows(classifier, film, options), film.num_frames
+    times = (options.window, options.every)
+    with decoded(options.film, *times, clip_frames, shrink, options.still) as film:
+        yield _rows(classifier, film, options), film.num_frames, film.still
 
 
 @contextmanager
@@ -277,9 +302,9 @@ def _rows(classifier: "Classifier", film: "Film", options: Options) -> Iterator[
 
 
 def _live_rows(
-    classifier: "Classifier", options: Options, clip_frames: int, shrink: "Shrink"
+    classifier: "Classifier", options: Options, clip_frames: int, shrink: "Shrink", still: "Still"
 ) -> Iterator["Row"]:
-    """A row for each window as soon as it is over."""
+    """A row for each window in which the picture moves, as soon as it is over."""
     from vivit_train.timeline import live
     from vivit_train.timeline.rows import Row, guess_of, probabilities
 
@@ -292,12 +317,19 @@ def _live_rows(
     windows = live.live_windows(options.window, options.every)
     drops = options.camera is not None
     is_empty = True
+    frames = live.watched(frames, still)
     for number, clip in live.live_clips(frames, windows, clip_frames, shrink, drops):
         is_empty = False
+        start = windows.start(number)
+        still.forget(start)
+        if still.covers(start, start + windows.seconds):
+            continue
         (probability,) = probabilities(classifier, iter([clip]), options.film)
+        assert probability is not None
         name, share = guess_of(probability, classifier.class_names, classifier.heads)
-        if share >= options.threshold:
-            yield Row(*windows.span(number), name, share)
+        for first, last, is_still in still.parts(*windows.span(number)):
+            if not is_still and share >= options.threshold:
+                yield Row(first, last, name, share)
     if is_empty:
         raise UserError(f"the frames ended before a window of {options.window:g} s was over")
 

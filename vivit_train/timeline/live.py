@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vivit_train.errors import UserError
+from vivit_train.timeline.still import Changes, Still
 from vivit_train.timeline.windows import Windows
 from vivit_train.video.container import MAX_FRAME_PIXELS
 from vivit_train.video.sampling import ROUNDING, frames_at
@@ -26,6 +27,17 @@ MOST_PICTURE_BYTES, BYTES_AT_ONCE = 2**28, 2**16
 def live_windows(window: float, every: float) -> Windows:
     """Windows over what has no end."""
     return Windows(inf, window, every)
+
+
+def watched(frames: Iterator[Shown], still: Still) -> Iterator[Shown]:
+    """The same frames, while it is found out whether the picture stands still."""
+    is_new = Changes()
+    for time, frame in frames:
+        if still.least and is_new(frame[..., 1]):  # most of a colour's brightness is its green
+            still.change(time)
+        else:
+            still.last(time)
+        yield time, frame
 
 
 def live_clips(

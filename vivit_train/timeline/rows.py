@@ -1,7 +1,7 @@
 """From the logits of windows to the rows of a timeline."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import NamedTuple
@@ -13,11 +13,14 @@ from torch import Tensor
 from vivit_train.classifier import Classifier, NonFiniteLogits
 from vivit_train.prediction import Guess, prediction_of
 from vivit_train.timeline.decoded import Film
+from vivit_train.timeline.still import Still
 from vivit_train.timeline.windows import Windows
 from vivit_train.video.sampling import ROUNDING
 
 # Clips that the model gets at once.
 BATCH = 8
+# From when to when, in seconds, and what is shown then: ``None`` where the picture stands still.
+Moment = tuple[tuple[float, float], Tensor | None]
 
 
 class Row(NamedTuple):
@@ -90,16 +93,26 @@ def rows_of(
         NonFiniteLogits: If logits say nothing.
     """
 
-    def counted() -> Iterator[Tensor]:
-        for probability in smoothed(probabilities(classifier, film.clips, name), smooth):
+    windows, still = film.windows, film.still
+
+    def moving_clips() -> Iterator[np.ndarray | None]:
+        for number, clip in enumerate(film.clips):
+            start = windows.start(number)
+            yield None if still.covers(start, start + windows.seconds) else clip
+
+    def counted() -> Iterator[Tensor | None]:
+        for probability in smoothed(probabilities(classifier, moving_clips(), name), smooth):
             yield probability
             advance("windows")
 
     joiner = Joiner(threshold)
     try:
-        for span, probability in by_moment(counted(), film.windows):
-            guess = guess_of(probability, classifier.class_names, classifier.heads)
-            row = joiner.add(span, guess)
+        for span, probability in without_still(by_moment(counted(), windows), windows, still):
+            if probability is None:
+                row = joiner.end()
+            else:
+                guess = guess_of(probability, classifier.class_names, classifier.heads)
+                row = joiner.add(span, guess)
             if row is not None:
                 yield row
     except (Exception, KeyboardInterrupt):  # not GeneratorExit, after which nothing is taken
@@ -110,15 +123,44 @@ def rows_of(
         yield row
 
 
-def by_moment(
-    values: Iterable[Tensor], windows: Windows
-) -> Iterator[tuple[tuple[float, float], Tensor]]:
+def without_still(moments: Iterable[Moment], windows: Windows, still: Still) -> Iterator[Moment]:
+    """Cuts out of moments where the picture stands still, as soon as that is known.
+
+    Args:
+        moments: In order, see `by_moment`.
+        windows: Over the film.
+        still: Is told of the film's frames while ``moments`` are taken.
+
+    Yields:
+        As `by_moment`.
+    """
+    waiting: deque[Moment] = deque()
+
+    def until(limit: float) -> Iterator[Moment]:
+        while waiting and waiting[0][0][1] <= limit + ROUNDING:
+            (start, end), value = waiting.popleft()
+            still.forget(start)
+            for first, last, is_still in still.parts(start, end):
+                yield (first, last), None if is_still else value
+
+    try:
+        for moment in moments:
+            waiting.append(moment)
+            yield from until(still.known)
+    except (Exception, KeyboardInterrupt):
+        yield from until(inf)
+        raise
+    still.last(windows.duration)
+    yield from until(inf)
+
+
+def by_moment(values: Iterable[Tensor | None], windows: Windows) -> Iterator[Moment]:
     """What is shown from one border of windows to the next: the mean of all that contain it.
 
     Where windows leave gaps, each speaks for the seconds to which its middle is the nearest.
 
     Args:
-        values: Of each window, in order.
+        values: Of each window, in order; ``None`` where it shows a still picture, and has no say.
         windows: Over the film.
 
     Yields:
@@ -129,14 +171,14 @@ def by_moment(
         yield from ((windows.span(number), value) for number, value in enumerate(values))
         return
     at = 0.0
-    containing: deque[tuple[float, Tensor]] = deque()  # until when, and what
+    containing: deque[tuple[float, Tensor | None]] = deque()  # until when, and what
 
-    def until(limit: float) -> Iterator[tuple[tuple[float, float], Tensor]]:
+    def until(limit: float) -> Iterator[Moment]:
         nonlocal at
         while containing and at + ROUNDING < limit:
             end = min(containing[0][0], limit)
             if at + ROUNDING < end:
-                yield (at, end), torch.stack([value for _, value in containing]).mean(dim=0)
+                yield (at, end), _mean([value for _, value in containing])
                 at = end
             while containing and containing[0][0] <= at + ROUNDING:
                 containing.popleft()
@@ -152,44 +194,58 @@ def by_moment(
     yield from until(inf)
 
 
-def smoothed(values: Iterable[Tensor], number: int) -> Iterator[Tensor]:
+def _mean(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Of those there are."""
+    there = [value for value in values if value is not None]
+    return torch.stack(there).mean(dim=0) if there else None
+
+
+def smoothed(values: Iterable[Tensor | None], number: int) -> Iterator[Tensor | None]:
     """The mean of each value and its neighbours, ``number`` in all; at the ends of those there are.
 
-    Of an even number one more comes after than before.
+    Of an even number one more comes after than before. ``None`` stays, and is in no mean.
     """
     after = number // 2
     before = number - 1 - after
-    held: deque[Tensor] = deque(maxlen=number)
+    held: deque[Tensor | None] = deque(maxlen=number)
     seen = 0
     for value in values:
         held.append(value)
         seen += 1
         if seen > after:
-            yield torch.stack([*held]).mean(dim=0)
+            yield None if held[-1 - after] is None else _mean(held)
     for left in range(min(after, seen), 0, -1):
-        yield torch.stack([*held][-(before + left) :]).mean(dim=0)
+        yield None if held[-left] is None else _mean([*held][-(before + left) :])
 
 
 @torch.no_grad()
 def probabilities(
-    classifier: Classifier, clips: Iterator[np.ndarray], video: str
-) -> Iterator[Tensor]:
+    classifier: Classifier, clips: Iterator[np.ndarray | None], video: str
+) -> Iterator[Tensor | None]:
     """What each clip may show: float ``[K]`` on the CPU, which adds up to 1 for each head.
 
     Args:
         classifier: In evaluation mode.
-        clips: uint8 ``[T, h, w, 3]``.
+        clips: uint8 ``[T, h, w, 3]``; ``None``: there is nothing to look at, and so is what it may
+            show.
         video: Its name, for the message.
 
     Raises:
         NonFiniteLogits: If logits say nothing.
     """
     while batch := list(islice(clips, BATCH)):
-        logits = classifier(np.stack(batch)).float().cpu()  # [B, K]
-        if not logits.isfinite().all():
-            raise NonFiniteLogits(video)
-        heads = list(classifier.heads.values()) or [logits.shape[1]]
-        yield from torch.cat([part.softmax(dim=1) for part in logits.split(heads, dim=1)], dim=1)
+        shown = [clip for clip in batch if clip is not None]
+        found = iter(_of_batch(classifier, np.stack(shown), video) if shown else ())
+        yield from (None if clip is None else next(found) for clip in batch)
+
+
+def _of_batch(classifier: Classifier, clips: np.ndarray, video: str) -> Tensor:
+    """`probabilities` of uint8 ``[B, T, h, w, 3]``: float ``[B, K]``."""
+    logits = classifier(clips).float().cpu()
+    if not logits.isfinite().all():
+        raise NonFiniteLogits(video)
+    heads = list(classifier.heads.values()) or [logits.shape[1]]
+    return torch.cat([part.softmax(dim=1) for part in logits.split(heads, dim=1)], dim=1)
 
 
 def guess_of(probability: Tensor, class_names: list[str], heads: Mapping[str, int]) -> Guess:

@@ -13,20 +13,22 @@ from vivit_train.video.sampling import ROUNDING, frames_at
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "": 1.0}
 
 
-def parse_seconds(option: str, text: str) -> float:
+def parse_seconds(option: str, text: str, is_zero_some: bool = False) -> float:
     """``2s``, ``0.5``, ``500ms`` or ``1min`` as seconds.
 
     Args:
         option: Its name, for the message.
         text: What was given.
+        is_zero_some: Whether 0 is a time as well.
 
     Raises:
-        UserError: If it is no time, or not above 0.
+        UserError: If it is no time, or too short.
     """
     found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s|min|)", text.strip())
     seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
-    if seconds < 1e-3:
-        raise UserError(f"{option} {text}: expected a time of 1 ms or more, e.g. 2s or 500ms")
+    if seconds < 1e-3 and not (is_zero_some and found and not seconds):
+        least = "1 ms or more, or 0" if is_zero_some else "1 ms or more"
+        raise UserError(f"{option} {text}: expected a time of {least}, e.g. 2s or 500ms")
     return seconds
 
 

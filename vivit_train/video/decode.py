@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from vivit_train.errors import UserError
-from vivit_train.video.decoders import Backend, OnFrame
+from vivit_train.video.decoders import Backend, OnFrame, OnLuma
 from vivit_train.video.decoders.pictures import Pictures, holds_pictures
 from vivit_train.video.watch import begin
 
@@ -185,13 +185,18 @@ class VideoReader:
             raise DecodeError(self.path, _reason(error)) from error
 
     def stream(
-        self, indices: np.ndarray, resize: OnFrame | None = None
+        self,
+        indices: np.ndarray,
+        resize: OnFrame | None = None,
+        look: OnLuma | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode frames forward, and give each as soon as it is there: none is decoded twice.
 
         Args:
             indices: int64 [N], frame numbers that ascend, each once.
             resize: As for `read`.
+            look: Gets the brightness of every frame up to the last one wanted, uint8 [H, W] as it
+                is stored, in order and before the frame is given; valid until it returns.
 
         Yields:
             The number of a frame, and the frame: uint8 [H, W, 3] as by `read`.
@@ -201,7 +206,7 @@ class VideoReader:
         """
         self._check_there(indices[[0, -1]])
         size = None
-        frames = zip(indices.tolist(), self._backend.stream(indices.tolist()))
+        frames = zip(indices.tolist(), self._backend.stream(indices.tolist(), look))
         while True:
             try:
                 index, frame = next(frames)

@@ -16,6 +16,11 @@ from av.video.reformatter import VideoReformatter
 
 from vivit_train.video.container import ONE_THREAD
 
+# Formats whose first plane is brightness, a byte for each pixel.
+WITH_LUMA = {
+    *(f"yuv{letter}{kind}p" for letter in ("", "j") for kind in (420, 422, 440, 444)),
+    *("yuv410p", "yuv411p", "yuva420p", "nv12", "nv21", "gray"),
+}
 # FFmpeg's display matrix: 3x3 in 16.16 fixed point, the last column in 2.30.
 UPRIGHT = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], np.int32)
 
@@ -29,6 +34,22 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """
     rgb = reformatter.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
     return upright(rgb, display_matrix(frame))
+
+
+def luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """The brightness of a decoded frame as it is stored, not turned: uint8 [H, W].
+
+    In most videos that is a part of the frame's memory, which nothing has to convert.
+
+    Args:
+        frame: As decoded.
+        reformatter: One for all frames, and for nothing else: it sets itself up for a conversion.
+    """
+    if frame.format.name not in WITH_LUMA:
+        frame = reformatter.reformat(frame, format="gray", **ONE_THREAD)
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return rows[: frame.height, : frame.width]
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray:

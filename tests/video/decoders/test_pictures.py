@@ -43,6 +43,9 @@ def test_the_pixels_of_the_pictures(tmp_path: Path, name: str, first: int) -> No
         assert (video.num_frames, video.fps, video.promised) == (9, 0, 0)
         assert np.array_equal(video.read([7, 0, 7]), FRAMES[[7, 0, 7]])
         assert [index for index, _ in video.stream(np.arange(9))] == list(range(9))
+        looks: list[np.ndarray] = []
+        assert [index for index, _ in video.stream(np.array([2, 4]), None, looks.append)] == [2, 4]
+        assert np.array_equal(looks, FRAMES[:5, ..., 1])
         assert list(video.decode_all()) == list(range(1, 10))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 # What is done to a frame as soon as it is decoded: uint8 [H, W, 3] -> uint8 [h, w, 3].
 OnFrame = Callable[[np.ndarray], np.ndarray]
+# What looks at each frame that is decoded on the way: its brightness, uint8 [H, W].
+OnLuma = Callable[[np.ndarray], object]
 
 
 class Backend(Protocol):
@@ -30,8 +32,11 @@ class Backend(Protocol):
         """Sorted, distinct, existing frames, of which only one is held as it was decoded."""
         ...
 
-    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        """The same frames one by one, each as it was decoded, without decoding any twice."""
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
+        """The same frames one by one, each as it was decoded, without decoding any twice.
+
+        ``look`` gets every frame up to the last one wanted, each before it is given.
+        """
         ...
 
     def decode_all(self) -> Iterator[int]:
@@ -41,6 +46,22 @@ class Backend(Protocol):
     def close(self) -> None:
         """Frees the decoder."""
         ...
+
+
+def one_by_one(
+    frame_of: Callable[[int], np.ndarray], wanted: list[int], look: OnLuma | None
+) -> Iterator[np.ndarray]:
+    """`Backend.stream` of a library that gives frames by number, as RGB.
+
+    Most of a colour's brightness is its green.
+    """
+    due = set(wanted)
+    for index in range(wanted[-1] + 1) if wanted and look else wanted:
+        frame = frame_of(index)
+        if look:
+            look(frame[..., 1])
+        if index in due:
+            yield frame
 
 
 def span(start: float, end: float, fps: float, num_frames: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import decord
 import numpy as np
 
 from vivit_train.video.container import local
-from vivit_train.video.decoders import OnFrame
+from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
 from vivit_train.video.watch import go_on
 
@@ -45,9 +45,9 @@ class Decord:
         """One after the other: a batch would hold them all as decoded."""
         return [on_frame(frame) for frame in self.stream(wanted)]
 
-    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
         """One by one."""
-        return (self._frame(index).asnumpy() for index in wanted)
+        return one_by_one(lambda index: self._frame(index).asnumpy(), wanted, look)
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""

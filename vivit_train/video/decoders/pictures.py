@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from vivit_train.errors import UserError
 from vivit_train.video.container import MAX_FRAME_PIXELS, is_video
-from vivit_train.video.decoders import OnFrame, span
+from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one, span
 from vivit_train.video.watch import go_on
 
 _NUMBERED = re.compile(
@@ -128,9 +128,9 @@ class Pictures:
         """One by one."""
         return [on_frame(frame) for frame in self.stream(wanted)]
 
-    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
         """One by one."""
-        return (self._frame(index) for index in wanted)
+        return one_by_one(self._frame, wanted, look)
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""

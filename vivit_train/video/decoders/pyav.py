@@ -10,8 +10,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vivit_train.video.container import is_timed, open_video
-from vivit_train.video.decoders import OnFrame, known_rate, span, ticks
-from vivit_train.video.picture import to_rgb
+from vivit_train.video.decoders import OnFrame, OnLuma, known_rate, span, ticks
+from vivit_train.video.picture import luma, to_rgb
 from vivit_train.video.watch import go_on
 
 MILLISECOND = 1e-3  # in which Matroska and others count
@@ -258,11 +258,13 @@ class PyAV:
             if index in wanted:
                 yield to_rgb(frame, self._reformatter)
 
-    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
         """From the first frame on: going by key frames would decode again where one is false."""
-        due = iter(wanted)
+        due, to_gray = iter(wanted), VideoReformatter()
         index = next(due, None)
         for place, frame in enumerate(self._all_frames() if wanted else ()):
+            if look:
+                look(luma(frame, to_gray))
             if place == index:
                 yield to_rgb(frame, self._reformatter)
                 index = next(due, None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vivit_train.video.container import TIMED, local
-from vivit_train.video.decoders import OnFrame
+from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
 from vivit_train.video.watch import go_on
 
@@ -51,9 +51,9 @@ class TorchCodec:
         """One after the other: a batch would hold them all as decoded."""
         return [on_frame(frame) for frame in self.stream(wanted)]
 
-    def stream(self, wanted: list[int]) -> Iterator[np.ndarray]:
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
         """One by one."""
-        return (self._frame(index) for index in wanted)
+        return one_by_one(self._frame, wanted, look)
 
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""
