@@ -18,7 +18,7 @@ from vivit_train.video.sampling import ROUNDING
 LEAST_SECONDS = 0.5
 # Grey levels of 255 by which the picture may differ on average, and any block of it, rounded. As
 # measured: while x264 refines a still picture, at crf 12 to 28, blocks differ by up to 4.4 and the
-# picture by 0.2. With a camera's noise of 2 levels the picture differs by 2.3, and so do all blocks.
+# picture by 0.2. With a camera's noise of 2 levels the picture and all blocks differ by 2.3.
 NOISE, BLOCK_NOISE = 1.0, 4
 BLOCK = 8  # samples along a side
 SAMPLES = 160  # along the shorter side of a picture, about; all pixels of a smaller one
