@@ -7,8 +7,9 @@
   vivit predict RUN --camera 0 --window 2s --every 1s
 
 A folder is searched for videos, with all below it. Exits with 1 if a video cannot be decoded.
-With --window one long video gets a timeline: rows of start, end, class and probability. A camera,
-or frames from standard input (-), get a line for each window while they come.
+With --window one long video gets a timeline: rows of start, end, class and probability. A picture
+that stands still gets none, unless --still 0 asks for it. A camera, or frames from standard input
+(-), get a line for each window while they come.
 """
 
 import argparse

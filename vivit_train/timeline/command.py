@@ -27,8 +27,8 @@ FILMS = (".mp4", ".mkv", ".mov")
 LONG_SECONDS, LONG_CLIPS = 30.0, 20
 MOST_LOOKED_AT = 16  # files
 # Options that mean something only with --window, or only without.
-WITH_WINDOW = ("every", "timeline", "video", "threshold", "smooth", "still")
-WITH_WINDOW += ("camera", "size", "rate")
+OF_FILMS = ("every", "timeline", "video", "threshold", "smooth", "still")
+WITH_WINDOW = (*OF_FILMS, "camera", "size", "rate")
 WITHOUT_WINDOW = ("top_k", "views", "csv")
 STANDARD_INPUT = "-"
 

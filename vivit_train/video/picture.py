@@ -47,7 +47,7 @@ def luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """
     if frame.format.name not in WITH_LUMA:
         frame = reformatter.reformat(frame, format="gray", **ONE_THREAD)
-    plane = frame.planes[0]
+    plane: Any = frame.planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return rows[: frame.height, : frame.width]
 

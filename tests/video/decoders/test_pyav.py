@@ -134,7 +134,7 @@ def test_large_frames_are_held_one_at_a_time(tmp_path, decoder):
 
 
 def slopes(number, height, width):
-    """Gray frames that get brighter to the right and downwards, each from another place on."""
+    """Gray frames that get brighter to the right and downwards, every other one from more on."""
     rows, columns = np.mgrid[:height, :width]
     gray = np.stack([rows * 2 + columns + 40 * (place % 2) for place in range(number)])
     return gray[..., None].repeat(3, axis=3).astype(np.uint8)
