@@ -23,6 +23,10 @@ from vivit_train.video.write import write_video
 
 CLIPS = REPOSITORY.parent / "shared" / "clips"
 REAL = ("arm_wrestling.mp4", "eye_makeup.avi", "flipping_pancake.mkv", "rotated_90.mov")
+OTHERS = (
+    *("av1.mkv", "bt2020_10bit.mp4", "hevc.mp4", "laughing.mp4", "training_dog.mp4"),
+    *("two_streams.mp4", "vp9.webm"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,22 @@ def test_real_clips(attention: str, name: str) -> None:
         seen = np.isfinite(looked.heat)
         assert 0.3 < seen.mean() <= 1
         assert looked.heat[seen].mean() == pytest.approx(looked.even, rel=0.3)
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs the real clips beside the checkout")
+@pytest.mark.parametrize(("name", "attention"), zip(OTHERS, 2 * ATTENTIONS, strict=False))
+def test_clips_of_every_codec(name: str, attention: str) -> None:
+    """One kind of model each: the kinds do not differ in how a clip is read."""
+    classifier = classifier_of(attention, sampling=Sampling(4, frame_stride=2))
+    looked = look_at(classifier, CLIPS / name)
+    assert looked.heat.shape == looked.frames.shape[:3]
+    seen = np.isfinite(looked.heat)
+    assert looked.heat[seen].mean() == pytest.approx(looked.even, rel=0.3)
+
+
+def test_no_real_clip_is_left_out() -> None:
+    there = {path.name for path in CLIPS.glob("*.*")} - {"README.md"}
+    assert there <= {*REAL, *OTHERS}
 
 
 @pytest.mark.skipif(not CAN_GUARD, reason="this system cannot end a call that hangs")
