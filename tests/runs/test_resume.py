@@ -269,6 +269,27 @@ class TestOverrides:
             resumed(words)
         assert resumed([*words, "optim._target_=my_attack.Part"]).optim.name == "torch"
 
+    def test_nor_is_the_class_of_a_schedule(self, run: Path, words: list[str]) -> None:
+        config = to_plain(compose_config([f"run_dir={run}"]))
+        config["optim"]["schedule"] = {
+            "_target_": "torch.optim.lr_scheduler.StepLR",
+            "step_size": 5,
+        }
+        OmegaConf.save(config, run / "config.yaml")
+        assert resumed(words).optim.schedule == config["optim"]["schedule"]
+        with pytest.raises(UserError, match=r"optim\.schedule\.step_size: 5 -> 6 \(the checkpoint"):
+            resumed([*words, "optim.schedule.step_size=6"])
+        config["optim"]["schedule"]["_target_"] = target = "my_attack.Part"
+        OmegaConf.save(config, run / "config.yaml")
+        with pytest.raises(
+            UserError, match=r"optim\.schedule\._target_=my_attack\.Part, a class .*Part$"
+        ):
+            resumed(words)
+        assert (
+            resumed([*words, f"optim.schedule._target_={target}"]).optim.schedule._target_ == target
+        )
+        assert f"optim.schedule._target_={target}" in resume_command(run / "checkpoints/last.ckpt")
+
     def test_last_needs_the_runs_folder(self) -> None:
         with pytest.raises(UserError, match="ckpt_path=last means the newest checkpoint in"):
             resumed(["ckpt_path=last"])
