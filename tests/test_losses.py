@@ -4,7 +4,12 @@ import torch
 
 from tests.golden_files import GOLDEN
 from vivit_train.errors import UserError
-from vivit_train.losses import cross_entropy, multi_head_cross_entropy
+from vivit_train.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    loss_of,
+    multi_head_cross_entropy,
+)
 
 SMOOTHINGS = {"none": 0.0, "0.1": 0.1, "0.2": 0.2, "0.3": 0.3}
 SETS_OF_HEADS = ("small", "epic_300_97", "three_heads")
@@ -78,3 +83,30 @@ def test_smoothing_out_of_range(smoothing: float) -> None:
         cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), smoothing)
     with pytest.raises(UserError, match=message):
         multi_head_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), {"a": 1, "b": 1}, smoothing)
+    with pytest.raises(UserError, match=message):
+        binary_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), smoothing)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_the_originals_loss_of_any_number_of_classes(smoothing: str) -> None:
+    """It is summed over the K classes there, and smoothed as if they excluded each other."""
+    arrays = recorded("losses_metrics")
+    targets, number = arrays["multihot"], arrays["multihot"].shape[1]
+    share = SMOOTHINGS[smoothing]
+    theirs = targets * (1 - share) + share / number
+    loss = binary_cross_entropy(arrays["logits"], theirs)
+    expected = arrays[f"sigmoid_ce/ls_{smoothing}"]
+    torch.testing.assert_close(loss * number, expected, rtol=1e-6, atol=0)
+    smoothed = torch.nn.functional.binary_cross_entropy_with_logits(
+        arrays["logits"], targets * (1 - share) + share / 2
+    )
+    for labels in (targets, targets.long()):
+        ours = loss_of(arrays["logits"], labels, {}, True, share)
+        torch.testing.assert_close(ours, smoothed, rtol=1e-6, atol=0)
+
+
+def test_the_binary_loss_is_computed_in_float32() -> None:
+    logits, labels = torch.randn(4, 5).bfloat16(), torch.randint(2, (4, 5))
+    expected = binary_cross_entropy(logits.float(), labels, 0.1)
+    assert torch.equal(binary_cross_entropy(logits, labels, 0.1), expected)
+    assert expected.dtype == torch.float32

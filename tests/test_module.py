@@ -66,6 +66,25 @@ def test_a_training_step_with_and_without_mixing(shares: torch.Tensor | None, to
     assert module.logged["train/lr"] == 0.1
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_training_step_of_clips_with_any_number_of_classes(mixed: bool) -> None:
+    module = Stub(LOGITS)
+    module.multi_label = True
+    labels = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1]])
+    shares = torch.tensor([[0.7, 1, 0], [0, 0.6, 0.4], [0, 0, 0], [0.4, 1, 0.5]]) if mixed else None
+    batch = ClipBatch(
+        clips=torch.zeros(4, 3, 2, 8, 8), labels=labels, shares=shares,
+        indices=torch.arange(4), decoded=torch.ones(4) > 0, seeds=[0] * 4,
+    )  # fmt: skip
+    loss = module.training_step(batch, 0)
+    smoothed = (labels if shares is None else shares) * 0.9 + 0.05
+    theirs = F.binary_cross_entropy_with_logits(LOGITS, smoothed)
+    torch.testing.assert_close(loss, theirs)
+    assert "train/top1" not in module.logged
+    # All logits are at least 0: each class is taken for shown, 12 in all, and 5 of them are.
+    assert float(module.logged["train/micro_f1"]) == pytest.approx(2 * 5 / (12 + 5))
+
+
 def module_of(arguments: dict[str, Any], **optim: Any) -> VivitModule:
     names = [str(i) for i in range(TINY["num_classes"])]
     return VivitModule(TINY | arguments, names, {}, {}, OPTIM | optim, {}, {})

@@ -139,6 +139,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
         optim=config["optim"],
         config=config,
         heads=data.heads,
+        multi_label=data.multi_label,
     )
     if config["optim"]["class_weights"] is not None:
         counts = data.class_counts(f"optim.class_weights={config['optim']['class_weights']}")
@@ -146,7 +147,7 @@ def build_module(config: dict[str, Any], data: VideoDataModule) -> VivitModule:
     if config["model"]["pretrained"] is not None and config["ckpt_path"] is None:
         weights = read_weights(config["model"]["pretrained"])
         from_image = FromImage(**config["model"]["from_image"])
-        rows = load_weights(module.model, weights, data.class_names, from_image)
+        rows = load_weights(module.model, weights, data.class_names, from_image, data.multi_label)
         if is_rank_zero():
             print_account(rows, weights.origin)
         if config["optim"]["lora_rank"] is not None:

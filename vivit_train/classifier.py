@@ -18,7 +18,14 @@ from vivit_train.errors import UserError
 from vivit_train.model.arguments import Arguments
 from vivit_train.model.vivit import ViViT
 from vivit_train.model.weights import Weights, load_weights, read_weights
-from vivit_train.prediction import Prediction, are_several, prediction_of, videos_in
+from vivit_train.prediction import (
+    THRESHOLD,
+    Prediction,
+    TopK,
+    are_several,
+    prediction_of,
+    videos_in,
+)
 from vivit_train.transforms.frames import as_tensor
 from vivit_train.transforms.processor import Processor
 from vivit_train.transforms.shrink import for_evaluation
@@ -71,6 +78,8 @@ class Classifier(nn.Module):
         tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
         heads: Name and number of classes of each head, side by side in the logits, where a video
             has several classes (EPIC-Kitchens: nouns, verbs); empty for one head.
+        multi_label: Whether a video has any number of the classes, each with a probability of its
+            own, the sigmoid of its logit.
         lora: LoRA's matrices by name, which are in the model's weights already; empty without.
     """
 
@@ -85,6 +94,7 @@ class Classifier(nn.Module):
         heads: dict[str, int] | None = None,
         tells_sampling: bool = True,
         video_rate: float | None = None,
+        multi_label: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -97,6 +107,7 @@ class Classifier(nn.Module):
         self.eval_views = eval_views or (4, 3)
         self.tells_eval_views = eval_views is not None
         self.heads = heads or {}
+        self.multi_label = multi_label
         self.lora: dict[str, Tensor] = {}
 
     def forward(self, frames: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
@@ -124,8 +135,9 @@ class Classifier(nn.Module):
     def predict(
         self,
         video: Any,
-        top_k: int | None = 5,
+        top_k: TopK = "auto",
         views: tuple[int, int] | None = None,
+        threshold: float = THRESHOLD,
     ) -> Prediction | list[Prediction]:
         """Names what videos show, with probabilities.
 
@@ -138,8 +150,11 @@ class Classifier(nn.Module):
                 call the classifier itself); or several videos: the path of a folder, which is
                 searched with all below it, ``[B, T, H, W, 3]``, or a list of any of these.
                 Where clips are taken by time, frames are assumed to be ``video_rate`` per second.
-            top_k: How many classes to give; ``None``: all.
+            top_k: How many classes to give; ``None``: all; ``auto``: 5, of a multi-label model
+                all.
             views: (temporal, spatial) views to average; ``None``: as the model was tested.
+            threshold: From 0 to 1, the probability from which on a class of a multi-label model is
+                one of `Prediction.labels`.
 
         Returns:
             A prediction; for several videos a list in their order, where one that cannot be
@@ -150,18 +165,21 @@ class Classifier(nn.Module):
             DecodeError: If the only video cannot be decoded.
             NonFiniteLogits: If the logits of the only video say nothing.
         """
-        if top_k is not None and top_k < 1:
+        if isinstance(top_k, int) and top_k < 1:
             raise UserError(f"top_k must be 1 or more, or None for all classes, got {top_k}")
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold must be from 0 to 1, got {threshold}")
         videos = videos_in(video)
         if are_several(video):
-            return list(self.predictions(videos, top_k, views))
-        return self._named(videos[0], self.classify(videos[0], views), top_k)
+            return list(self.predictions(videos, top_k, views, threshold))
+        return self._named(videos[0], self.classify(videos[0], views), top_k, threshold)
 
     def predictions(
         self,
         videos: Sequence[Video],
-        top_k: int | None = 5,
+        top_k: TopK = "auto",
         views: tuple[int, int] | None = None,
+        threshold: float = THRESHOLD,
     ) -> Iterator[Prediction]:
         """Predicts videos as `predict` does, and gives each in its turn when it is known.
 
@@ -169,6 +187,7 @@ class Classifier(nn.Module):
             videos: Paths, and frames uint8 ``[T, H, W, 3]``.
             top_k: As for `predict`.
             views: As for `predict`.
+            threshold: As for `predict`.
 
         Yields:
             A prediction or error of each video, in their order.
@@ -176,7 +195,7 @@ class Classifier(nn.Module):
         early: dict[int, Prediction] = {}
         place = 0
         for index, logits in self._classified(videos, views):
-            early[index] = self._named(videos[index], logits, top_k)
+            early[index] = self._named(videos[index], logits, top_k, threshold)
             while place in early:
                 yield early.pop(place)
                 place += 1
@@ -209,11 +228,12 @@ class Classifier(nn.Module):
             raise result
         return result
 
-    def _named(self, video: Video, result: Result, top_k: int | None) -> Prediction:
+    def _named(self, video: Video, result: Result, top_k: TopK, threshold: float) -> Prediction:
         path = None if isinstance(video, Tensor) else str(video)
         if isinstance(result, Exception):
             return Prediction(path, error=result.reason)
-        return prediction_of(path, result, self.class_names, self.heads, top_k)
+        least = threshold if self.multi_label else None
+        return prediction_of(path, result, self.class_names, self.heads, top_k, least)
 
     @torch.no_grad()
     def _classified(
@@ -333,6 +353,7 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         heads=weights.heads,
         tells_sampling=sampling_of(told, clip_frames) is not None,
         video_rate=told.get("video_rate"),
+        multi_label=weights.multi_label,
     )
     classifier.lora = weights.lora
     return classifier.eval()

@@ -23,7 +23,8 @@ class SplitFeatures:
 
     Attributes:
         names: N names, as in the tables of a run.
-        labels: int64 ``[N]``, of several heads ``[N, heads]``: indices into all class names.
+        labels: int64 ``[N]``, of several heads ``[N, heads]``: indices into all class names;
+            multi-label ``[N, K]``: 0 or 1 of each.
         values: float32 ``[N, D]``: see `ViViT.representation`, the mean over a video's views.
         broken: Videos that could not be decoded; they are not among the N.
     """

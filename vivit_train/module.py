@@ -21,8 +21,8 @@ from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.launch.sharding import Sharded
-from vivit_train.losses import cross_entropy, multi_head_cross_entropy
-from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
+from vivit_train.losses import loss_of
+from vivit_train.metrics import Scores, scores_for
 from vivit_train.model.kernels import force_kernel, settle_kernel
 from vivit_train.model.vivit import ViViT
 from vivit_train.optim import (
@@ -53,6 +53,8 @@ class VivitModule(LightningModule):
         config: The whole resolved configuration of the run.
         heads: Name and number of classes of each head, in the order of ``class_names``, where a
             video has several classes (EPIC-Kitchens: nouns, verbs); empty: one head.
+        multi_label: Whether a video has any number of the classes, each with a probability of its
+            own, the sigmoid of its logit.
 
     Attributes:
         class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
@@ -70,6 +72,7 @@ class VivitModule(LightningModule):
         optim: dict[str, Any],
         config: dict[str, Any],
         heads: dict[str, int],
+        multi_label: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -77,7 +80,8 @@ class VivitModule(LightningModule):
         self.class_names = class_names
         self.optim = optim
         self.heads = heads
-        self.accuracy: VideoAccuracy | None = None
+        self.multi_label = multi_label
+        self.accuracy: Scores | None = None
         self.is_compiled = False
         self.attention_kernel = "auto"
         self.kernel_used: str | None = None
@@ -143,25 +147,27 @@ class VivitModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy with label smoothing and class weights, in float32.
 
-        What is logged is the mean over all processes.
+        Multi-label it is the binary one. What is logged is the mean over all processes.
 
         ``train/top1`` counts the class with the larger share where mixup mixes two, and of
-        several heads the videos that all of them get right.
+        several heads the videos that all of them get right. Multi-label it is ``train/micro_f1``,
+        see `batch_f1`.
         """
         logits, targets = self.model(batch.clips), batch.targets
         smoothing = self.optim["label_smoothing"]
-        if self.heads:
-            loss = multi_head_cross_entropy(logits, targets, self.heads, smoothing)
+        loss = loss_of(logits, targets, self.heads, self.multi_label, smoothing, self.class_weights)
+        if self.multi_label:
+            score = batch_f1(logits, targets)
         else:
-            loss = cross_entropy(logits, targets, smoothing, self.class_weights)
-        right = batch.labels if batch.shares is None else best_classes(batch.shares, self.heads)
-        top1 = (best_classes(logits, self.heads) == right.view(len(logits), -1)).all(dim=1)
-        top1 = top1.float().mean()
-        logged = torch.stack([loss.detach(), top1])
+            right = batch.labels if batch.shares is None else best_classes(batch.shares, self.heads)
+            is_right = best_classes(logits, self.heads) == right.view(len(logits), -1)
+            score = is_right.all(dim=1).float().mean()
+        logged = torch.stack([loss.detach(), score])
         if self._logs_this_step():
             logged = self.trainer.strategy.reduce(logged, reduce_op="mean")
         self.log("train/loss", logged[0], batch_size=len(logits))
-        self.log("train/top1", logged[1], batch_size=len(logits))
+        name = "train/micro_f1" if self.multi_label else "train/top1"
+        self.log(name, logged[1], batch_size=len(logits))
         # On the host: a copy to a GPU would wait for all that the GPU still has to do.
         self.log("train/lr", torch.tensor(highest_lr(self.trainer.optimizers[0])))
         return loss
@@ -297,6 +303,7 @@ class VivitModule(LightningModule):
         """Logs ``val/top1``, ``val/mean_class_accuracy``, ``val/loss`` and other scores.
 
         With several heads these are of actions, and each head has its own, e.g. ``val/verb_top1``.
+        Multi-label they are ``val/map`` and others: see `MultiLabelScores`.
         """
         self._log_scores("val")
 
@@ -312,11 +319,7 @@ class VivitModule(LightningModule):
     def _start_scores(self, role: str) -> None:
         num_videos = len(self.data.records[role])
         # Not a sub-module: it belongs to one pass, and validation and test share nothing.
-        accuracy = (
-            MultiHeadAccuracy(self.data.heads, num_videos)
-            if self.data.heads
-            else VideoAccuracy(len(self.class_names), num_videos)
-        )
+        accuracy = scores_for(len(self.class_names), num_videos, self.data.heads, self.multi_label)
         object.__setattr__(self, "accuracy", accuracy.to(self.device))
         self._chunk_size = 0
 
@@ -386,3 +389,14 @@ def best_classes(scores: Tensor, heads: Mapping[str, int]) -> Tensor:
     """The best class within each head, or of all: float ``[B, K]`` -> int64 ``[B, heads or 1]``."""
     parts = scores.split(list(heads.values()), dim=1) if heads else [scores]
     return torch.stack([part.argmax(dim=1) for part in parts], dim=1)
+
+
+def batch_f1(logits: Tensor, targets: Tensor) -> Tensor:
+    """F1 of all pairs of a clip and a class in a batch, at a probability of 0.5.
+
+    Args:
+        logits: Float ``[B, K]``.
+        targets: 0 or 1, or where clips are mixed between: a half and more is 1. ``[B, K]``.
+    """
+    taken, own = logits >= 0, targets >= 0.5
+    return 2 * (taken & own).sum() / (taken.sum() + own.sum()).clamp(min=1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,10 @@ from vivit_train.video.decoders.pictures import holds_pictures
 
 # A name and its probability, a fraction.
 Guess = tuple[str, float]
+# How many classes to give; None: all.
+TopK = int | None | Literal["auto"]
+# The probability from which on a class of a multi-label model is a label.
+THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,10 @@ class Prediction:
     Attributes:
         video: Its path; ``None`` of an array.
         classes: The most probable classes, the best first. Of a model with several heads the
-            actions, one class of each head.
+            actions, one class of each head. Of a multi-label model each class has a probability
+            of its own, and these do not add up to 1.
+        labels: Of a multi-label model the classes whose probability is the threshold or more, the
+            best first, which may be none; ``None`` of others.
         heads: Of a model with several heads (EPIC-Kitchens) the best classes of each, e.g. of
             ``nouns`` and ``verbs``; empty for one head.
         error: Why there is none, where the video cannot be decoded; ``classes`` is then empty.
@@ -35,6 +42,7 @@ class Prediction:
     classes: list[Guess] = field(default_factory=list)
     heads: dict[str, list[Guess]] = field(default_factory=dict)
     error: str | None = None
+    labels: list[str] | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +73,8 @@ def prediction_of(
     logits: Tensor,
     class_names: Sequence[str],
     heads: Mapping[str, int],
-    top_k: int | None,
+    top_k: TopK,
+    threshold: float | None = None,
 ) -> Prediction:
     """The prediction that logits mean.
 
@@ -74,8 +83,16 @@ def prediction_of(
         logits: Float ``[K]``, of several heads side by side.
         class_names: K names; of several heads such as ``noun: tap``.
         heads: Name and number of classes of each head; empty: one head.
-        top_k: How many classes to give; ``None``: all.
+        top_k: How many classes to give; ``None``: all; ``auto``: 5, of a multi-label model all.
+        threshold: Of a multi-label model the probability from which on a class is a label;
+            ``None``: the model is another one.
     """
+    if threshold is not None:
+        every = best(logits, class_names, None, multi_label=True)
+        shown = every if top_k == "auto" else every[:top_k]
+        labels = [name for name, probability in every if probability >= threshold]
+        return Prediction(video, shown, labels=labels)
+    top_k = 5 if top_k == "auto" else top_k
     if not heads:
         return Prediction(video, best(logits, class_names, top_k))
     from vivit_train.metrics import joint_logits  # torchmetrics, which takes seconds to import
@@ -92,15 +109,18 @@ def prediction_of(
     return Prediction(video, actions, of_heads)
 
 
-def best(logits: Tensor, names: Sequence[str], top_k: int | None) -> list[Guess]:
+def best(
+    logits: Tensor, names: Sequence[str], top_k: int | None, multi_label: bool = False
+) -> list[Guess]:
     """The most probable of K classes: float ``[K]`` and K names."""
-    return [(names[index], probability) for index, probability in _top(logits, top_k)]
+    top = _top(logits, top_k, multi_label)
+    return [(names[index], probability) for index, probability in top]
 
 
-def _top(logits: Tensor, top_k: int | None) -> list[tuple[int, float]]:
+def _top(logits: Tensor, top_k: int | None, multi_label: bool = False) -> list[tuple[int, float]]:
     """Places and probabilities of the highest logits of float ``[K]``, the highest first."""
     number = len(logits) if top_k is None else min(top_k, len(logits))
-    top = logits.softmax(dim=0).topk(number)
+    top = (logits.sigmoid() if multi_label else logits.softmax(dim=0)).topk(number)
     return list(zip(top.indices.tolist(), top.values.tolist()))
 
 

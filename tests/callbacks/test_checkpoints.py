@@ -245,13 +245,19 @@ class TestCheckpoints:
     @pytest.mark.parametrize("heads", [{}, {"noun": 3, "verb": 6}])
     def test_a_score_that_does_not_exist(self, heads: dict, tmp_path: Path, saver: Saver) -> None:
         """Refused before training: a whole epoch would come first."""
-        saver.datamodule = SimpleNamespace(heads=heads, class_names=["a"] * 9)
+        names = ["a"] * 9
+        saver.datamodule = SimpleNamespace(heads=heads, class_names=names, multi_label=False)
         saver.limit_test_batches, saver.should_stop = 0, False
         for name in ["val/top1", "val/loss", *(["val/verb_top5"] if heads else [])]:
             Checkpoints(tmp_path, monitor=name).on_fit_start(saver, None)
         message = r"callbacks\.monitor=val/accuracy is not among .*: val/top1, val/top5, val/mean"
         with pytest.raises(UserError, match=message):
             Checkpoints(tmp_path, monitor="val/accuracy").on_fit_start(saver, None)
+        saver.datamodule.heads, saver.datamodule.multi_label = {}, True
+        Checkpoints(tmp_path, monitor="val/map").on_fit_start(saver, None)
+        message = r"monitor=val/top1 is not among .*: val/map, val/micro_map, val/micro_f1, val/mac"
+        with pytest.raises(UserError, match=message):
+            Checkpoints(tmp_path).on_fit_start(saver, None)
 
     def test_of_the_loss_the_lowest_is_the_best(self, tmp_path: Path, saver: Saver) -> None:
         callback = Checkpoints(tmp_path, monitor="val/loss")

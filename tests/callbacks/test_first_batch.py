@@ -15,7 +15,9 @@ from vivit_train.runs.pictures import PANEL_WIDTH
 from vivit_train.transforms.processor import Processor
 
 PROCESSOR = Processor(size=16, crop_size=16, do_normalize=True)
-DATA = SimpleNamespace(processor=PROCESSOR, class_names=["a", "=b</script>"], heads={})
+DATA = SimpleNamespace(
+    processor=PROCESSOR, class_names=["a", "=b</script>"], heads={}, multi_label=False
+)
 
 
 def batch_of(frames: torch.Tensor) -> Any:

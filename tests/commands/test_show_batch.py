@@ -114,18 +114,24 @@ def test_scaling_is_undone(arguments: dict[str, Any], dtype: torch.dtype) -> Non
 def test_labels_of_one_head_and_of_two() -> None:
     def described(data: Any, labels: Any, shares: list[float] | None = None) -> list[str]:
         mixed = None if shares is None else torch.tensor([shares])
-        batch: Any = SimpleNamespace(labels=torch.tensor([labels]), shares=mixed)
+        truth = torch.tensor([labels])
+        targets = truth if mixed is None else mixed
+        batch: Any = SimpleNamespace(labels=truth, shares=mixed, targets=targets)
         return describe_labels(batch, 0, data)
 
-    one = SimpleNamespace(class_names=["a", "b", "c"], heads={})
+    one = SimpleNamespace(class_names=["a", "b", "c"], heads={}, multi_label=False)
     assert described(one, 1) == ["b"]
     assert described(one, 2, [0.25, 0, 0.75]) == ["c 75%", "a 25%"]
     assert described(one, 2, [0.0, 0, 1]) == ["c"]
     names = ["noun: tap", "noun: pan", "verb: take", "verb: put"]
-    two = SimpleNamespace(class_names=names, heads={"noun": 2, "verb": 2})
+    two = SimpleNamespace(class_names=names, heads={"noun": 2, "verb": 2}, multi_label=False)
     assert described(two, [1, 0]) == ["noun: pan", "verb: take"]
     shares = [0.4, 0.6, 0.0, 1.0]
     assert described(two, [1, 1], shares) == ["noun: pan 60%", "noun: tap 40%", "verb: put"]
+    several = SimpleNamespace(class_names=["a", "b", "c"], heads={}, multi_label=True)
+    assert described(several, [1, 0, 1]) == ["a", "c"]
+    assert described(several, [0, 0, 0]) == ["(no class)"]
+    assert described(several, [1, 0, 1], [0.3, 0.0, 1.0]) == ["c", "a 30%"]
 
 
 def test_grid_and_panel() -> None:

@@ -53,7 +53,21 @@ def test_clips_are_those_of_the_recipe(demo_root: Path) -> None:
             assert (folder, name) == (role, CLASS_NAMES[label])
 
 
-def write_slowly(root: Path, train_per_class: int, val_per_class: int) -> None:
+def test_two_objects_of_two_classes(tmp_path: Path) -> None:
+    data = build(tmp_path / "two", 7, 1, multi_label=True)
+    data.setup()
+    assert data.class_names == list(CLASS_NAMES)
+    assert [len(data.records[role]) for role in ("train", "val")] == [56, 8]
+    labels = data.records["train"].labels
+    assert set(labels.sum(axis=1)) == {2}
+    assert set(labels.sum(axis=0)) == {14}  # each class with each other one, twice
+    assert len({tuple(row) for row in labels.tolist()}) == 28
+    assert data.records["train"].path(0).is_file()
+    with pytest.raises(UserError, match=r"objects.*asked for is.*experiment=demo_multi_label has"):
+        build(tmp_path / "two", 7, 1).setup()
+
+
+def write_slowly(root: Path, train_per_class: int, val_per_class: int, multi_label: bool) -> None:
     """Stands in for `write_demo`: like it, it writes only what is not there."""
     with (root.parent / "log").open("a") as log:
         log.write("+")

@@ -478,3 +478,44 @@ def test_lists_that_lie_elsewhere(tmp_path: Path, clip: bytes) -> None:
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the list .*/train\.csv does not exist: name a file"):
         lists(tmp_path).setup()
+
+
+def test_videos_with_any_number_of_classes(tmp_path: Path, clip: bytes) -> None:
+    """Of each class a part is held out, and a video is on one side."""
+    names = [f"{i}.mp4" for i in range(20)]
+    fill(tmp_path, clip, *names)
+    labels = ["a;b" if i % 2 else "a" if i % 3 else "" for i in range(20)]
+    rows = "".join(f"{name},{label}\n" for name, label in zip(names, labels))
+    (tmp_path / "videos.csv").write_text(f"path,label\n{rows}")
+    data = build(tmp_path, multi_label=True, val_fraction=0.3)
+    data.setup()
+    assert data.class_names == ["a", "b"]
+    records = data.records
+    paths = [
+        {records[role].relative_path(i) for i in range(len(records[role]))}
+        for role in ("train", "val")
+    ]
+    assert paths[0] | paths[1] == set(names)
+    assert not paths[0] & paths[1]
+    counts = {role: records[role].class_counts(2) for role in ("train", "val")}
+    assert sum(counts.values()).tolist() == [16, 10]
+    assert all(abs(counts["val"] - [5, 3]) <= 2)
+    assert all(counts["val"] > 0)
+    found = {
+        records["val"].relative_path(i): records["val"].classes(i) for i in range(len(paths[1]))
+    }
+    known = {"a;b": [0, 1], "a": [0], "": []}
+    assert found == {path: known[labels[names.index(path)]] for path in paths[1]}
+    folds = [build(tmp_path, multi_label=True, fold=k, num_folds=2) for k in (0, 1)]
+    for part in folds:
+        part.setup()
+    halves = [part.records["val"].class_counts(2) for part in folds]
+    assert sum(halves).tolist() == [16, 10]
+    assert all(abs(halves[0] - halves[1]) <= 2)
+
+
+def test_class_folders_hold_one_label_of_a_video(tmp_path: Path, clip: bytes) -> None:
+    fill(tmp_path, clip, "run/1.mp4", "run/2.mp4", "sit/3.mp4", "sit/4.mp4")
+    message = r"data\.multi_label=true: .* has no list of the split 'train', and class folders say"
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, multi_label=True).setup()

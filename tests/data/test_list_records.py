@@ -195,3 +195,68 @@ def test_no_row_changes_what_the_others_mean(
     (root / "train.txt").write_text("\n".join(lines), newline="")
     with suppress(UserError):
         assert not before - meaning(root)
+
+
+def several(root: Path, text: str, **others: str) -> tuple[list[list[int]], list[str]]:
+    """0 or 1 of each class for each row, and the class names."""
+    lists = [root / "train.csv", *(root / f"{name}.csv" for name in others)]
+    for path, content in zip(lists, (text, *others.values())):
+        path.write_text(content)
+    touch(root, "1.mp4")
+    records, names = records_from_list(lists[0], (root,), lists, lambda line: None, True)
+    assert records.multi_label
+    return records.labels.tolist(), names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\n1.mp4,run;jump\n2.mp4,\n3.mp4,jump\n",
+        "1.mp4,jump; run\n2.mp4,\n3.mp4, jump \n",
+        "video\tclass\n1.mp4\trun;jump\n2.mp4\t\n3.mp4\tjump\n",
+    ],
+)
+def test_several_labels_of_a_video_or_none(tmp_path: Path, text: str) -> None:
+    assert several(tmp_path, text) == ([[1, 1], [0, 0], [1, 0]], ["jump", "run"])
+
+
+def test_several_labels_by_name_and_number_beside_a_class_file(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("run\njump\nsit\n")
+    expected = [[1, 1, 0], [0, 0, 1]], ["run", "jump", "sit"]
+    assert several(tmp_path, "1.mp4,jump;run\n2.mp4,sit\n") == expected
+    assert several(tmp_path, "1.mp4,0;1\n2.mp4,2\n") == expected
+    # Whether numbers begin at 0 or at 1, all lists say together.
+    assert several(tmp_path, "1.mp4,1;2\n2.mp4,3\n") == expected
+    shifted = [[0, 1, 1], [0, 1, 0]], expected[1]
+    assert several(tmp_path, "1.mp4,1;2\n2.mp4,1\n", val="3.mp4,0;1\n") == shifted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1.mp4,a;a\n2.mp4,b\n", r"line 1: the labels 'a;a' name 'a' twice"),
+        ("1.mp4,b\n2.mp4,a;;b\n", r"line 2: the labels 'a;;b' have an empty one: remove the ;"),
+        ("1.mp4,b\n2.mp4,a;\n", r"line 2: the labels 'a;' have an empty one"),
+        ("1.mp4,a\n1.mp4,b\n", r"line 2: '1.mp4' is listed already in line 1\. Give a video one"),
+        ("1.mp4,\n2.mp4,\n", r"no video has a label"),
+        ("1.mp4\n2.mp4\n", r"has no labels, and data\.multi_label=true needs them"),
+        ("1.mp4,0;1\n", r"by number and nothing names the classes"),
+        ("1.mp4,a;1\n", r"line 1: the label 'a' is a name, but '1'"),
+    ],
+)
+def test_several_labels_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        several(tmp_path, text)
+
+
+def test_a_label_that_the_class_file_does_not_name(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    with pytest.raises(UserError, match=r"line 2: 'jmup' is not one of the 2 classes of .*classes"):
+        several(tmp_path, "1.mp4,jump\n2.mp4,run;jmup\n")
+
+
+def test_a_semicolon_where_videos_have_one_label(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    message = r"line 1: the label 'a;b' has a ;\. If it .* set data\.multi_label=true; if not, ren"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, "1.mp4,a;b\n2.mp4,a\n")

@@ -147,3 +147,29 @@ def test_objects_do_not_grow_with_rows(tmp_path: Path) -> None:
         return sum(1 for part, _, _ in parts if part.name not in ("FRAME", "MEMOIZE"))
 
     assert objects(5000) == objects(300)
+
+
+def test_rows_with_any_number_of_classes() -> None:
+    names = ["b", "a", "c"]
+    table = [[1, 1, 0], [0, 0, 0], [0, 1, 0]]
+    rows = Records(Path("/data"), ["1.mp4", "2.mp4", "3.mp4"], table, multi_label=True)
+    assert [rows.classes(i) for i in range(3)] == [[0, 1], [], [1]]
+    assert rows.class_counts(3).tolist() == [1, 2, 0]
+    part = rows.subset([2, 0])
+    assert (part.multi_label, part.labels.tolist()) == (True, [[0, 1, 0], [1, 1, 0]])
+    other = rows.with_labels([3, 0, 1], 4)
+    assert other.labels.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+    # By name, whatever the order of the classes; the digest is of the rows as they are.
+    assert rows.fingerprint(names) == other.fingerprint(["a", "c", "x", "b"])
+    assert rows.digest() != other.digest()
+    fewer = Records(Path(), ["1.mp4", "2.mp4", "3.mp4"], [[1, 0, 0], *table[1:]], multi_label=True)
+    assert fewer.fingerprint(names) != rows.fingerprint(names)
+
+
+def test_classes_of_one_head_and_of_several() -> None:
+    one = Records(Path(), ["1.mp4", "2.mp4"], [1, 0])
+    assert [one.classes(i) for i in range(2)] == [[1], [0]]
+    assert one.class_counts(3).tolist() == [1, 1, 0]
+    several = Records(Path(), ["1.mp4", "2.mp4"], [[0, 2], [0, 3]])
+    assert several.classes(1) == [0, 3]
+    assert several.class_counts(4).tolist() == [2, 0, 1, 1]

@@ -88,3 +88,37 @@ def test_other_split_names(tmp_path: Path) -> None:
     assert {role: len(records) for role, records in data.records.items()} == {
         "train": 1, "val": 2, "test": 3,
     }  # fmt: skip
+
+
+def test_a_data_set_that_cannot_be_multi_label(tmp_path: Path) -> None:
+    message = r"data\.multi_label=true: Listed \(listed\) has no place for several labels"
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, multi_label=True)
+
+
+class ManyLabels(Listed):
+    can_multi_label = True
+
+    def read_split(self, split: str) -> tuple[Records, list[str]]:
+        table, names = self.given[split]
+        paths = [f"{i}.mp4" for i in range(len(table))]
+        return Records(self.root, paths, table, multi_label=True), names
+
+
+def test_any_number_of_classes_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The validation split has a class less, in another order."""
+    train, val = [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 1, 0]], [[1, 0], [1, 1]]
+    given = {"train": (train, ["a", "b", "c"]), "val": (val, ["c", "a"])}
+    arguments = {
+        "root": str(tmp_path), "name": "many", "verdicts": None, "decoder": "auto",
+        "picture_rate": None, "splits": {"train": "train", "val": "val", "test": "val"},
+        "class_names": None, "multi_label": True,
+    }  # fmt: skip
+    data = ManyLabels(given, **arguments)
+    data.setup()
+    assert data.records["train"].labels.tolist() == train
+    assert data.records["val"].labels.tolist() == [[0, 0, 1], [1, 0, 1]]
+    assert "3 classes, 1.2 a video on average: a, b, c" in capsys.readouterr().err
+    message = r"data\.class_sampling=1 needs one class per video, and with data\.multi_label=true"
+    with pytest.raises(UserError, match=message):
+        data.class_counts("data.class_sampling=1")

@@ -16,6 +16,8 @@ from vivit_train import load
 from vivit_train.errors import UserError
 from vivit_train.export import export, huggingface, relative_difference
 from vivit_train.export.clips import demo_clips
+from vivit_train.losses import binary_cross_entropy
+from vivit_train.model.weights import read_weights
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.sampling import Sampling
 
@@ -110,6 +112,29 @@ def test_our_reader_agrees(tmp_path: Path) -> None:
     assert back.processor.settings() == classifier.processor.settings()
     for name, tensor in back.model.state_dict().items():
         assert torch.equal(tensor, classifier.model.state_dict()[name])
+
+
+def test_any_number_of_classes(tmp_path: Path) -> None:
+    """Their loss is ours, and the folder says what the logits mean."""
+    import transformers
+
+    classifier = build()
+    classifier.multi_label = True
+    export(classifier, "huggingface", tmp_path / "hf", demo_clips(classifier))
+    theirs = transformers.VivitForVideoClassification.from_pretrained(tmp_path / "hf").eval()
+    assert theirs.config.problem_type == "multi_label_classification"
+    pixels = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        loss = theirs(pixel_values=pixels, labels=labels.float()).loss
+        ours = binary_cross_entropy(classifier.model(pixels.transpose(1, 2)), labels)
+    torch.testing.assert_close(loss, ours, rtol=1e-5, atol=0)
+    assert load(tmp_path / "hf").multi_label
+    assert read_weights(tmp_path / "hf", with_tensors=False).multi_label
+    classifier.multi_label = False
+    export(classifier, "huggingface", tmp_path / "one", demo_clips(classifier))
+    assert "problem_type" not in json.loads((tmp_path / "one/config.json").read_text())
+    assert not load(tmp_path / "one").multi_label
 
 
 def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

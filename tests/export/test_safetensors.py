@@ -24,12 +24,14 @@ def test_the_very_same_classifier(tmp_path: Path, attention: str) -> None:
     processor = Processor(crop_size=16, do_normalize=True, image_mean=(0.1, 0.2, 0.3))
     classifier = build(processor, attention=attention, pooling=POOLING[attention])
     classifier.sampling = Sampling(8, frame_stride=3)
+    classifier.multi_label = attention == "factorised_encoder"
     report = export(classifier, "safetensors", tmp_path / "x", demo_clips(classifier))
     assert (report.reader, report.difference) == ("vivit-train", 0)
     back = load(tmp_path / "x")
     assert back.model.config == classifier.model.config
     assert back.processor.settings() == processor.settings()
     assert back.class_names == NAMES
+    assert back.multi_label == classifier.multi_label
     assert back.config == classifier.config
     assert (back.sampling, back.eval_views) == (Sampling(8, frame_stride=3), (2, 1))
     assert not back.training
@@ -37,7 +39,9 @@ def test_the_very_same_classifier(tmp_path: Path, attention: str) -> None:
     assert torch.equal(back(frames), classifier(frames))
     described = json.loads((tmp_path / "x" / "vivit_train.json").read_text())
     with safe_open(tmp_path / "x" / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["vivit_train"])["sampling"] == described["sampling"]
+        told = json.loads(file.metadata()["vivit_train"])
+        for name in ("sampling", "multi_label"):
+            assert told[name] == described[name]
     modes = {path.stat().st_mode for path in (tmp_path / "x").iterdir()}
     (tmp_path / "plain").touch()
     assert modes == {(tmp_path / "plain").stat().st_mode}

@@ -1,9 +1,11 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vivit_train.data.records import Records
 from vivit_train.preflight.advice import advice
 
 
@@ -19,8 +21,13 @@ def config(
 
 
 def data(labels: Any, *class_names: str) -> Any:
+    table = np.array(labels)
+    multi_label = table.ndim > 1 and table.max() == 1
     return SimpleNamespace(
-        records={"train": SimpleNamespace(labels=np.array(labels))}, class_names=list(class_names)
+        records={"train": Records(Path(), ["x.mp4"] * len(table), table, multi_label=multi_label)},
+        class_names=list(class_names),
+        multi_label=multi_label,
+        heads={"noun": 2, "verb": 2} if table.ndim > 1 and not multi_label else {},
     )
 
 
@@ -98,3 +105,11 @@ def test_a_flip_that_changes_the_class(names: list[str], told: list[str]) -> Non
     assert all(part in lines[0] for part in told)
     assert advice(config(horizontal_flip=0), videos) == []
     assert advice(config(flip_labels=[names[:2]]), videos) == []
+
+
+def test_classes_of_videos_that_have_several() -> None:
+    lines = advice(config(), data([[1, 1, 0], [1, 0, 0], [1, 0, 0]], "run", "jump", "sit"))
+    assert [line.partition(":")[0] for line in lines] == [
+        "1 classes have no training video, sit",
+        "1 classes have one training video, jump",
+    ]

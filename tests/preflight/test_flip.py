@@ -53,7 +53,7 @@ def test_a_flip_that_makes_clips_unlike_all_classes_names_no_pair() -> None:
 
 def test_what_cannot_be_judged() -> None:
     for features, reason in (
-        (None, "no video could be decoded"),
+        (None, "videos have several classes each, or cannot be decoded"),
         (seen([1, 0, 2, 3], each=4), "16 training videos of 4 classes are too few"),
         (seen([1, 0, 2, 3], noise=50), "cannot tell the classes of 48 training videos"),
     ):

@@ -116,6 +116,21 @@ def test_several_heads_guess_each() -> None:
     assert both.guess == pytest.approx((math.log(4) + math.log(6)) / 2)
 
 
+def test_guessing_of_videos_with_any_number_of_classes() -> None:
+    """What is known is how many videos show each class."""
+    shares = [0.5, 0.25, 0.0, 1.0]
+    guess = (math.log(2) + 0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 4
+    many = Case(config(), course(guess, guess, top1=0.6), [4], 32, prevalence=shares)
+    assert many.guess == pytest.approx(guess)
+    assert many.clips_per_class == 32 * 1.75 / 4
+    assert many.chance == pytest.approx(2 * 0.4375 / 1.4375)  # the F1 of naming each class
+    assert not many.learned
+    learned = Case(config(), course(guess, guess, top1=0.9), [4], 32, prevalence=shares)
+    assert learned.learned
+    (first, *_) = likely_causes(learned)
+    assert re.match(r"overfitting: the 32 training clips .* 14 clips per class", first)
+
+
 def test_a_course_is_read_from_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,train/loss,train/top1,val/loss,test/loss\n"
@@ -123,8 +138,10 @@ def test_a_course_is_read_from_metrics(tmp_path: Path) -> None:
     )
     read = Course.of(read_metrics(tmp_path / "metrics.csv"))
     assert read.steps == 32
-    assert (read.loss.tolist(), read.top1.tolist()) == ([1.4, 1.2], [0.25, 0.5])
+    assert (read.loss.tolist(), read.score.tolist()) == ([1.4, 1.2], [0.25, 0.5])
     assert read.quarters().tolist() == [1.4, 1.2]
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss,train/micro_f1\n0,9,0.6,0.25\n")
+    assert Course.of(read_metrics(tmp_path / "metrics.csv")).score.tolist() == [0.25]
 
 
 def test_the_last_lines(

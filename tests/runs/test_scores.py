@@ -30,6 +30,7 @@ def data(labels: list[Any], names: list[str], heads: dict[str, int] | None = Non
         records=records,
         class_names=names,
         heads=heads or {},
+        multi_label=False,
         splits={"test": "held"},
         tests_on_validation=False,
     )

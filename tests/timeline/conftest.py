@@ -57,6 +57,7 @@ class Seer:
     sampling = Sampling(4, clip_seconds=0.4)
     tells_sampling, video_rate = True, 25.0
     heads: dict[str, int] = {}  # noqa: RUF012
+    multi_label = False
 
     def __init__(
         self, class_names: list[str] = CLASSES, before: Callable[[int], Any] = len

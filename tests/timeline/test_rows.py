@@ -1,15 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from tests.timeline.conftest import Seer
 from vivit_train.classifier import NonFiniteLogits
+from vivit_train.timeline.decoded import Film
 from vivit_train.timeline.rows import (
     Joiner,
     Row,
     by_moment,
-    guess_of,
+    guesses_of,
     probabilities,
+    rows_of,
     smoothed,
     without_still,
 )
@@ -144,17 +148,29 @@ class Told(Seer):
 def test_the_best_of_several_heads() -> None:
     clip = np.zeros((4, 8, 8, 3), np.uint8)
     logits = [[0.0, 1.0, 2.0, 0.0, 1.0]]
-    (found,) = probabilities(Told(logits, {"noun": 2, "verb": 3}), iter([clip]), "film")
+    classifier = Told(logits, {"noun": 2, "verb": 3})
+    (found,) = probabilities(classifier, iter([clip]), "film")
     nouns, verbs = torch.tensor(logits[0]).split([2, 3])
-    name, probability = guess_of(
-        found, ["tap", "pan", "open", "shut", "wash"], {"noun": 2, "verb": 3}
-    )
+    classifier.class_names = ["tap", "pan", "open", "shut", "wash"]
+    ((name, probability),) = guesses_of(found, classifier)
     assert name == "pan, open"
     assert probability == pytest.approx(float(nouns.softmax(0)[1] * verbs.softmax(0)[0]))
 
 
 def test_a_class_of_no_probability() -> None:
-    assert guess_of(torch.tensor([0.0, 1.0]), ["a", "b"], {}) == ("b", 1.0)
+    assert guesses_of(torch.tensor([0.0, 1.0]), Seer(["a", "b"])) == [("b", 1.0)]
+
+
+def test_rows_of_any_number_of_classes_overlap() -> None:
+    classifier = Told([[3.0, -3.0, 3.0], [3.0, 3.0, -3.0], [-3.0, 3.0, -3.0]], {})
+    classifier.multi_label = True
+    clips = iter(np.zeros((3, 4, 8, 8, 3), np.uint8))
+    film = Film(Windows(6, 2, 2), clips, 0, Still(0.0))
+    found = list(rows_of(classifier, film, "film", threshold=0.5))
+    share = pytest.approx(1 / (1 + math.exp(-3)))
+    assert found == [
+        Row(0, 2, "still", share), Row(0, 4, "right", share), Row(2, 6, "left", share),
+    ]  # fmt: skip
 
 
 def test_logits_that_say_nothing() -> None:

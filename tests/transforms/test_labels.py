@@ -16,6 +16,13 @@ def test_labels_of_flipped_clips_are_mirrored() -> None:
     assert one.tolist() == [0, 1, 2, 0]  # the batch's own stay
 
 
+def test_labels_of_any_number_of_classes() -> None:
+    mirrors, labels = [torch.tensor([1, 0, 2])], torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 0]])
+    mirrored = mirror_labels(labels, [True, True, False], mirrors, multi_label=True)
+    assert mirrored.tolist() == [[0, 1, 1], [1, 1, 0], [0, 0, 0]]
+    assert to_shares(labels, [3], torch.float32, multi_label=True).tolist() == labels.tolist()
+
+
 def test_labels_count_from_0_within_each_head() -> None:
     assert within_heads(HEADS) == [0, 1, 2, 0, 1]
     assert within_heads({}) == []

@@ -15,7 +15,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.layout import BEST, LAST, CheckpointContent
 from vivit_train.io.terminal import say
-from vivit_train.metrics import MultiHeadAccuracy, VideoAccuracy
+from vivit_train.metrics import scores_for
 from vivit_train.runs.checkpoint import link_or_copy
 from vivit_train.runs.loggers import MetricsCsv
 
@@ -141,13 +141,9 @@ class Checkpoints(Checkpoint):
             UserError: Naming the scores that it gives, or the limit.
         """
         data: VideoDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        accuracy = (
-            MultiHeadAccuracy(data.heads, 0)
-            if data.heads
-            else VideoAccuracy(len(data.class_names), 0)
-        )
+        accuracy = scores_for(len(data.class_names), 0, data.heads, data.multi_label)
         # Of the class: the instance's own would sum over processes.
-        scores = [f"val/{name}" for name in type(accuracy).compute(accuracy)]
+        scores = [f"val/{name}" for name in type(accuracy).compute(accuracy)]  # type: ignore[arg-type]
         if self.monitor not in scores:
             raise UserError(
                 f"callbacks.monitor={self.monitor} is not among the validation's scores: "

@@ -16,7 +16,7 @@ from vivit_train.io.terminal import say
 
 
 class Progress(TQDMProgressBar):
-    """A bar with loss, top-1, clips/s, waiting for data, decoding per clip, and time left.
+    """A bar with loss, top-1 or F1, clips/s, waiting for data, decoding per clip, and time left.
 
     Where the output is not a terminal it prints a line now and then instead, so that a log file
     of a cluster shows progress too.
@@ -93,7 +93,8 @@ class Progress(TQDMProgressBar):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         scores = trainer.callback_metrics
-        names = [name for name in ("val/loss", "val/top1", "val/top5") if name in scores]
+        shown = ("val/loss", "val/top1", "val/top5", "val/map", "val/micro_f1")
+        names = [name for name in shown if name in scores]
         text = "  ".join(f"{name} {float(scores[name]):.4f}" for name in names)
         done = batches_done(trainer) % int(trainer.num_training_batches) == 0
         where = "done" if done else f"at step {trainer.global_step}"
@@ -119,6 +120,7 @@ class Progress(TQDMProgressBar):
         figures = {
             "loss": ("train/loss", "{:.3f}"),
             "top1": ("train/top1", "{:.2f}"),
+            "f1": ("train/micro_f1", "{:.2f}"),
             "clips/s": ("train/clips_per_second", "{:.1f}"),
             "wait": ("train/data_wait", "{:.0%}"),
             "decode": ("train/decode_ms", "{:.0f}ms"),

@@ -139,14 +139,12 @@ def summarise_split(
     data: "VideoDataModule", records: "Records", verdicts: "dict[str, Verdict]"
 ) -> dict[str, Any]:
     """Number, fingerprint and counts of one split, the counts also of each class."""
-    import numpy as np
-
     from vivit_train.data.verdicts import count_verdicts, video_name
 
     rows = [verdicts.get(video_name(records, row, data.root)) for row in range(len(records))]
     by_class: dict[str, list[Verdict | None]] = {}
-    for verdict, labels in zip(rows, records.labels):
-        for label in np.atleast_1d(labels):
+    for row, verdict in enumerate(rows):
+        for label in records.classes(row):
             by_class.setdefault(data.class_names[label], []).append(verdict)
     return {
         "videos": len(records),

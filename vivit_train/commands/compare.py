@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=user_path, metavar="RUN", help="folder of a run, or of a sweep"
     )
-    parser.add_argument("--sort", default="top1", metavar="SCORE", help="default: top1")
+    parser.add_argument("--sort", metavar="SCORE", help="default: top1, of multi-label runs map")
     for kind in ("csv", "png", "json"):
         parser.add_argument(
             f"--{kind}", type=user_path, metavar="FILE", help=f"write the table as {kind}"

@@ -74,6 +74,7 @@ def answer(classifier: "Classifier", video: str) -> Answer:
     import numpy as np
 
     from vivit_train.explain.heat import overlay, strip
+    from vivit_train.prediction import THRESHOLD
     from vivit_train.timeline.decoded import decoded
     from vivit_train.timeline.files import clock
     from vivit_train.timeline.rows import rows_of
@@ -85,7 +86,8 @@ def answer(classifier: "Classifier", video: str) -> Answer:
     clip_frames = classifier.model.arguments.num_frames
     shrink = for_evaluation(classifier.processor)
     with decoded(video, window, window / 2, clip_frames, shrink, LEAST_SECONDS) as film:
-        rows = list(rows_of(classifier, film, video))
+        least = THRESHOLD if classifier.multi_label else 0.0
+        rows = list(rows_of(classifier, film, video, least))
     looked = look_at(classifier, Path(video))
     laid = overlay(looked.frames, looked.heat, looked.even)
     told = [f"{looked.probability:.4f}  {looked.name} (the middle clip)"]

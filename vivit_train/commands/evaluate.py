@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vivit_train.report.page import page_of_test
     from vivit_train.runs.results import results_of
     from vivit_train.runs.scores import write_scores
+    from vivit_train.runs.splits import check_task
 
     # Nothing is logged, and a checkpoint, maybe a stranger's, has no class of its own imported.
     plain["logger"] = {"wandb": None, "tensorboard": None, "mlflow": None, "extra": {}}
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with output_folder(arguments.output, source) as output:
         data = data_for(plain, source, words, classifier.class_names)
+        check_task(classifier.multi_label, data, str(source))
         data.setup("test")
         warn_of_rates(classifier, data)
         module = VivitModule(
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             optim=plain["optim"],
             config=plain,
             heads=classifier.heads,
+            multi_label=classifier.multi_label,
         )
         module.model.load_state_dict(classifier.model.state_dict())
         module.force_kernel(plain["model"]["attention_kernel"])

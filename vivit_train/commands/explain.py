@@ -129,7 +129,7 @@ def look_at(classifier: "Classifier", video: Path, class_name: str | None = None
     from vivit_train.classifier import NonFiniteLogits
     from vivit_train.explain.heat import on_frames
     from vivit_train.explain.rollout import heat_of
-    from vivit_train.prediction import prediction_of
+    from vivit_train.prediction import THRESHOLD, prediction_of
 
     names = classifier.class_names
     index = None if class_name is None else index_of(class_name, names)
@@ -140,7 +140,8 @@ def look_at(classifier: "Classifier", video: Path, class_name: str | None = None
     logits, heat = heat_of(model, clip, index)
     if not logits.isfinite().all():
         raise NonFiniteLogits(video)
-    prediction = prediction_of(str(video), logits.cpu(), names, classifier.heads, None)
+    least = THRESHOLD if classifier.multi_label else None
+    prediction = prediction_of(str(video), logits.cpu(), names, classifier.heads, None, least)
     name, probability = prediction.name, prediction.probability
     if class_name is not None:
         parts = prediction.heads.values() if prediction.heads else [prediction.classes]

@@ -107,6 +107,11 @@ def check_request(arguments: argparse.Namespace, data: "VideoDataModule", trains
             raise UserError(f"the name of {odd} is not UTF-8, which .parquet needs: use .npz")
     if arguments.knn is None and not arguments.probe:
         return
+    if data.multi_label:
+        raise UserError(
+            "--knn and --probe need one class per video, and with data.multi_label=true a video "
+            "has any number of them. Leave them out; --output writes the features with all labels"
+        )
     if data.heads:
         raise UserError(
             f"--knn and --probe need one class per video, and a video of {data.name} has "
@@ -152,12 +157,16 @@ def write(path: Path, found: "SplitFeatures", data: "VideoDataModule") -> None:
     """Writes the file, by its suffix.
 
     ``.npz``: ``features`` float32 [N, D], ``names`` [N], ``labels`` int64 [N] (of several heads
-    [N, heads]) and ``class_names`` [K], by which the labels count. ``.parquet``: the columns
-    ``name``, ``label``, ``class`` and ``features``; of several heads lists of labels and classes.
+    [N, heads]; multi-label [N, K], 0 or 1 of each class) and ``class_names`` [K], by which the
+    labels count. ``.parquet``: the columns ``name``, ``label``, ``class`` and ``features``; of
+    several heads, and multi-label, lists of labels and classes.
     """
     import numpy as np
 
     values, labels = found.values.numpy(), found.labels.numpy()
+    of_videos = labels.tolist()
+    if data.multi_label:
+        of_videos = [np.flatnonzero(row).tolist() for row in labels]
     with written_whole(path) as file:
         if path.suffix.lower() == ".npz":
             np.savez(
@@ -174,8 +183,8 @@ def write(path: Path, found: "SplitFeatures", data: "VideoDataModule") -> None:
         flat = pyarrow.array(values.ravel())
         columns = {
             "name": found.names,
-            "label": labels.tolist(),
-            "class": names_of(labels.tolist(), data.class_names),
+            "label": of_videos,
+            "class": names_of(of_videos, data.class_names),
             "features": pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1]),
         }
         pyarrow.parquet.write_table(pyarrow.table(columns), file)

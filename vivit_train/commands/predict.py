@@ -1,5 +1,8 @@
 """Name what videos show: the most probable classes of each, of every head if there are several.
 
+Of a model of videos with any number of classes (multi-label) every class has a probability of its
+own, and those of --threshold or more are marked.
+
   vivit predict RUN clip.mp4 other.webm
   vivit predict RUN/checkpoints/last.ckpt clips/ --csv out.csv
   vivit predict owner/name clip.mp4 --top-k 3 --json
@@ -27,7 +30,7 @@ from vivit_train.timeline import command as timeline
 
 if TYPE_CHECKING:
     from vivit_train.classifier import Classifier
-    from vivit_train.prediction import Guess, Prediction
+    from vivit_train.prediction import Guess, Prediction, TopK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "videos", nargs="*", metavar="VIDEO", help="a video, a folder of them, - for standard input"
     )
-    parser.add_argument("--top-k", type=int, help="classes to give (default 5)")
+    parser.add_argument("--top-k", type=int, help="classes to give (default 5, multi-label all)")
     parser.add_argument(
         "--views",
         metavar="TEMPORALxSPATIAL",
@@ -59,24 +62,31 @@ def run(arguments: argparse.Namespace) -> int:
         return timeline.run(load_on_device(arguments.checkpoint, arguments.device), options)
     if not arguments.videos:
         raise UserError("give a video, or a folder of them")
-    top_k = 5 if arguments.top_k is None else arguments.top_k
-    if top_k < 1:
+    top_k: TopK = "auto" if arguments.top_k is None else arguments.top_k
+    if isinstance(top_k, int) and top_k < 1:
         raise UserError(f"--top-k must be 1 or more, got {top_k}")
+    threshold = timeline.threshold_of(arguments)
     views = parse_views(arguments.views) if arguments.views else None
     if arguments.csv is not None:
         check_place("--csv", arguments.csv, ".csv")
 
-    from vivit_train.prediction import videos_in
+    from vivit_train.prediction import THRESHOLD, videos_in
 
     videos = videos_in(arguments.videos)
     classifier = load_on_device(arguments.checkpoint, arguments.device)
+    if threshold is not None and not classifier.multi_label:
+        raise UserError(
+            "--threshold is for a timeline: give --window as well, e.g. --window 2s; without it "
+            "the model must be a multi-label one"
+        )
+    least = THRESHOLD if threshold is None else threshold
     warn_of_rates(classifier, videos)
     timeline.hint_at_timelines(classifier, videos)
     predictions: list[Prediction] = []
     is_text = not arguments.json and arguments.csv is None  # which shows by itself how far it is
     try:
         with nullcontext(lambda _: None) if is_text else progress(len(videos)) as advance:
-            for prediction in classifier.predictions(videos, top_k, views):
+            for prediction in classifier.predictions(videos, top_k, views, least):
                 predictions.append(prediction)
                 advance("predicted" if prediction.error is None else "failed")
                 if is_text or (prediction.error is not None and not arguments.json):
@@ -160,10 +170,15 @@ def as_json(prediction: "Prediction") -> dict[str, Any]:
     """A prediction as plain values."""
     if prediction.error is not None:
         return {"video": prediction.video, "error": prediction.error}
-    return {"video": prediction.video} | {
-        part: [{"class": name, "probability": round(p, 6)} for name, p in guesses]
-        for part, guesses in parts_of(prediction).items()
-    }
+    labels = {} if prediction.labels is None else {"labels": prediction.labels}
+    return (
+        {"video": prediction.video}
+        | labels
+        | {
+            part: [{"class": name, "probability": round(p, 6)} for name, p in guesses]
+            for part, guesses in parts_of(prediction).items()
+        }
+    )
 
 
 def say_prediction(prediction: "Prediction") -> None:
@@ -176,14 +191,16 @@ def say_prediction(prediction: "Prediction") -> None:
         if prediction.heads:
             say(f" {part}")
         for name, probability in guesses:
-            say(f"  {probability:.4f}  {name}")
+            mark = "*" if name in (prediction.labels or ()) else " "
+            say(f"{mark} {probability:.4f}  {name}")
 
 
 def write_csv(path: Path, predictions: "Sequence[Prediction]") -> None:
     """Writes a row for each video: ``video``, ``class``, ``probability``, ``class_2``, ...
 
     Of a model with several heads ``action``, ``probability``, ``action_2``, ... and then the same
-    of each, ``noun``, ``noun_probability``, ... The last column is ``error``.
+    of each, ``noun``, ``noun_probability``, ... Of a multi-label model the second column is
+    ``labels``, those over the threshold, joined by ``; ``. The last column is ``error``.
 
     Raises:
         OSError: If it cannot be written, after the predictions were printed.
@@ -202,6 +219,8 @@ def write_csv(path: Path, predictions: "Sequence[Prediction]") -> None:
 def row_of(prediction: "Prediction") -> dict[str, str | float | None]:
     """A prediction as a row, see `write_csv`."""
     row: dict[str, str | float | None] = {"video": prediction.video}
+    if prediction.labels is not None:
+        row["labels"] = "; ".join(prediction.labels)
     for part, guesses in parts_of(prediction).items():
         kind = {"classes": "class"}.get(part, part.removesuffix("s"))
         of_kind = "" if kind in ("class", "action") else f"{kind}_"

@@ -68,6 +68,11 @@ RULES = (
         "the weights were trained, and the best checkpoint was chosen, on clips made this way",
     ),
     Rule(
+        "data.multi_label",
+        REFUSED,
+        "it says what the logits of the checkpoint's head mean, and which loss it is trained with",
+    ),
+    Rule(
         "data.val_views", REFUSED, "the score of the best checkpoint was measured with these views"
     ),
     Rule(

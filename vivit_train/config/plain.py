@@ -22,7 +22,8 @@ FROM_THE_START = (
 def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
     """A resolved configuration of plain dicts, lists, strings and numbers.
 
-    A leading ``~`` of a path becomes the home directory.
+    A leading ``~`` of a path becomes the home directory, and a monitor that is left open the score
+    of the task.
 
     Args:
         config: Composed, or saved by a run.
@@ -45,6 +46,9 @@ def to_plain(config: DictConfig, needs_weights: bool = True) -> dict[str, Any]:
         model["pretrained"] = None
     for key, value, told in misfits(plain):
         raise UserError(f"{key}={in_words(value)}: {told}")
+    callbacks = plain.get("callbacks", {})
+    if callbacks.get("monitor", "") is None:
+        callbacks["monitor"] = "val/map" if plain["data"].get("multi_label") else "val/top1"
     return _with_home(plain)
 
 

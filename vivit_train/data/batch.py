@@ -28,6 +28,7 @@ class Batch:
 
     Attributes:
         labels: int64 ``[B]``, of several heads ``[B, heads]``: the class within each head.
+            Multi-label ``[B, K]``: 0 or 1 of each class.
         indices: int64 ``[B]``, rows of the records; -1 marks padding.
         decoded: bool ``[B]``, whether the row's own video could be read.
         seeds: Per row the seed of its random draws on the device.
@@ -55,7 +56,7 @@ class ClipBatch(Batch):
         clips: Float ``[B, 3, T, h, w]``, in evaluation ``[B * views, 3, T, h, w]`` with a video's
             views side by side.
         shares: Float ``[B, K]``, the parts of the classes in each mixed clip, the heads' side by
-            side; ``None`` where none is mixed.
+            side; multi-label the mixtures of 0 and 1; ``None`` where none is mixed.
     """
 
     clips: Tensor

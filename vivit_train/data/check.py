@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from vivit_train.class_names import match_class_names
 from vivit_train.data.records import Records, size_and_mtime
 from vivit_train.data.shards import ReadError, Span
@@ -146,7 +144,7 @@ def class_conflicts(
     """Videos whose class is in doubt.
 
     Those that are listed with several classes, and those that lie in a folder which is named as
-    another class. With several heads only the former.
+    another class. With several heads, or any number of classes, only the former.
 
     Args:
         splits: Name -> records.
@@ -161,14 +159,14 @@ def class_conflicts(
         folders = {Path(records.relative_path(row)).parent.name for row in range(len(records))}
         pairs = match_class_names(sorted(folders), class_names)
         by_folder = {sorted(folders)[i]: class_names[k] for i, k in pairs}
-        for row, labels in enumerate(records.labels):
+        for row in range(len(records)):
             classes = found.setdefault(video_name(records, row, root), set())
-            classes.add(tuple(class_names[label] for label in np.atleast_1d(labels)))
+            classes.add(tuple(class_names[label] for label in records.classes(row)))
             folder = by_folder.get(Path(records.relative_path(row)).parent.name)
-            if folder and labels.ndim == 0:
+            if folder and records.labels.ndim == 1:
                 classes.add((folder,))
     return [
-        {"video": video, "classes": sorted(", ".join(names) for names in classes)}
+        {"video": video, "classes": sorted(", ".join(names) or "none" for names in classes)}
         for video, classes in found.items()
         if len(classes) > 1
     ]

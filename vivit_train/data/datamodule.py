@@ -67,6 +67,8 @@ class VideoDataModule(VideoSplits, LightningDataModule):
             the worker itself.
         verdicts: The results of `vivit check`: a file, ``auto`` (the one in the root, if there
             is one) or ``None``.
+        multi_label: Whether a video may have any number of the classes, none included. Only of
+            data sets that can: see `VideoSplits.can_multi_label`.
         processor: The image processor; evaluation uses it as it is. ``None``: Scenic's, with
             its crop of 224 pixels.
         augment: Training transforms, built on the same processor; ``None``: Scenic's.
@@ -115,6 +117,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         max_bad_fraction: float = 0.1,
         decode_timeout: float | None = DECODE_SECONDS,
         verdicts: str | None = "auto",
+        multi_label: bool = False,
         class_names: Sequence[str] | None = None,
     ) -> None:
         LightningDataModule.__init__(self)
@@ -127,6 +130,7 @@ class VideoDataModule(VideoSplits, LightningDataModule):
             decoder=decoder,
             picture_rate=picture_rate,
             class_names=class_names,
+            multi_label=multi_label,
         )
         check_count("batch_size", batch_size)
         check_count("num_workers", num_workers or 0, least=0)
@@ -263,7 +267,8 @@ class VideoDataModule(VideoSplits, LightningDataModule):
 
     @cached_property
     def _rules(self) -> LabelRules:
-        return self.augment.rules(self.class_names, self.heads, len(self.records["train"]))
+        num_videos = len(self.records["train"])
+        return self.augment.rules(self.class_names, self.heads, num_videos, self.multi_label)
 
     def _eval_loader(self, role: str, views: tuple[int, int]) -> DataLoader:
         records = self.records[role]

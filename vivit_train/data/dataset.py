@@ -29,14 +29,14 @@ class Sample:
     """What a worker makes of one row.
 
     ``frames`` is uint8 ``[T, H, W, 3]`` in training and ``[V, T, H, W, 3]``, V temporal views, in
-    evaluation. ``label`` is a class, of several heads one within each. ``index`` is the row
-    that is shown, -1 for padding; ``seed`` that of the device's random draws. ``decoded`` is
-    False where evaluation could not read the row's video (its frames are then black). ``shrunk``
-    is True where the frames were large, and are resized already: see `Shrink`. ``broken``
-    has an error per unreadable video: in training those that this one replaces, and ``given_up``
-    those of them that hang or kill the decoder. ``clip_seconds`` is the time that the worker took
-    from the key to the frames, ``decode_seconds`` the CPU's in it: decoding, and resizing of large
-    frames, but not waiting for the storage or for a core.
+    evaluation. ``label`` is a class, of several heads one within each, multi-label 0 or 1 of each.
+    ``index`` is the row that is shown, -1 for padding; ``seed`` that of the device's random draws.
+    ``decoded`` is False where evaluation could not read the row's video (its frames are then
+    black). ``shrunk`` is True where the frames were large, and are resized already: see `Shrink`.
+    ``broken`` has an error per unreadable video: in training those that this one replaces, and
+    ``given_up`` those of them that hang or kill the decoder. ``clip_seconds`` is the time that the
+    worker took from the key to the frames, ``decode_seconds`` the CPU's in it: decoding, and
+    resizing of large frames, but not waiting for the storage or for a core.
     """
 
     frames: Tensor

@@ -16,6 +16,8 @@ class Demo(Folder):
     The class shows in the motion alone: a model that sees one frame, repeated, stays at
     chance (0.125), one that sees the frames shuffled can at best name the pair (0.5).
 
+    With ``multi_label`` two objects drift in two directions, and a clip has both classes.
+
     Args:
         train_per_class: Training clips per class.
         val_per_class: Validation clips per class.
@@ -30,12 +32,12 @@ class Demo(Folder):
     def setup(self, stage: str | None = None) -> None:
         """Writes the clips if they are not there yet, then reads them."""
         counts = self.train_per_class, self.val_per_class
-        if not demo_is_there(self.root, *counts):
+        if not demo_is_there(self.root, *counts, multi_label=self.multi_label):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             # Several processes may start at once: one writes, the others wait and find it done.
             with own_lock(Path(f"{self.root}.lock")):
                 if not self.root.exists():
                     line = f"writing {8 * sum(counts)} demo clips to {self.root}, once"
                     say(line, file=sys.stderr)
-                write_demo(self.root, *counts)
+                write_demo(self.root, *counts, multi_label=self.multi_label)
         super().setup(stage)

@@ -1,5 +1,7 @@
 """The demo's clips: an object that drifts before a background, in one of eight directions.
 
+Multi-label there are two objects in a clip, which drift in two directions.
+
 Shape, textures, colours, background, position, angle, size and speed are drawn independently of
 the class; the class is the direction alone. The object moves on a torus from a place that is
 drawn uniformly. Hence, exactly: a frame at any time is distributed alike in all classes, and a
@@ -35,6 +37,8 @@ CLASS_NAMES = tuple(_DIRECTIONS)
 # Pixels per frame: seen within a tubelet of two frames, and less than an object in eight.
 _SPEED = (1.2, 2.4)
 _SHAPES = ("bar", "cross", "disc", "ellipse", "triangle")
+# Multi-label, of their usual size: fewer of the two are hidden by each other.
+_SMALLER = 0.8
 # Raised whenever the same arguments begin to give other clips.
 _VERSION = 3
 _SPLITS = ("train", "val")
@@ -46,6 +50,8 @@ def render(
     num_frames: int = 32,
     height: int = 56,
     width: int = 72,
+    behind: np.ndarray | None = None,
+    scale: float = 1.0,
 ) -> np.ndarray:
     """Render one clip.
 
@@ -57,6 +63,8 @@ def render(
         num_frames: T.
         height: H in pixels.
         width: W in pixels.
+        behind: See `draw_on_path`.
+        scale: See there.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -71,7 +79,22 @@ def render(
     time = np.arange(num_frames) - (num_frames - 1) / 2
     middle = rng.uniform((0, 0), (width, height))
     path = middle + rng.uniform(*_SPEED) * time[:, None] * direction
-    return draw_on_path(path, rng, height, width)
+    return draw_on_path(path, rng, height, width, scale=scale, behind=behind)
+
+
+def render_two(first: str, second: str, rng: np.random.Generator) -> np.ndarray:
+    """Render a clip of two objects, each with a motion of its own, the second before the first.
+
+    Args:
+        first: One of ``CLASS_NAMES``.
+        second: Likewise.
+        rng: Draws everything but the directions.
+
+    Returns:
+        uint8 [T, H, W, 3], RGB.
+    """
+    behind = render(first, rng, scale=_SMALLER)
+    return render(second, rng, behind=behind, scale=_SMALLER)
 
 
 def draw_on_path(
@@ -81,6 +104,7 @@ def draw_on_path(
     width: int,
     turn: np.ndarray | float = 0.0,
     scale: np.ndarray | float = 1.0,
+    behind: np.ndarray | None = None,
 ) -> np.ndarray:
     """Render an object that moves along a path on a torus, before a background.
 
@@ -91,6 +115,7 @@ def draw_on_path(
         width: W in pixels.
         turn: Added to the angle in each frame: radians, clockwise, [T] or one for all.
         scale: Times the size in each frame: above 0, [T] or one for all.
+        behind: What is drawn on: uint8 [T, H, W, 3]; ``None``: a background that is drawn.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -114,6 +139,8 @@ def draw_on_path(
     wall = _texture(height, width, rng)[..., None] * rng.uniform(10, 30)
     background = 128 - brighter * rng.uniform(40, 80) + rng.uniform(-25, 25, 3) + wall
     background = background.astype(np.float32)  # [H, W, 3]
+    if behind is not None:
+        background, brighter = behind.astype(np.float32), 1 if np.median(behind) < 128 else -1
     along = rng.uniform(0, 2 * math.pi)
     stripes = np.cos(rng.uniform(2, 4) * (math.cos(along) * u + math.sin(along) * v))[..., None]
     front = 128 + brighter * rng.uniform(40, 80) + rng.uniform(-25, 25, 3)
@@ -154,14 +181,18 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def demo_is_there(
-    root: str | Path, train_per_class: int, val_per_class: int, seed: int = 0
+    root: str | Path,
+    train_per_class: int,
+    val_per_class: int,
+    seed: int = 0,
+    multi_label: bool = False,
 ) -> bool:
     """Whether `write_demo` with these arguments would find its work done.
 
     Raises:
         UserError: If a count or the seed cannot be used, or ``root`` holds something else.
     """
-    return _is_written(Path(root), _recipe(train_per_class, val_per_class, seed))
+    return _is_written(Path(root), _recipe(train_per_class, val_per_class, seed, multi_label))
 
 
 def write_demo(
@@ -170,11 +201,13 @@ def write_demo(
     val_per_class: int,
     seed: int = 0,
     num_workers: int | None = None,
+    multi_label: bool = False,
 ) -> None:
     """Write the demo data set, one folder per class, unless it is there already.
 
     ``<root>/{train,val}/<class>/<number>.mp4`` and ``<root>/demo.json``, which records the
-    arguments. The folder appears under its name only once complete. Pixels depend on the
+    arguments. Multi-label ``<root>/{train,val}/<number>.mp4`` and the lists ``<root>/train.csv``
+    and ``val.csv``. The folder appears under its name only once complete. Pixels depend on the
     arguments alone, not on ``num_workers``.
 
     Args:
@@ -184,12 +217,13 @@ def write_demo(
         seed: 0 or more. Each clip is drawn from (seed, split, class, number): a larger set begins
             with the clips of a smaller one.
         num_workers: Processes; as many as this one may use cores if None, none but this one if 0.
+        multi_label: Whether a clip has two objects, of two classes. There are as many clips.
 
     Raises:
         UserError: If a count or the seed cannot be used, or ``root`` holds something else.
     """
     root = Path(root)
-    recipe = _recipe(train_per_class, val_per_class, seed)
+    recipe = _recipe(train_per_class, val_per_class, seed, multi_label)
     if _is_written(root, recipe):
         return
     staging = root.with_name(f"{root.name}.partial-{os.getpid()}")
@@ -199,6 +233,8 @@ def write_demo(
         for clip in clips:
             clip.path.parent.mkdir(parents=True, exist_ok=True)
         _write_all(clips, num_workers)
+        if multi_label:
+            _write_lists(staging, clips)
         (staging / "demo.json").write_text(json.dumps(recipe, indent=2) + "\n")
         try:
             staging.rename(root)
@@ -210,31 +246,46 @@ def write_demo(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _recipe(train_per_class: int, val_per_class: int, seed: int) -> dict[str, int]:
+def _recipe(
+    train_per_class: int, val_per_class: int, seed: int, multi_label: bool
+) -> dict[str, int]:
     recipe = {"train_per_class": train_per_class, "val_per_class": val_per_class, "seed": seed}
     for name, value in recipe.items():
         if value < (least := 0 if name == "seed" else 1):
             raise UserError(f"{name}={value} must be at least {least}")
-    return {**recipe, "version": _VERSION}
+    return {**recipe, "version": _VERSION} | ({"objects": 2} if multi_label else {})
 
 
 class _Clip(NamedTuple):
     path: Path
-    class_name: str
+    class_names: tuple[str, ...]
     key: tuple[int, ...]
 
 
 def _list_clips(root: Path, recipe: dict[str, int]) -> list[_Clip]:
-    return [
-        _Clip(
-            root / split / class_name / f"{number:03d}.mp4",
-            class_name,
-            (recipe["seed"], split_number, class_number, number),
-        )
-        for split_number, split in enumerate(_SPLITS)
-        for class_number, class_name in enumerate(CLASS_NAMES)
-        for number in range(recipe[f"{split}_per_class"])
-    ]
+    clips = []
+    for split_number, split in enumerate(_SPLITS):
+        for class_number, class_name in enumerate(CLASS_NAMES):
+            for number in range(recipe[f"{split}_per_class"]):
+                key = (recipe["seed"], split_number, class_number, number)
+                if "objects" in recipe:  # the other object has each other class in turn
+                    other = CLASS_NAMES[(class_number + 1 + number % 7) % 8]
+                    path = root / split / f"{class_number}{number:03d}.mp4"
+                    clips.append(_Clip(path, (class_name, other), key))
+                else:
+                    path = root / split / class_name / f"{number:03d}.mp4"
+                    clips.append(_Clip(path, (class_name,), key))
+    return clips
+
+
+def _write_lists(root: Path, clips: list[_Clip]) -> None:
+    for split in _SPLITS:
+        rows = [
+            f"{clip.path.relative_to(root).as_posix()},{';'.join(clip.class_names)}\n"
+            for clip in clips
+            if clip.path.parent.name == split
+        ]
+        (root / f"{split}.csv").write_text("path,label\n" + "".join(rows))
 
 
 def _write_all(clips: list[_Clip], num_workers: int | None) -> None:
@@ -254,7 +305,8 @@ def _write_all(clips: list[_Clip], num_workers: int | None) -> None:
 def _write_clip(clip: _Clip) -> None:
     rng = np.random.default_rng(clip.key)
     fps = int(rng.choice([24, 25, 30]))
-    frames = render(clip.class_name, rng)
+    first, *others = clip.class_names
+    frames = render_two(first, others[0], rng) if others else render(first, rng)
     # superfast leaves out x264's macroblock tree, which differs from run to run on small frames.
     write_video(clip.path, frames, fps, options={"crf": "20", "preset": "superfast"})
 
@@ -275,6 +327,7 @@ def _is_written(root: Path, recipe: dict[str, int]) -> bool:
         )
     if found != recipe:
         raise UserError(
-            f"{root} holds {found}, asked for is {recipe}: delete the folder or choose another one"
+            f"{root} holds {found}, asked for is {recipe}: delete the folder or choose another one "
+            "with data.root (experiment=demo_multi_label has one of its own)"
         )
     return True

@@ -13,8 +13,10 @@ from vivit_train.data.class_folders import count_videos, from_class_folders, sca
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.groups import folds, hold_out, keys_of
 from vivit_train.data.list_records import (
+    SEPARATOR,
     check_first,
     number_labels,
+    number_several,
     paths_under,
     records_from_list,
 )
@@ -47,6 +49,8 @@ class Folder(VideoDataModule):
     videos where nothing names that either: ``val_fraction`` of each class, by a hash of the
     videos' own paths, see `hold_out`.
 
+    With ``multi_label`` labels are lists' alone, several of a video separated by ``;``.
+
     Args:
         val_fraction: Part of each class to validate on where the data set names no split.
         fold: In place of ``val_fraction``, the number of the part to validate on, from 0 on, of
@@ -58,6 +62,8 @@ class Folder(VideoDataModule):
         test_split: The split to test on; ``None``: see above.
         **kwargs: As for `VideoDataModule`.
     """
+
+    can_multi_label = True
 
     def __init__(
         self,
@@ -160,7 +166,7 @@ class Folder(VideoDataModule):
         file = self.root / "videos.csv"
         if find_list(self.root, self.splits["train"]) or not file.is_file():
             return set()
-        return set(read_list(file).columns.get("split", ()))
+        return set(read_list(file, self.multi_label).columns.get("split", ()))
 
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
@@ -216,16 +222,20 @@ class Folder(VideoDataModule):
         """The groups to validate on; says how many videos of each class they are."""
         held = {key for row, key in enumerate(keys) if records.name(row) in self.known_val}
         how = "as the run did"
-        labels = records.labels.tolist()
+        # A video with several classes counts in each of them, one with none in a class of its own.
+        rows = range(len(records))
+        pairs = [(keys[row], k) for row in rows for k in records.classes(row) or [-1]]
+        labels = [k for _, k in pairs]
+        paired = [key for key, _ in pairs]
         if not held and self.fold is not None:
-            found = folds(keys, labels, self.num_folds)
+            found = folds(paired, labels, self.num_folds)
             held = {key for key, fold in found.items() if fold == self.fold}
             how = f"data.fold={self.fold} of {self.num_folds}"
         elif not held:
-            held = hold_out(keys, labels, self.val_fraction)
+            held = hold_out(paired, labels, self.val_fraction)
             how = f"data.val_fraction={self.val_fraction:g}"
         every = Counter(labels)
-        some = Counter(k for k, key in zip(labels, keys) if key in held)
+        some = Counter(k for key, k in pairs if key in held)
         shares = [f"{some[k]} of {every[k]}" for k in range(len(names))]
         told = (
             shares[0]
@@ -244,10 +254,18 @@ class Folder(VideoDataModule):
         listing = find_list(self.root, split)
         if listing:
             roots = (self.root, listing.parent, self.root / split)
-            records, names = records_from_list(listing, roots, self._lists(), self.tell)
-            return records, names, self._column(read_list(listing))
+            records, names = records_from_list(
+                listing, roots, self._lists(), self.tell, self.multi_label
+            )
+            return records, names, self._column(read_list(listing, self.multi_label))
         if (self.root / "videos.csv").is_file():
             return self._from_one_list(self.root / "videos.csv", split)
+        if self.multi_label:
+            raise UserError(
+                f"data.multi_label=true: {self.root} has no list of the split {split!r}, and class "
+                f"folders say one label of each video: write {split}.csv or videos.csv, with rows "
+                f"`path,label`, several labels of a video with a {SEPARATOR} between them"
+            )
         train = self.splits["train"]
         has_splits = (self.root / train).is_dir()
         if has_splits and not (self.root / split).is_dir():
@@ -275,13 +293,14 @@ class Folder(VideoDataModule):
     def _from_one_list(
         self, file: Path, split: str
     ) -> tuple[Records, list[str], Sequence[str] | None]:
-        listing = read_list(file)
+        listing = read_list(file, self.multi_label)
         check_first(listing, self.root)
-        labels, names = number_labels(listing, [file])
+        labels, names = (number_several if self.multi_label else number_labels)(listing, [file])
         self.tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
         paths, splits = listing.columns["path"], listing.columns.get("split")
         paths = list(paths_under(self.root, paths) or paths)
-        rows = sorted(range(len(listing)), key=lambda row: (labels[row], paths[row], row))
+        first = [0] * len(listing) if self.multi_label else labels
+        rows = sorted(range(len(listing)), key=lambda row: (first[row], paths[row], row))
         if splits is not None:
             rows = [row for row, its_split in enumerate(splits) if its_split == split]
             if not rows:
@@ -290,7 +309,8 @@ class Folder(VideoDataModule):
                     f"{shorten(sorted(set(splits)))}: set data.train_split, data.val_split and "
                     "data.test_split"
                 )
-        records = Records(self.root, paths, labels, listing.segments()).subset(rows)
+        times = listing.segments()
+        records = Records(self.root, paths, labels, times, self.multi_label).subset(rows)
         column = self._column(listing)
         return records, names, None if column is None else [column[row] for row in rows]
 
@@ -301,8 +321,10 @@ class ListFiles(VideoDataModule):
     A split's name is its list file, relative to the root or absolute; without its suffix
     ``<split>.csv``, ``.txt`` or ``.list``. Rows are as `read_list` reads them; labels are names, or
     numbers beside a class file (`read_classes`). Paths are relative to the root, to the list's
-    folder or absolute.
+    folder or absolute. With ``multi_label`` a label is any number of them, separated by ``;``.
     """
+
+    can_multi_label = True
 
     def read_split(self, split: str) -> tuple[Records, list[str]]:
         """See `VideoDataModule.read_split`."""
@@ -313,7 +335,8 @@ class ListFiles(VideoDataModule):
                 "label`, relative to data.root or absolute, with data.train_split, data.val_split "
                 "and data.test_split"
             )
-        return records_from_list(found, (self.root, found.parent), self._lists(), self.tell)
+        roots = (self.root, found.parent)
+        return records_from_list(found, roots, self._lists(), self.tell, self.multi_label)
 
     def _lists(self) -> list[Path]:
         """The list files of all splits."""

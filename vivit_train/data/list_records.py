@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from vivit_train.class_names import shorten
 from vivit_train.data.class_files import (
     CLASS_FILES,
@@ -22,9 +24,16 @@ from vivit_train.errors import UserError
 from vivit_train.video.container import is_video
 from vivit_train.video.decoders.pictures import holds_pictures
 
+# Between the labels of a video that has several.
+SEPARATOR = ";"
+
 
 def records_from_list(
-    file: Path, roots: Sequence[Path], lists: Sequence[Path], tell: Callable[[str], None]
+    file: Path,
+    roots: Sequence[Path],
+    lists: Sequence[Path],
+    tell: Callable[[str], None],
+    multi_label: bool = False,
 ) -> tuple[Records, list[str]]:
     """Records of a list file of one split.
 
@@ -33,6 +42,7 @@ def records_from_list(
         roots: Folders to try, in order, for the listed paths to be relative to.
         lists: The lists of all splits, whose numbers count alike.
         tell: Called with a line about how the list was understood.
+        multi_label: Whether a video may have several labels, or none.
 
     Returns:
         The records and their class names in the order of the labels: sorted names or, where
@@ -41,7 +51,7 @@ def records_from_list(
     Raises:
         UserError: If a row is not as expected, or numbers cannot be turned into names.
     """
-    listing = read_list(file)
+    listing = read_list(file, multi_label)
     splits = sorted(set(listing.columns.get("split", ())))
     if len(splits) > 1:
         raise UserError(
@@ -49,9 +59,10 @@ def records_from_list(
             "name it videos.csv and set data=folder, which takes the rows of each split"
         )
     root, paths = _root_of(listing, roots)
-    labels, names = number_labels(listing, lists)
+    number = number_several if multi_label else number_labels
+    labels, names = number(listing, lists)
     tell(f"{file}: {len(listing)} rows, {listing.understood}; {len(names)} classes")
-    return Records(root, paths, labels, listing.segments()), names
+    return Records(root, paths, labels, listing.segments(), multi_label), names
 
 
 def _root_of(listing: Listing, roots: Sequence[Path]) -> tuple[Path, Sequence[str]]:
@@ -112,6 +123,13 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
     if "label" not in listing.columns:
         return _folders_as_labels(listing)
     labels = listing.columns["label"]
+    several = next((row for row, label in enumerate(labels) if SEPARATOR in label), None)
+    if several is not None:
+        raise UserError(
+            f"{listing.place(several)}: the label {cut(labels[several])!r} has a {SEPARATOR}. If "
+            "it separates several labels of a video set data.multi_label=true; if not, rename the "
+            "class"
+        )
     numbers = as_numbers(labels, listing.place)
     if numbers is None:
         names = sorted(set(labels))
@@ -145,6 +163,88 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
         )
     index_of = {number: i for i, number in enumerate(sorted(names_of))}
     return [index_of[n] for n in numbers], [names_of[number].pop() for number in index_of]
+
+
+def number_several(listing: Listing, lists: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
+    """0 or 1 of each class for each row, and the class names, where videos have any number of them.
+
+    The names are those of a class file beside the list, which then has all of them; without one
+    all that the list has, sorted.
+
+    Args:
+        listing: The rows. Labels of a video are separated by ``;``; an empty one means none.
+        lists: The lists of all splits, whose numbers count alike.
+
+    Returns:
+        int32 ``[N, K]``, and K names.
+
+    Raises:
+        UserError: If a row is not as expected, a video is listed twice, or there are numbers and
+            nothing names the classes.
+    """
+    if "label" not in listing.columns:
+        raise UserError(
+            f"{listing.file} has no labels, and data.multi_label=true needs them: add a column "
+            f"of labels, several of a video with a {SEPARATOR} between them: run{SEPARATOR}jump"
+        )
+    _check_once(listing)
+    rows, labels = [], []
+    for row, text in enumerate(listing.columns["label"]):
+        found = split_labels(text)
+        told = f"{listing.place(row)}: the labels {cut(text)!r}"
+        if "" in found:
+            raise UserError(f"{told} have an empty one: remove the {SEPARATOR} too many")
+        if len(set(found)) < len(found):
+            raise UserError(f"{told} name {max(found, key=found.count)!r} twice: name it once")
+        labels += found
+        rows += [row] * len(found)
+    if not labels:
+        raise UserError(f"{listing.file}: no video has a label, so there is nothing to learn")
+    classes = _find_classes(listing.file)
+    numbers = as_numbers(labels, lambda i: listing.place(rows[i]))
+    names = classes.names if classes else sorted(set(labels))
+    if numbers is None:
+        index = {name: i for i, name in enumerate(names)}
+        odd = next((i for i, label in enumerate(labels) if label not in index), None)
+        if classes and odd is not None:
+            raise UserError(
+                f"{listing.place(rows[odd])}: {cut(labels[odd])!r} is not one of the {len(index)} "
+                f"classes of {classes.file}: correct the label, or add the class there"
+            )
+        places = [index[label] for label in labels]
+    elif classes is None:
+        raise UserError(
+            f"{listing.file} labels videos by number and nothing names the classes: put a file "
+            f"{CLASS_FILES[0]} beside it, a class name per line in the order of the numbers"
+        )
+    else:
+
+        def others() -> list[int]:
+            columns = (read_list(f, multi_label=True).columns.get("label", []) for f in lists)
+            return numbers_among(chain.from_iterable(map(split_labels, chain(*columns))))
+
+        places = number_names(numbers, classes, str(listing.file), others)
+    table = np.zeros((len(listing), len(names)), dtype=np.int32)
+    table[rows, places] = 1
+    return table, names
+
+
+def split_labels(text: str) -> list[str]:
+    """The labels in a field of a list; none where it is empty."""
+    return [label.strip() for label in text.split(SEPARATOR)] if text.strip() else []
+
+
+def _check_once(listing: Listing) -> None:
+    """Refuses a video in two rows of a split: each would say that it has not the other's labels."""
+    columns = [texts for kind, texts in listing.columns.items() if kind != "label"]
+    first: dict[tuple[str, ...], int] = {}
+    for row, key in enumerate(zip(*columns)):
+        if (other := first.setdefault(key, row)) != row:
+            raise UserError(
+                f"{listing.place(row)}: {cut(key[0])!r} is listed already in line "
+                f"{listing.lines[other]}. Give a video one row with all its labels, such as "
+                f"run{SEPARATOR}jump"
+            )
 
 
 def _folders(listing: Listing) -> list[str]:

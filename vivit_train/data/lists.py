@@ -93,19 +93,25 @@ class Listing:
         return times
 
 
-def read_list(file: Path) -> Listing:
+def read_list(file: Path, multi_label: bool = False) -> Listing:
     """Reads a list file: a row for each video, fields separated by tabs, commas, ; or spaces.
 
     The first line may name the columns (`COLUMNS`). Without that, rows are ``path label`` or
     ``path,label,split``; or paths alone, whose folder is their class. Where spaces separate, a
     path ends in the suffix of a video, and all that follows is the label.
 
+    Args:
+        file: Where it lies.
+        multi_label: Whether ; separates the labels of a video, not fields, and a label may be
+            empty.
+
     Raises:
         UserError: If the file is empty, or a row or column is not as expected.
     """
     text = read_text(file)
     first = next((line for line in text.split("\n") if line.strip()), "")
-    delimiter = next((mark for mark in "\t,;" if mark in first), None)
+    marks = "\t," if multi_label else "\t,;"
+    delimiter = next((mark for mark in marks if mark in first), None)
     rows = (
         list(read_rows(text, str(file), delimiter))
         if delimiter
@@ -118,9 +124,8 @@ def read_list(file: Path) -> Listing:
     if not rows:
         raise UserError(f"{file} is empty; expected a line `path label` per video")
     lines, fields = [line for line, _ in rows], [row for _, row in rows]
-    if _is_header(fields[0]):
-        return _with_header(file, lines, fields)
-    return _without_header(file, lines, fields)
+    read = _with_header if _is_header(fields[0]) else _without_header
+    return _checked(read(file, lines, fields), ("path",) if multi_label else ("path", "label"))
 
 
 def _split_at_space(line: str, place: str, number: int) -> tuple[int, list[str]]:
@@ -206,7 +211,7 @@ def _with_header(file: Path, lines: list[int], fields: list[list[str]]) -> Listi
         for name, i in place.items()
         if name not in taken.values()
     }
-    return _checked(Listing(file, lines[1:], columns, understood, others))
+    return Listing(file, lines[1:], columns, understood, others)
 
 
 def _label_column(
@@ -247,12 +252,12 @@ def _without_header(file: Path, lines: list[int], fields: list[list[str]]) -> Li
     understood = ", ".join(names) + " without a header"
     if width == 1:
         understood = "paths alone, whose folder is their class"
-    return _checked(Listing(file, lines, columns, understood))
+    return Listing(file, lines, columns, understood)
 
 
-def _checked(listing: Listing) -> Listing:
-    """Refuses rows without path or label."""
-    for kind in ("path", "label"):
+def _checked(listing: Listing, kinds: Sequence[str]) -> Listing:
+    """Refuses rows in which one of these columns is empty."""
+    for kind in kinds:
         for row, text in enumerate(listing.columns.get(kind, ())):
             if not text:
                 raise UserError(f"{listing.place(row)}: expected `path label`, the {kind} is empty")

@@ -27,11 +27,13 @@ class Records:
     Args:
         root: Folder that the paths are relative to.
         paths: Path of each row's video, relative to ``root`` (or absolute).
-        labels: Class index of each row; with several heads a sequence of one per head.
+        labels: Class index of each row; with several heads a sequence of one per head; multi-label
+            0 or 1 of each class.
         segments: (start, end) in seconds of each row, where rows are parts of videos.
+        multi_label: Whether a row has any number of the classes.
 
     Attributes:
-        labels: int32 ``[N]``, with several heads ``[N, heads]``.
+        labels: int32 ``[N]``, with several heads ``[N, heads]``, multi-label ``[N, K]``.
         picture_rate: Frames per second of videos that are folders of pictures; ``None``: unknown.
     """
 
@@ -43,9 +45,11 @@ class Records:
         paths: Iterable[str],
         labels: Iterable[int] | Iterable[Sequence[int]],
         segments: Iterable[Sequence[float]] | None = None,
+        multi_label: bool = False,
     ) -> None:
         encoded = [os.fsencode(path) for path in paths]
         self.root = Path(root)
+        self.multi_label = multi_label
         self.labels = np.array(list(labels), dtype=np.int32)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
@@ -90,10 +94,32 @@ class Records:
         times = f"#t={segment[0]:.10g},{segment[1]:.10g}" if segment else ""
         return self.relative_path(index) + times
 
-    def with_labels(self, mapping: Sequence[int]) -> "Records":
-        """The same videos with label ``k`` replaced by ``mapping[k]``."""
+    def classes(self, index: int) -> list[int]:
+        """The classes of row ``index``: one, with several heads one of each, multi-label any."""
+        labels = self.labels[index]
+        found = np.flatnonzero(labels) if self.multi_label else np.atleast_1d(labels)
+        return found.tolist()
+
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        """Rows of each class: int64 ``[K]``."""
+        if self.multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
+        return np.bincount(self.labels.ravel(), minlength=num_classes)
+
+    def with_labels(self, mapping: Sequence[int], num_classes: int | None = None) -> "Records":
+        """The same videos with class ``k`` replaced by ``mapping[k]``.
+
+        Args:
+            mapping: The new class of each class.
+            num_classes: How many new classes there are; ``None``: as many as before.
+        """
         other = copy.copy(self)
-        other.labels = np.asarray(mapping, dtype=np.int32)[self.labels]
+        if self.multi_label:
+            shape = (len(self), num_classes or len(mapping))
+            other.labels = np.zeros(shape, dtype=np.int32)
+            other.labels[:, list(mapping)] = self.labels
+        else:
+            other.labels = np.asarray(mapping, dtype=np.int32)[self.labels]
         return other
 
     def subset(self, rows: Sequence[int]) -> "Records":
@@ -103,6 +129,7 @@ class Records:
             [self.relative_path(row) for row in rows],
             self.labels[list(rows)],
             None if self._segments is None else self._segments[list(rows)],
+            self.multi_label,
         )
         other.picture_rate = self.picture_rate
         return other
@@ -130,10 +157,11 @@ class Records:
             class_names: All classes.
             rows: Those to take; ``None``: all.
         """
-        lines = sorted(
-            "\t".join([self.name(i), *(class_names[k] for k in np.atleast_1d(self.labels[i]))])
-            for i in (range(len(self)) if rows is None else rows)
-        )
+        lines = []
+        for i in range(len(self)) if rows is None else rows:
+            names = [class_names[k] for k in self.classes(i)]
+            lines.append("\t".join([self.name(i), *(sorted(names) if self.multi_label else names)]))
+        lines.sort()
         return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()[:16]
 
 

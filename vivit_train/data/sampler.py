@@ -100,7 +100,7 @@ class EvalSampler(Sampler[int]):
     Its length stays that of the whole split, to which Lightning applies the limit.
 
     Args:
-        labels: int ``[N]`` of the split, with several heads ``[N, heads]``.
+        labels: int ``[N]`` of the split, with several heads ``[N, heads]``, multi-label ``[N, K]``.
         batch_size: Videos per batch of one rank.
         rank: This process, 0 <= rank < world_size.
         world_size: Processes.
@@ -147,12 +147,15 @@ def spread(labels: np.ndarray, count: int) -> np.ndarray:
     the list: the first rows of a list are often of one class.
 
     Args:
-        labels: int ``[N]``, with several heads ``[N, heads]``.
+        labels: int ``[N]``, with several heads ``[N, heads]``; multi-label ``[N, K]`` of 0 and 1,
+            where equal rows are a class.
         count: How many, at most N.
 
     Returns:
         int64 ``[count]``, ascending; all rows where ``count`` is N.
     """
+    if count == len(labels):
+        return np.arange(count)
     by_class = np.lexsort(labels.reshape(len(labels), -1).T[::-1])  # stable
     places = (2 * np.arange(count) + 1) * len(labels) // max(1, 2 * count)
     return np.sort(by_class[places])

@@ -20,7 +20,7 @@ from vivit_train.io.terminal import said_if_long, say
 
 
 class VideoSplits(ABC):
-    """The videos of each split and their classes, one each or one per head.
+    """The videos of each split and their classes: one each, one per head, or any number.
 
     Args:
         root: Folder of the data set.
@@ -31,8 +31,10 @@ class VideoSplits(ABC):
         picture_rate: See `Records`.
         class_names: The order of classes to use; ``None``: the data set's own. Classes of the
             data set are found in it by name.
+        multi_label: Whether a video may have any number of the classes.
 
     Attributes:
+        can_multi_label: Of a class of data sets, whether `read_split` can give such records.
         heads: Where a video has several classes, the name and number of classes of each head, in
             the order in which ``class_names`` has them; else empty. `read_split` sets it.
         records: The rows of each role that was set up.
@@ -43,8 +45,11 @@ class VideoSplits(ABC):
             set that holds out a part itself holds out these again.
 
     Raises:
-        UserError: If there is no root, or a file of `vivit check` is named and does not exist.
+        UserError: If there is no root, a file of `vivit check` is named and does not exist, or
+            the data set cannot be multi-label.
     """
+
+    can_multi_label = False
 
     def __init__(
         self,
@@ -56,9 +61,17 @@ class VideoSplits(ABC):
         decoder: str,
         picture_rate: float | None,
         class_names: Sequence[str] | None,
+        multi_label: bool = False,
     ) -> None:
         if root is None:
             raise UserError("data.root is not set: give the folder of the data set, data.root=...")
+        if multi_label and not self.can_multi_label:
+            raise UserError(
+                f"data.multi_label=true: {type(self).__name__} ({name}) has no place for several "
+                "labels of a video; data=csv and data=folder read them from lists, data.multi_label"
+                "=false trains on what this data set has"
+            )
+        self.multi_label = multi_label
         self.root = user_path(root)
         self.name = name
         self.splits = dict(splits)
@@ -106,7 +119,9 @@ class VideoSplits(ABC):
                 if role not in self.records:
                     self._read(role)
             counts, shown = count_rows(self.records, self.splits), shorten(self.class_names, 5)
-            self.tell(f"{self.name}: {counts}; {len(self.class_names)} classes: {shown}")
+            labels = next(iter(self.records.values())).labels
+            mean = f", {labels.sum() / len(labels):.2g} a video on average" * self.multi_label
+            self.tell(f"{self.name}: {counts}; {len(self.class_names)} classes{mean}: {shown}")
 
     @property
     def tests_on_validation(self) -> bool:
@@ -138,7 +153,7 @@ class VideoSplits(ABC):
         if names != self.class_names:
             places = find_classes(names, self.class_names, "the model")
             check_heads(places, self.heads, self.name)
-            records = records.with_labels(places)
+            records = records.with_labels(places, len(self.class_names))
         if role == "train":
             records = self.verdicts.without_unusable(records, self.name)
         self.records[role] = records
@@ -199,9 +214,14 @@ class VideoSplits(ABC):
         Raises:
             UserError: If a video has several classes.
         """
+        if self.multi_label:
+            raise UserError(
+                f"{key} needs one class per video, and with data.multi_label=true a video has any "
+                "number of them: leave it out"
+            )
         if self.heads:
             raise UserError(
                 f"{key} needs one class per video, and a video of {self.name} has "
                 f"{len(self.heads)}: {', '.join(self.heads)}"
             )
-        return np.bincount(self.records["train"].labels, minlength=len(self.class_names))
+        return self.records["train"].class_counts(len(self.class_names))

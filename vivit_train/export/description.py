@@ -39,6 +39,7 @@ def contract_of(classifier: Classifier) -> dict[str, Any]:
         "processor": classifier.processor.settings(),
         "sampling": sampling,
         "heads": classifier.heads,
+        "multi_label": classifier.multi_label,
     }
 
 

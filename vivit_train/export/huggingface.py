@@ -13,7 +13,7 @@ from vivit_train.classifier import Classifier, load_classifier
 from vivit_train.errors import UserError
 from vivit_train.export.description import contract_of, write_json
 from vivit_train.model.weights.checkpoint import KEY
-from vivit_train.model.weights.huggingface import CONFIG_KEYS, LAYOUT_V4
+from vivit_train.model.weights.huggingface import CONFIG_KEYS, LAYOUT_V4, MULTI_LABEL
 
 
 def write(classifier: Classifier, folder: Path) -> None:
@@ -99,6 +99,8 @@ def config_of(classifier: Classifier) -> dict[str, Any]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    if classifier.multi_label:
+        body["problem_type"] = MULTI_LABEL  # theirs for binary cross-entropy
     contract = contract_of(classifier)
     del contract["sampling"]["clip_frames"]  # num_frames says so
     if contract["sampling"]:

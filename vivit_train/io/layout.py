@@ -93,6 +93,7 @@ class HyperParameters(TypedDict, total=False):
     processor: dict[str, Any]  # how frames become the model's input
     sampling: dict[str, Any]  # how clips were taken from videos
     heads: dict[str, int] | list[int]  # number of classes by head; older versions: numbers alone
+    multi_label: bool  # whether a video has any number of the classes; not of older versions
     config: dict[str, Any] | None  # the run's resolved configuration; -> runs/begun
     optim: dict[str, Any]  # its group `optim`; -> nobody
 

@@ -83,10 +83,9 @@ def _of_the_flip(config: dict[str, Any], data: VideoDataModule) -> list[str]:
 
 
 def _of_the_classes(config: dict[str, Any], data: VideoDataModule) -> list[str]:
-    labels = data.records["train"].labels
-    if labels.ndim > 1:  # several heads: hundreds of classes, most of them rare by nature
+    if data.heads:  # hundreds of classes, most of them rare by nature
         return []
-    counts = np.bincount(labels, minlength=len(data.class_names))
+    counts = data.records["train"].class_counts(len(data.class_names))
     lines = []
     for number, what, cure in (
         (0, "no training video", "the model cannot learn them: add videos, or remove the classes"),
@@ -95,8 +94,14 @@ def _of_the_classes(config: dict[str, Any], data: VideoDataModule) -> list[str]:
         names = [data.class_names[k] for k in np.flatnonzero(counts == number)]
         if names:
             lines.append(f"{len(names)} classes have {what}, {shorten(names)}: {cure}")
+    # Multi-label neither is possible, and the mean average precision counts all classes alike.
     balances = config["data"]["class_sampling"] or config["optim"]["class_weights"]
-    if counts.min() > 1 and counts.max() > IMBALANCE * counts.min() and not balances:
+    if (
+        not data.multi_label
+        and counts.min() > 1
+        and counts.max() > IMBALANCE * counts.min()
+        and not balances
+    ):
         lines.append(
             f"the classes are uneven, from {counts.min()} training videos "
             f"({data.class_names[counts.argmin()]}) to {counts.max()} "

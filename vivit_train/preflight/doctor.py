@@ -21,7 +21,7 @@ from vivit_train.describe.counts import build
 from vivit_train.describe.memory import training_memory
 from vivit_train.errors import UserError
 from vivit_train.launch.devices import resolve_precision
-from vivit_train.losses import cross_entropy, multi_head_cross_entropy
+from vivit_train.losses import loss_of
 from vivit_train.module import VivitModule
 from vivit_train.optim import build_optimizer, freeze
 from vivit_train.preflight.advice import advice
@@ -138,6 +138,7 @@ class Patient:
         self.config = config
         self.precision = str(precision)
         self.heads = module.heads
+        self.multi_label = module.multi_label
         self.fabric = Fabric(accelerator=settings["accelerator"], devices=1, precision=precision)  # type: ignore[arg-type]
         # Dropout and drop path off: what is asked is whether the model can learn at all.
         model = module.model.eval()
@@ -150,10 +151,10 @@ class Patient:
         self.seconds_per_clip = float("nan")
 
     def loss_at_start(self) -> Finding:
-        """A model that knows nothing has a loss of ln K."""
+        """A model that knows nothing has a loss of ln K; multi-label of ln 2 for each class."""
         with torch.no_grad():
             loss = float(self._loss(self.model(self.clips)))
-        sizes = list(self.heads.values()) or [self.model.num_classes]
+        sizes = list(self.heads.values()) or [2 if self.multi_label else self.model.num_classes]
         expected = sum(math.log(size) for size in sizes) / len(sizes)
         text = f"{loss:.3f}; of guessing it is {expected:.3f}"
         if not math.isfinite(loss):
@@ -232,9 +233,7 @@ class Patient:
         return Finding("ok", "memory", text)
 
     def _loss(self, logits: Tensor) -> Tensor:
-        if self.heads:
-            return multi_head_cross_entropy(logits, self.targets, self.heads)
-        return cross_entropy(logits, self.targets)
+        return loss_of(logits, self.targets, self.heads, self.multi_label)
 
 
 def _time(config: dict[str, Any], data: VideoDataModule, seconds_per_clip: float) -> Finding:

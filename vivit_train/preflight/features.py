@@ -112,7 +112,8 @@ def features_of(
         mirror: Whether to look at flipped clips too, which takes twice as long.
 
     Returns:
-        ``None`` where videos have several classes each, or none could be decoded.
+        ``None`` where videos have several classes each, of several heads or multi-label, or none
+        could be decoded.
     """
     records = data.records[role]
     if records.labels.ndim > 1:

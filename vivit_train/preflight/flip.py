@@ -41,11 +41,12 @@ def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:
     two one-sided binomial tests.
 
     Args:
-        features: Of training videos; ``None``: there are none.
+        features: Of training videos; ``None``: there are none, or they have several classes each.
         class_names: In the order of the labels.
     """
     if features is None:
-        return Flip(False, [], "what a flip does was not measured: no video could be decoded")
+        text = "videos have several classes each, or cannot be decoded"
+        return Flip(False, [], f"what a flip does was not measured: {text}")
     labels, present = features.labels, features.labels.unique().tolist()
     count = f"{len(labels)} training videos of {len(present)} classes"
     if len(present) < 2 or len(labels) < FEWEST_PER_CLASS * len(present):

@@ -19,7 +19,8 @@ def of_the_recordings(data: VideoDataModule) -> list[str]:
         if role != "train" and data.splits[role] != data.splits["train"]
         for row in range(len(records))
     ]
-    # Groups that are given are kept apart. Several heads are of sets with splits of their own.
+    # Groups that are given are kept apart. Several heads are of sets with splits of their own, and
+    # multi-label no class says which clips to compare.
     if not others or train.labels.ndim > 1 or getattr(data, "group", None) is not None:
         return []
     paths = [train.relative_path(row) for row in range(len(train))]

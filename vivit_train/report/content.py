@@ -61,6 +61,11 @@ class Content:
         """Classes in the order of the model's head; of several heads one after the other."""
         return [row["class"] for row in self.classes]
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has any number of the classes."""
+        return any("average_precision" in row for row in self.classes[:1])
+
     @cached_property
     def pairs(self) -> np.ndarray:
         """int ``[videos, 2]``: true and predicted class of each video; -1: none was predicted.
@@ -68,7 +73,7 @@ class Content:
         Empty where videos have several classes.
         """
         place = {name: k for k, name in enumerate(self.class_names)}
-        if any(row["class"] not in place for row in self.videos):
+        if self.multi_label or any(row["class"] not in place for row in self.videos):
             return np.zeros((0, 2), dtype=int)
         found = [(place[row["class"]], place.get(row["predicted"], -1)) for row in self.videos]
         return np.array(found, dtype=int).reshape(-1, 2)

@@ -31,12 +31,17 @@ FEW_CLASSES = 30
 _SCORES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
+    "map": "mean average precision",
+    "micro_map": "average precision of all pairs",
     "mean_class_accuracy": "mean class accuracy",
+    "micro_f1": "micro F1",
     "macro_f1": "macro F1",
 }
 _CHARTS: dict[str, tuple[str, Sequence[str]]] = {
     "Loss": ("cross-entropy", ("train/loss", "val/loss")),
     "Top-1": ("", ("train/top1", "val/top1")),
+    "Mean average precision": ("", ("val/map",)),
+    "Micro F1": ("at a probability of 0.5", ("train/micro_f1", "val/micro_f1")),
     "Learning rate": ("", ("train/lr",)),
     "Gradient norm": ("before clipping", ("train/grad_norm",)),
     "Speed": ("clips/s of a process", ("train/clips_per_second",)),
@@ -122,6 +127,7 @@ def _run(content: Content, records: Records | None) -> dict[str, Any]:
         "command": _command(content),
         "charts": _charts([content]),
         "classes": content.classes,
+        "multi_label": content.multi_label,
         "confusion": _confusion(content),
         "worst": [
             (content.class_names[c.true], content.class_names[c.predicted], c.videos, c.share)
@@ -177,7 +183,9 @@ def _charts(contents: Sequence[Content]) -> list[Markup]:
                 colour = place % COLOURS if len(contents) > 1 else columns.index(column)
                 name = content.name if len(contents) > 1 else column.partition("/")[0]
                 points = content.curve(column)
-                is_noisy = column in ("train/loss", "train/top1", "train/grad_norm")
+                is_noisy = column.startswith("train/") and column.endswith(
+                    ("/loss", "/top1", "/micro_f1", "/grad_norm")
+                )
                 if len(contents) > 1 and len(columns) > 1 and column == columns[0]:
                     continue  # of several runs the validation's curve alone
                 if is_noisy and len(points) > 10:
@@ -219,7 +227,8 @@ def _films(content: Content, records: Records | None) -> list[tuple[str, list[di
     """Groups of videos that are worth a look, with film strips where the videos are there."""
     rows = content.videos
     wrong = most_certain_and_wrong(content)
-    groups: list[tuple[str, list[dict[str, str]]]] = [("Wrong", wrong)]
+    title = "Wrong, and most certain" if content.multi_label else "Wrong"
+    groups: list[tuple[str, list[dict[str, str]]]] = [(title, wrong)]
     if rows and "probability" in rows[0]:
         doubt = sorted(
             (row for row in rows if row["predicted"]), key=lambda r: float(r["probability"] or 0)
@@ -237,9 +246,16 @@ def _films(content: Content, records: Records | None) -> list[tuple[str, list[di
 def most_certain_and_wrong(content: Content) -> list[dict[str, str]]:
     """The first videos of those that were taken for another class, by the model's certainty.
 
+    Of videos with any number of classes those with a class too many or too few, by the largest
+    error of a probability.
+
     Returns:
         Rows of ``predictions.csv``, at most `STRIPS`; in its order where it has no probabilities.
     """
+    if content.multi_label:
+        told = (row for row in content.videos if row["correct"] == "0" and row["largest_error"])
+        first = sorted(told, key=lambda row: -float(row["largest_error"]))[:STRIPS]
+        return [row | {k: row[k] or "(no class)" for k in ("class", "predicted")} for row in first]
     rows = [row for row in content.videos if row["predicted"] not in ("", row["class"])]
     return sorted(rows, key=lambda row: -float(row.get("probability") or 0))[:STRIPS]
 

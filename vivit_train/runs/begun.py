@@ -23,7 +23,7 @@ from vivit_train.io.layout import (
 from vivit_train.model.weights.checkpoint import weights_of
 from vivit_train.model.weights.files import read_tensors
 from vivit_train.runs.loggers import MetricsCsv
-from vivit_train.runs.splits import check_same_videos
+from vivit_train.runs.splits import check_same_videos, check_task
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Begun:
         metrics: How far its metrics.csv was.
         splits: Which videos it had; ``None``: an older version did not say.
         class_names: In the order of the head's rows.
+        multi_label: Whether a video has any number of them.
         config: Its configuration; empty where the checkpoint has none.
     """
 
@@ -46,6 +47,7 @@ class Begun:
     metrics: MetricsPosition
     splits: SplitDigests | None
     class_names: list[str]
+    multi_label: bool
     config: dict[str, Any]
 
     @property
@@ -82,6 +84,7 @@ def read_begun(path: Path) -> Begun:
         metrics=metrics,
         splits=saved.get("splits"),
         class_names=weights.class_names or [],
+        multi_label=weights.multi_label,
         config=weights.config or {},
     )
 
@@ -164,6 +167,7 @@ def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule)
             f"{', '.join(lost) if lost else 'the same names in another order'}. Resume with the "
             "run's own data; to start a new run from its weights use model.pretrained"
         )
+    check_task(begun.multi_label, data, f"ckpt_path={begun.checkpoint}")
     # The run's config.yaml may have been changed by hand. Another version may have had other keys,
     # and kept the ~ of a path, which is not read again.
     shared = dict(values(begun.config)).keys() & dict(values(config)).keys() - {"model.pretrained"}

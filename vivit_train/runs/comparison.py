@@ -16,7 +16,9 @@ from vivit_train.runs.metrics_csv import read_metrics
 from vivit_train.runs.trial import Trial
 
 # The scores of an unfinished run are those of its last validation.
-SCORES = ("top1", "top5", "mean_class_accuracy", "macro_f1")
+SCORES = ("top1", "top5", "map", "micro_map", "mean_class_accuracy", "micro_f1", "macro_f1")
+# The first that the runs have orders them.
+MAIN_SCORES = ("top1", "map")
 # Levels at which runs are looked for: runs/sweeps/<date>/<number> has three.
 MAX_DEPTH = 3
 # What differs between any two runs and says nothing about their scores.
@@ -126,7 +128,8 @@ def read_run(folder: Path) -> Run:
     if rows:
         epochs = run.settings.get("trainer.max_epochs")
         run.state = f"epoch {rows[-1].epoch + 1} of {epochs}"
-        validated = [row.scores for row in rows if "val/top1" in row.scores]
+        mains = {f"val/{name}" for name in MAIN_SCORES}
+        validated = [row.scores for row in rows if mains & row.scores.keys()]
         names = [name for name in SCORES if validated and f"val/{name}" in validated[-1]]
         run.scores = {name: validated[-1][f"val/{name}"] for name in names}
     if error is not None:
@@ -157,14 +160,16 @@ class Comparison:
 
     Args:
         runs: What to compare.
-        sort: The score that orders them; higher is better.
+        sort: The score that orders them; higher is better. ``None``: the first of `MAIN_SCORES`
+            that they have.
 
     Raises:
         UserError: If no run has a score of that name, though some have scores.
     """
 
-    def __init__(self, runs: Sequence[Run], sort: str = "top1") -> None:
+    def __init__(self, runs: Sequence[Run], sort: str | None = None) -> None:
         names = list(dict.fromkeys(name for run in runs for name in run.scores))
+        sort = sort or next((name for name in MAIN_SCORES if name in names), MAIN_SCORES[0])
         if names and sort not in names:
             raise UserError(f"--sort {sort}: no run has that score; there are {', '.join(names)}")
         self.sort = sort

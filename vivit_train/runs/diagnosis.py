@@ -26,8 +26,8 @@ from vivit_train.video.pool import guarded_map
 
 # Of the loss of guessing: what is less than this is no change.
 NO_CHANGE = 0.03
-# A training top-1, from guessing (0) to all right (1), or a share of the loss of guessing, from
-# which on the training clips count as learned.
+# A training top-1 or F1, from guessing (0) to all right (1), or a share of the loss of guessing,
+# from which on the training clips count as learned.
 LEARNED = 0.5
 # Training clips of a class that a pretrained model generalises from, as in docs/finetuning.md.
 FEW_CLIPS = 20
@@ -45,23 +45,23 @@ class Course:
     Attributes:
         steps: Optimiser steps in all.
         loss: float64 ``[N]``, of the training batches that were logged; N may be 0.
-        top1: float64 ``[N]``, of the same.
+        score: float64 ``[N]``, top-1 of the same, multi-label F1; NaN where it was not logged.
     """
 
     steps: int
     loss: np.ndarray
-    top1: np.ndarray
+    score: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Course":
         """From the rows of a metrics.csv."""
         rows = [row for row in rows if "test/loss" not in row.scores]  # which counts a step more
         logged = [row.scores for row in rows if "train/loss" in row.scores]
-        loss, top1 = (
-            np.array([scores.get(f"train/{name}", math.nan) for scores in logged])
-            for name in ("loss", "top1")
+        loss = np.array([scores["train/loss"] for scores in logged])
+        score = np.array(
+            [scores.get("train/top1", scores.get("train/micro_f1", math.nan)) for scores in logged]
         )
-        return cls(max((row.step for row in rows), default=-1) + 1, loss, top1)
+        return cls(max((row.step for row in rows), default=-1) + 1, loss, score)
 
     def quarters(self) -> np.ndarray:
         """The mean loss of each quarter of the run, float64 ``[4]`` or fewer where N is less."""
@@ -81,6 +81,8 @@ class Case:
         clip_share: Of a training video, that a clip covers; ``None``: unknown, or the whole.
         differences: In what the clips differ from those of the pretrained weights, in words.
         mirrored: Two classes whose names a flip from left to right turns into each other.
+        prevalence: Multi-label, of each class the share of the training clips that show it; else
+            empty.
     """
 
     config: Mapping[str, Any]
@@ -90,11 +92,29 @@ class Case:
     clip_share: float | None = None
     differences: Sequence[str] = ()
     mirrored: tuple[str, str] | None = None
+    prevalence: Sequence[float] = ()
 
     @property
     def guess(self) -> float:
-        """The loss of guessing, ln K; of several heads the mean."""
+        """The loss of guessing, ln K; of several heads the mean; multi-label that of prevalence."""
+        if self.prevalence:
+            return sum(map(_entropy, self.prevalence)) / len(self.prevalence)
         return sum(map(math.log, self.head_sizes)) / len(self.head_sizes)
+
+    @property
+    def chance(self) -> float:
+        """The top-1 of guessing; multi-label the F1 of naming every class."""
+        if self.prevalence:
+            mean = sum(self.prevalence) / len(self.prevalence)
+            return 2 * mean / (1 + mean)
+        return 1 / math.prod(self.head_sizes)
+
+    @property
+    def clips_per_class(self) -> float:
+        """Training clips of a class, on average; of several heads of an action."""
+        if self.prevalence:
+            return self.clips * sum(self.prevalence) / len(self.prevalence)
+        return self.clips / math.prod(self.head_sizes)
 
     @property
     def learned(self) -> bool:
@@ -102,9 +122,8 @@ class Case:
         if not len(self.course.loss):
             return False
         last = len(self.course.loss) - len(self.course.loss) // 4 - 1
-        chance = 1 / math.prod(self.head_sizes)
-        top1 = (np.nanmean(self.course.top1[last:]) - chance) / (1 - chance)
-        return bool(top1 > LEARNED or self.course.quarters()[-1] < LEARNED * self.guess)
+        score = (np.nanmean(self.course.score[last:]) - self.chance) / (1 - self.chance)
+        return bool(score > LEARNED or self.course.quarters()[-1] < LEARNED * self.guess)
 
 
 Cause = tuple[float, str]  # how much speaks for it, from 0 to 1, and the words
@@ -153,7 +172,7 @@ def rate_too_high(case: Case) -> Iterator[Cause]:
 
 def too_few_clips(case: Case) -> Iterator[Cause]:
     """Overfitting: the training clips are learned, and others are not recognised."""
-    per_class = case.clips / math.prod(case.head_sizes)
+    per_class = case.clips_per_class
     if case.learned:
         yield (
             0.95 if per_class < FEW_CLIPS else 0.6,
@@ -259,6 +278,11 @@ def labels_mixed_up(case: Case) -> Iterator[Cause]:
         )
 
 
+def _entropy(share: float) -> float:
+    """The binary cross-entropy of a share that is known, in nats."""
+    return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
+
+
 def _is_flat(case: Case) -> bool:
     quarters = case.course.quarters()
     return len(quarters) > 0 and bool(
@@ -282,6 +306,7 @@ def case_of(run_dir: Path, config: Mapping[str, Any], data: VideoDataModule) -> 
         clip_share=_clip_share(data),
         differences=_differences(config, data),
         mirrored=mirrored_pair(data.class_names),
+        prevalence=data.records["train"].labels.mean(axis=0).tolist() if data.multi_label else (),
     )
 
 

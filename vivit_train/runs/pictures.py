@@ -69,8 +69,15 @@ def describe_labels(batch: ClipBatch, row: int, data: VideoDataModule) -> list[s
 
     Returns:
         A line for each class: ``name``, or ``name 70%``, the largest share of each head first.
+        ``(no class)`` where it has none.
     """
     names = data.class_names
+    if data.multi_label:
+        values = batch.targets[row].float().cpu()
+        order = values.argsort(descending=True, stable=True).tolist()
+        shown = [(names[k], float(values[k])) for k in order if values[k] > 0]
+        lines = [name if value == 1 else f"{name} {value:.0%}" for name, value in shown]
+        return lines or ["(no class)"]
     sizes = list(data.heads.values()) or [len(names)]
     starts = np.cumsum([0, *sizes])
     if batch.shares is None:

@@ -58,6 +58,7 @@ def results_of(trainer: Trainer, data: VideoDataModule, config: dict[str, Any]) 
         "given_up": {name: reason for name, (_, reason) in data.given_up.items()},
         "checked": data.verdicts.counts(records, data.sampling),
         "data": data.name,
+        **({"multi_label": True} if data.multi_label else {}),
         "num_classes": len(data.class_names),
         "precision": str(trainer.precision),
         "attention_kernel": module.kernel_used,
@@ -77,7 +78,8 @@ def hardware(device: torch.device) -> str:
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The scores of results.json that are worth a line on the screen."""
-    main = ["top1", "top5", "mean_class_accuracy", "macro_f1", "num_videos"]
+    main = ["top1", "top5", "map", "micro_map", "mean_class_accuracy", "micro_f1", "macro_f1"]
+    main.append("num_videos")
     if results["num_videos_scored"] < results["num_videos"]:
         main.append("num_videos_scored")
     per_head = [name for name in results if name.endswith(("_top1", "_top5"))]

@@ -14,7 +14,8 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.files import write_whole
 from vivit_train.io.layout import CLASSES_FILE, CONFUSION_FILE, PREDICTIONS_FILE
 from vivit_train.io.terminal import csv_text, is_rank_zero, say
-from vivit_train.metrics import VideoAccuracy
+from vivit_train.metrics import MultiLabelScores, Scores
+from vivit_train.runs import multi_label
 from vivit_train.runs.run_dir import write_results
 
 # Standard deviations within which 95 % of a normal distribution lie.
@@ -22,7 +23,7 @@ Z_95 = 1.96
 
 
 def write_scores(
-    folder: Path, results: dict[str, Any], accuracy: VideoAccuracy | None, data: VideoDataModule
+    folder: Path, results: dict[str, Any], accuracy: Scores | None, data: VideoDataModule
 ) -> str | None:
     """Writes results.json and the tables of `write_report`; all processes call it.
 
@@ -41,12 +42,13 @@ def write_scores(
         raise
 
 
-def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataModule) -> str | None:
+def write_report(folder: Path, accuracy: Scores | None, data: VideoDataModule) -> str | None:
     """Writes the tables of the test split; all processes call it.
 
     ``classes.csv`` is `class_table`, ``confusion.csv`` `confusion_table` (of one head), and
     ``predictions.csv`` has a row for each video that was scored, with the probabilities of the
-    class that it was taken for and of its own, and the five most probable classes.
+    class that it was taken for and of its own, and the five most probable classes. Of videos with
+    any number of classes see `vivit_train.runs.multi_label`; there is no ``confusion.csv``.
 
     Prints the classes that are found least often, and warns where the top-1 accuracy is not above
     that of always naming the most frequent class.
@@ -65,6 +67,8 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
             for name in (CLASSES_FILE, CONFUSION_FILE, PREDICTIONS_FILE):
                 (folder / name).unlink(missing_ok=True)
         return None
+    if isinstance(accuracy, MultiLabelScores):
+        return _write_multi_label(folder, accuracy, data)
     with accuracy.sync_context():  # sums over processes within
         top = accuracy.top_classes.cpu().numpy().astype(np.int64) - 1  # [N, 5]
         probabilities = accuracy.top_probabilities.cpu().numpy()  # [N, 5]
@@ -77,12 +81,9 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         used = {row["class"] for row in rows if row["predicted"]}
         same = f". Every video was taken for {used.pop()!r}" if len(used) == 1 else ""
         rank_zero_warn(told + same)
-    _print_weakest(rows)
-    if data.tests_on_validation and is_rank_zero():
-        say(
-            f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
-            "it, its score is a little too good. data.test_split names another"
-        )
+    flawed = [row for row in rows if row["correct"] < row["videos"]]
+    _print_weakest(flawed, "top1")
+    _say_split(data)
     _write(folder / CLASSES_FILE, rows)
     if not data.heads:
         _write(
@@ -92,6 +93,21 @@ def write_report(folder: Path, accuracy: VideoAccuracy | None, data: VideoDataMo
         folder / PREDICTIONS_FILE,
         _prediction_table(labels, top, probabilities, true_probability, seen, data),
     )
+    return told
+
+
+def _write_multi_label(folder: Path, scores: MultiLabelScores, data: VideoDataModule) -> str | None:
+    with scores.sync_context():  # sums over processes within
+        rows = multi_label.class_table(scores, data.class_names)
+        videos = multi_label.prediction_table(scores, data)
+        told = multi_label.no_better_than_guessing(scores)
+    if told:
+        rank_zero_warn(told)
+    flawed = [row for row in rows if row["videos"] and row["average_precision"] < 1]
+    _print_weakest(flawed, "average_precision")
+    _say_split(data)
+    _write(folder / CLASSES_FILE, rows)
+    _write(folder / PREDICTIONS_FILE, videos)
     return told
 
 
@@ -256,11 +272,19 @@ def _prediction_table(
 
 
 @rank_zero_only
-def _print_weakest(rows: list[dict[str, Any]], number: int = 3) -> None:
-    flawed = [row for row in rows if row["correct"] < row["videos"]]
-    weakest = sorted(flawed, key=lambda row: row["top1"])[:number]
+def _say_split(data: VideoDataModule) -> None:
+    if data.tests_on_validation:
+        say(
+            f"tested on the validation split, {data.splits['test']}: where best.ckpt was chosen by "
+            "it, its score is a little too good. data.test_split names another"
+        )
+
+
+@rank_zero_only
+def _print_weakest(flawed: list[dict[str, Any]], score: str, number: int = 3) -> None:
+    weakest = sorted(flawed, key=lambda row: row[score])[:number]
     if weakest:
-        shown = ", ".join(f"{row['class']} {row['top1']:.2f}" for row in weakest)
+        shown = ", ".join(f"{row['class']} {row[score]:.2f}" for row in weakest)
         say(f"weakest classes: {shown} (classes.csv)")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.class_names import shorten
@@ -30,9 +29,29 @@ def digests(data: VideoDataModule) -> dict[str, SplitDigest]:
 
 def rows_per_class(data: VideoDataModule, role: str) -> dict[str, int]:
     """Class name -> rows of a split; with several heads, of each head's classes."""
-    labels = data.records[role].labels.ravel()
-    counts = np.bincount(labels, minlength=len(data.class_names)).tolist()
+    counts = data.records[role].class_counts(len(data.class_names)).tolist()
     return dict(zip(data.class_names, counts))
+
+
+def check_task(multi_label: bool, data: VideoDataModule, model: str) -> None:
+    """Refuses a data set whose labels mean something else than the logits of a trained head.
+
+    Args:
+        multi_label: Whether a video of the model has any number of its classes.
+        data: The data set.
+        model: What the message calls the model.
+
+    Raises:
+        UserError: With the key to set.
+    """
+    if multi_label != data.multi_label:
+        kinds = ("one class of each video", "any number of classes of a video")
+        raise UserError(
+            f"{model} was trained to name {kinds[multi_label]}, and {data.name} with "
+            f"data.multi_label={str(data.multi_label).lower()} has {kinds[data.multi_label]}: set "
+            f"data.multi_label={str(multi_label).lower()}, or train a new head from it with "
+            "model.pretrained"
+        )
 
 
 def write_videos(run_dir: Path, data: VideoDataModule, splits: dict[str, SplitDigest]) -> None:

@@ -27,8 +27,7 @@ FILMS = (".mp4", ".mkv", ".mov")
 LONG_SECONDS, LONG_CLIPS = 30.0, 20
 MOST_LOOKED_AT = 16  # files
 # Options that mean something only with --window, or only without.
-OF_FILMS = ("every", "timeline", "video", "threshold", "smooth", "still")
-WITH_WINDOW = (*OF_FILMS, "camera", "size", "rate")
+WITH_WINDOW = ("every", "timeline", "video", "smooth", "still", "camera", "size", "rate")
 WITHOUT_WINDOW = ("top_k", "views", "csv")
 STANDARD_INPUT = "-"
 
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the film with the rows drawn on it (.mp4, .mkv or .mov)",
     )
     options.add_argument(
-        "--threshold", type=float, metavar="P", help="leave out less probable rows (default 0)"
+        "--threshold", type=float, metavar="P", help="least probability (0; multi-label 0.5)"
     )
     options.add_argument(
         "--smooth", type=int, metavar="N", help="average probabilities over N windows (default 1)"
@@ -83,13 +82,20 @@ class Options(NamedTuple):
     every: float
     timeline: Path | None
     video: Path | None
-    threshold: float
+    threshold: float | None
     smooth: int
     still: float
     is_json: bool
     camera: int | None
     rate: float | None
     size: tuple[int, int] | None
+
+    def least(self, classifier: "Classifier") -> float:
+        """The probability of a row, at least."""
+        from vivit_train.prediction import THRESHOLD
+
+        usual = THRESHOLD if classifier.multi_label else 0.0
+        return usual if self.threshold is None else self.threshold
 
     @property
     def is_live(self) -> bool:
@@ -121,13 +127,11 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
 
     window = parse_seconds("--window", arguments.window)
     every = parse_seconds("--every", arguments.every) if arguments.every is not None else window
-    threshold = 0.0 if arguments.threshold is None else arguments.threshold
+    threshold = threshold_of(arguments)
     smooth = 1 if arguments.smooth is None else arguments.smooth
     still = LEAST_SECONDS
     if arguments.still is not None:
         still = parse_seconds("--still", arguments.still, is_zero_some=True)
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold must be from 0 to 1, got {threshold:g}")
     if smooth < 1:
         raise UserError(f"--smooth must be 1 or more, got {smooth}")
     source = _source_of(arguments)
@@ -149,6 +153,14 @@ def options_of(arguments: argparse.Namespace) -> Options | None:
         arguments.rate,
         _size_of(arguments.size),
     )
+
+
+def threshold_of(arguments: argparse.Namespace) -> float | None:
+    """The threshold, checked; ``None`` where it is left open."""
+    threshold: float | None = arguments.threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"--threshold must be from 0 to 1, got {threshold:g}")
+    return threshold
 
 
 def _source_of(arguments: argparse.Namespace) -> str:
@@ -211,6 +223,11 @@ def run(classifier: "Classifier", options: Options) -> int:
     from vivit_train.timeline.film import label_film
     from vivit_train.video.decode import DecodeError
 
+    if options.video is not None and classifier.multi_label:
+        raise UserError(
+            "--video draws one class at a time, and this model names any number: leave it out; "
+            "--timeline writes the rows of all classes, as subtitles too (.srt)"
+        )
     warn_of_window(classifier, options.window)
     rows: list[Row] = []  # only those of a film, for the labels: a camera may go on for days
     number, until = 0, 0.0
@@ -219,7 +236,7 @@ def run(classifier: "Classifier", options: Options) -> int:
         with _opened(classifier, options) as (found, num_frames, still), _output(options) as write:
             for row in found:
                 write(row)
-                number, until = number + 1, row.end
+                number, until = number + 1, max(until, row.end)
                 if options.video is not None:
                     rows.append(row)
         if options.video is not None:
@@ -297,7 +314,7 @@ def _rows(classifier: "Classifier", film: "Film", options: Options) -> Iterator[
     is_text = options.timeline is None and not options.is_json  # shows by itself how far it is
     with nullcontext(lambda _: None) if is_text else progress(len(film.windows)) as advance:
         yield from rows_of(
-            classifier, film, options.film, options.threshold, options.smooth, advance
+            classifier, film, options.film, options.least(classifier), options.smooth, advance
         )
 
 
@@ -306,7 +323,7 @@ def _live_rows(
 ) -> Iterator["Row"]:
     """A row for each window in which the picture moves, as soon as it is over."""
     from vivit_train.timeline import live
-    from vivit_train.timeline.rows import Row, guess_of, probabilities
+    from vivit_train.timeline.rows import Row, guesses_of, probabilities
 
     if options.camera is not None:
         frames = live.camera_frames(options.camera)
@@ -326,10 +343,10 @@ def _live_rows(
             continue
         (probability,) = probabilities(classifier, iter([clip]), options.film)
         assert probability is not None
-        name, share = guess_of(probability, classifier.class_names, classifier.heads)
-        for first, last, is_still in still.parts(*windows.span(number)):
-            if not is_still and share >= options.threshold:
-                yield Row(first, last, name, share)
+        for name, share in guesses_of(probability, classifier):
+            for first, last, is_still in still.parts(*windows.span(number)):
+                if not is_still and share >= options.least(classifier):
+                    yield Row(first, last, name, share)
     if is_empty:
         raise UserError(f"the frames ended before a window of {options.window:g} s was over")
 

@@ -1,7 +1,7 @@
 """From the logits of windows to the rows of a timeline."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from typing import NamedTuple
@@ -80,6 +80,8 @@ def rows_of(
 ) -> Iterator[Row]:
     """The rows of a film, each when it has ended; the last also where the work is stopped.
 
+    Those of a multi-label model may overlap: each class has rows of its own.
+
     Args:
         classifier: In evaluation mode.
         film: That is being read.
@@ -105,22 +107,25 @@ def rows_of(
             yield probability
             advance("windows")
 
-    joiner = Joiner(threshold)
+    joiners = [Joiner(threshold)]
+    if classifier.multi_label:
+        joiners = [Joiner(threshold) for _ in classifier.class_names]
+
+    def ended() -> list[Row]:
+        return sorted(row for joiner in joiners if (row := joiner.end()) is not None)
+
     try:
         for span, probability in without_still(by_moment(counted(), windows), windows, still):
             if probability is None:
-                row = joiner.end()
-            else:
-                guess = guess_of(probability, classifier.class_names, classifier.heads)
-                row = joiner.add(span, guess)
-            if row is not None:
-                yield row
+                yield from ended()
+                continue
+            for joiner, guess in zip(joiners, guesses_of(probability, classifier)):
+                if (row := joiner.add(span, guess)) is not None:
+                    yield row
     except (Exception, KeyboardInterrupt):  # not GeneratorExit, after which nothing is taken
-        if (row := joiner.end()) is not None:
-            yield row
+        yield from ended()
         raise
-    if (row := joiner.end()) is not None:
-        yield row
+    yield from ended()
 
 
 def without_still(moments: Iterable[Moment], windows: Windows, still: Still) -> Iterator[Moment]:
@@ -224,6 +229,8 @@ def probabilities(
 ) -> Iterator[Tensor | None]:
     """What each clip may show: float ``[K]`` on the CPU, which adds up to 1 for each head.
 
+    Multi-label each class has a probability of its own.
+
     Args:
         classifier: In evaluation mode.
         clips: uint8 ``[T, h, w, 3]``; ``None``: there is nothing to look at, and so is what it may
@@ -244,10 +251,15 @@ def _of_batch(classifier: Classifier, clips: np.ndarray, video: str) -> Tensor:
     logits = classifier(clips).float().cpu()
     if not logits.isfinite().all():
         raise NonFiniteLogits(video)
+    if classifier.multi_label:
+        return logits.sigmoid()
     heads = list(classifier.heads.values()) or [logits.shape[1]]
     return torch.cat([part.softmax(dim=1) for part in logits.split(heads, dim=1)], dim=1)
 
 
-def guess_of(probability: Tensor, class_names: list[str], heads: Mapping[str, int]) -> Guess:
-    """The most probable class of `probabilities`; of several heads the action."""
-    return prediction_of(None, probability.log(), class_names, heads, top_k=1).classes[0]
+def guesses_of(probability: Tensor, classifier: Classifier) -> list[Guess]:
+    """The most probable class of `probabilities`; of several heads the action; multi-label all."""
+    names = classifier.class_names
+    if classifier.multi_label:
+        return list(zip(names, probability.tolist()))
+    return prediction_of(None, probability.log(), names, classifier.heads, top_k=1).classes

@@ -28,10 +28,9 @@ class Augmented(NamedTuple):
     Attributes:
         clips: float32 ``[B * repeats, 3, T, h, w]``, in ``processor.value_range``; those of a video
             side by side.
-        labels: int64 ``[B * repeats]``, of several heads ``[B * repeats, heads]``: the class that
-            each clip shows, within each head.
+        labels: As for `mirror_labels`, of B * repeats clips: what each shows.
         shares: Float ``[B * repeats, K]``, the parts of the classes in each mixed clip, the heads'
-            side by side; ``None`` where none is mixed.
+            side by side; multi-label the mixed 0 and 1; ``None`` where none is mixed.
         seeds: Of each clip, by which it was drawn.
     """
 
@@ -187,7 +186,11 @@ class Augment(nn.Module):
         self.repeats = int(repeats)
 
     def rules(
-        self, class_names: Sequence[str], heads: Mapping[str, int], num_videos: int
+        self,
+        class_names: Sequence[str],
+        heads: Mapping[str, int],
+        num_videos: int,
+        multi_label: bool = False,
     ) -> LabelRules:
         """What becomes of the labels of a training set.
 
@@ -195,6 +198,7 @@ class Augment(nn.Module):
             class_names: All classes, head after head.
             heads: Name and number of classes of each head; empty: one head.
             num_videos: Videos of the set.
+            multi_label: Whether a video has any number of the classes.
 
         Raises:
             UserError: If ``flip_labels`` cannot be read, or names what is no class.
@@ -204,7 +208,7 @@ class Augment(nn.Module):
             classes = mirrored_classes(self.flip_labels, class_names, heads)
             mirrors = [torch.tensor(of_head) for of_head in classes]
         mixes = (self.mixup > 0 or self.cutmix > 0) and num_videos >= self.mix_min_videos
-        return LabelRules(list(heads.values()) or [len(class_names)], mirrors, mixes)
+        return LabelRules(list(heads.values()) or [len(class_names)], mirrors, mixes, multi_label)
 
     def forward(
         self,
@@ -219,7 +223,7 @@ class Augment(nn.Module):
 
         Args:
             frames: Of B videos, as for `clips`.
-            labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
+            labels: As for `mirror_labels`.
             seeds: As for `clips`; with ``repeats`` those of a video's other clips follow from it.
             rules: See `rules`.
             key: (seed of the run, step, process), by which mixing is drawn.
@@ -236,10 +240,10 @@ class Augment(nn.Module):
             labels = labels.repeat_interleave(self.repeats, dim=0)
         clips = self.clips(frames, seeds, shrunk)  # [B, 3, T, h, w]
         if rules.mirrors is not None:
-            labels = mirror_labels(labels, self.flips(seeds), rules.mirrors)
+            labels = mirror_labels(labels, self.flips(seeds), rules.mirrors, rules.multi_label)
         shares = None
         if rules.mixes:
-            shares = to_shares(labels, rules.heads, clips.dtype)
+            shares = to_shares(labels, rules.heads, clips.dtype, rules.multi_label)
             clips, shares = mix(clips, shares, self.mixup, self.cutmix, *key)
         return Augmented(clips, labels, shares, seeds)
 

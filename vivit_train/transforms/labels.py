@@ -23,11 +23,13 @@ class LabelRules(NamedTuple):
         mirrors: For each head int64 ``[classes]``, what a flip makes of each class; ``None``: a
             flip changes none.
         mixes: Whether the clips of a batch are mixed with each other.
+        multi_label: Whether labels are 0 or 1 of each class.
     """
 
     heads: Sequence[int]
     mirrors: Sequence[Tensor] | None
     mixes: bool
+    multi_label: bool = False
 
 
 def mirrored_classes(
@@ -111,18 +113,24 @@ def _is_pair(pair: Any) -> bool:
     )
 
 
-def mirror_labels(labels: Tensor, flips: Sequence[bool], mirrors: Sequence[Tensor]) -> Tensor:
+def mirror_labels(
+    labels: Tensor, flips: Sequence[bool], mirrors: Sequence[Tensor], multi_label: bool = False
+) -> Tensor:
     """The labels of clips of which some are flipped.
 
     Args:
-        labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
+        labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head;
+            multi-label ``[B, K]``: 0 or 1 of each class.
         flips: For each of the B clips whether it is flipped.
         mirrors: See `LabelRules`.
+        multi_label: See there.
 
     Returns:
         Shaped as ``labels``.
     """
     flipped = torch.tensor(flips, device=labels.device)[:, None]
+    if multi_label:  # a mirror of a mirror is the class itself
+        return torch.where(flipped, labels[:, mirrors[0].to(labels.device)], labels)
     of_heads = labels.view(len(labels), -1)  # [B, heads]
     swapped = torch.stack(
         [m.to(labels.device)[of_head] for m, of_head in zip(mirrors, of_heads.unbind(dim=1))], dim=1
@@ -135,13 +143,18 @@ def within_heads(heads: Mapping[str, int]) -> list[int]:
     return [place for size in heads.values() for place in range(size)]
 
 
-def to_shares(labels: Tensor, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """One-hot shares ``[B, K]``, the heads' side by side.
+def to_shares(
+    labels: Tensor, heads: Sequence[int], dtype: torch.dtype, multi_label: bool = False
+) -> Tensor:
+    """One-hot shares ``[B, K]``, the heads' side by side; multi-label the labels themselves.
 
     Args:
-        labels: int64 ``[B]``, of several heads ``[B, heads]``: classes within each head.
+        labels: As for `mirror_labels`.
         heads: Classes of each head.
         dtype: Of the shares.
+        multi_label: See `LabelRules`.
     """
+    if multi_label:
+        return labels.to(dtype)
     of_heads = labels.view(len(labels), -1).unbind(dim=1)
     return torch.cat([F.one_hot(k, size) for k, size in zip(of_heads, heads)], dim=1).to(dtype)

@@ -196,3 +196,20 @@ class TestResolve:
         assert resolve_checkpoint("~/x.ckpt") == tmp_path / "x.ckpt"
         assert resolve_checkpoint(tmp_path) == tmp_path  # a Hugging Face folder, say
         assert str(resolve_checkpoint("owner/name")) == "owner/name"
+
+
+def test_a_head_of_the_other_kind_is_not_taken(content: dict[str, Any], tmp_path: Path) -> None:
+    """Of classes that exclude each other, or of any number: its logits mean another thing."""
+    content["hyper_parameters"]["multi_label"] = True
+    weights = read_weights(save(content, tmp_path))
+    assert weights.multi_label
+    for multi_label, status in ((True, "loaded"), (False, "replaced head")):
+        model = ViViT(**weights.model)
+        rows = load_weights(model, weights, ["b", "a"], multi_label=multi_label)
+        (head,) = (row for row in rows if row.name == "head.weight")
+        assert head.status == status
+        assert torch.equal(model.head.weight, weights.state["head.weight"]) == multi_label
+        assert head.detail == ("" if multi_label else "trained with the other data.multi_label")
+        assert torch.equal(model.embed.weight, weights.state["embed.weight"])
+    content["hyper_parameters"]["multi_label"] = 1
+    refused(save(content, tmp_path), "multi_label=1 is neither true nor false")

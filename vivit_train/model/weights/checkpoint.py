@@ -171,6 +171,8 @@ def _weights(
         )
     if not is_of(config := hyper_parameters.get("config"), dict[str, Any] | None):
         raise UserError(f"{path}: its config is a {type(config).__name__}, not a run's")
+    if not is_of(multi_label := hyper_parameters.get("multi_label", False), bool):
+        raise UserError(f"{path}: multi_label={multi_label!r:.80} is neither true nor false")
     sampling = hyper_parameters.get("sampling", {})
     check_sampling(origin, sampling)
     check_tensors(origin, state)
@@ -188,6 +190,7 @@ def _weights(
         unused=unused,
         sampling=sampling,
         heads=_heads(path, hyper_parameters.get("heads", {}), class_names),
+        multi_label=multi_label,
         config=config,
     )
 

@@ -55,6 +55,8 @@ class Weights:
             ``eval_views`` (temporal, spatial); ``video_rate``, the videos' frames per second.
         heads: Name and number of classes of each head, in the order of the logits, where a video
             has several classes; empty for one head.
+        multi_label: Whether a video has any number of the classes, each with a probability of its
+            own, the sigmoid of its logit.
         config: The configuration of the run that trained it; ``None`` where the file has none.
         lora: LoRA's matrices by name, which are in ``state`` already; empty for other weights.
         base: The weights without which these are not whole, see `Base`; ``None``: they are.
@@ -71,6 +73,7 @@ class Weights:
     pixel_range: tuple[tuple[float, float], ...] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, int] = field(default_factory=dict)
+    multi_label: bool = False
     config: dict[str, Any] | None = None
     lora: dict[str, Tensor] = field(default_factory=dict, repr=False)
     base: "Base | None" = None

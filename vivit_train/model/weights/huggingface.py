@@ -71,10 +71,12 @@ CONFIG_KEYS = {
     "layer_norm_eps": "layer_norm_eps",
     "qkv_bias": "qkv_bias",
 }
+MULTI_LABEL = "multi_label_classification"  # a problem_type
 # The types of what else is read there.
 CONFIG_TYPES: dict[str, Any] = {
     "model_type": str,
     "architectures": list[str],
+    "problem_type": str,
     "id2label": dict[str, str | int],
     "pretrained_cfg": dict[str, Any],
     KEY: dict[str, Any],
@@ -150,6 +152,7 @@ def describe_folder(folder: Path, origin: str | None = None) -> Weights:
         processor=_read_processor(folder) if is_video else None,
         is_image=not is_video,
         sampling=_sampling(origin, config),
+        multi_label=is_video and config.get("problem_type") == MULTI_LABEL,
     )
 
 
@@ -161,9 +164,6 @@ def read_file(path: Path) -> Weights:
 
     Args:
         path: A ``.safetensors`` file or one of ``torch.save``.
-
-    Returns:
-        The weights.
 
     Raises:
         UserError: If the file is broken or of another model.
@@ -269,6 +269,7 @@ def _convert(
         processor=processor,
         unused=unused,
         sampling=_sampling(origin, config or {}),
+        multi_label=(config or {}).get("problem_type") == MULTI_LABEL,
     )
 
 

@@ -42,6 +42,7 @@ def load_weights(
     weights: Weights,
     class_names: Sequence[str] | None = None,
     from_image: FromImage | None = None,
+    multi_label: bool | None = None,
 ) -> list[Row]:
     """Copies weights into a model, accounting for every tensor on both sides.
 
@@ -57,6 +58,7 @@ def load_weights(
             has none, so the head is taken as it is.
         from_image: How tubelets, positions and Model 3's attentions come out of an image model;
             ``None``: as ``FromImage()`` says.
+        multi_label: What the model's logits mean; a head that means something else is not taken.
 
     Returns:
         One row per tensor of the model, then one per unused tensor of the file.
@@ -72,7 +74,7 @@ def load_weights(
     plan.settings()
     plan.pooling()
     plan.architecture()
-    plan.head(class_names)
+    plan.head(class_names, multi_label)
     plan.tubelets()
     for encoder in ENCODERS:
         plan.positions(encoder)
@@ -180,7 +182,7 @@ class _Plan:
         else:
             self.take(name, self.weights.state[source], "loaded", "copied from the image's")
 
-    def head(self, class_names: Sequence[str] | None) -> None:
+    def head(self, class_names: Sequence[str] | None, multi_label: bool | None) -> None:
         """Matches the head's rows by name; with it goes the layer before it, ``pre_logits``."""
         names = [name for name in self.target if name.startswith(("pre_logits.", "head."))]
         before = {n: t.shape for n, t in self.state.items() if n.startswith("pre_logits.")}
@@ -203,7 +205,10 @@ class _Plan:
             return
 
         theirs = self.weights.class_names
-        if theirs is None:
+        if multi_label not in (None, self.weights.multi_label):
+            theirs = None
+            pairs, detail = [], "trained with the other data.multi_label"
+        elif theirs is None:
             pairs, detail = [], "the file names no classes"
         else:
             pairs = match_class_names(class_names, theirs)

@@ -1,4 +1,4 @@
-"""Scores of a split, exact for any number of processes."""
+"""Accuracy of videos that have one class, or one of each head."""
 
 import math
 from collections.abc import Mapping
