@@ -78,8 +78,7 @@ class Classifier(nn.Module):
         tells_eval_views: Whether the checkpoint says so; else they are (4, 3), as in the paper.
         heads: Name and number of classes of each head, side by side in the logits, where a video
             has several classes (EPIC-Kitchens: nouns, verbs); empty for one head.
-        multi_label: Whether a video has any number of the classes, each with a probability of its
-            own, the sigmoid of its logit.
+        multi_label: Whether a video has any number of the classes: of each the logit's sigmoid.
         lora: LoRA's matrices by name, which are in the model's weights already; empty without.
     """
 

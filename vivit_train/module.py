@@ -53,8 +53,7 @@ class VivitModule(LightningModule):
         config: The whole resolved configuration of the run.
         heads: Name and number of classes of each head, in the order of ``class_names``, where a
             video has several classes (EPIC-Kitchens: nouns, verbs); empty: one head.
-        multi_label: Whether a video has any number of the classes, each with a probability of its
-            own, the sigmoid of its logit.
+        multi_label: Whether a video has any number of the classes: of each the logit's sigmoid.
 
     Attributes:
         class_weights: Float ``[K]``, of the classes in the training loss; ``None``: 1 each.
@@ -149,24 +148,22 @@ class VivitModule(LightningModule):
 
         Multi-label it is the binary one. What is logged is the mean over all processes.
 
-        ``train/top1`` counts the class with the larger share where mixup mixes two, and of
-        several heads the videos that all of them get right. Multi-label it is ``train/micro_f1``,
-        see `batch_f1`.
+        ``train/top1`` counts the class with the larger share where mixup mixes two, and of several
+        heads the videos that all of them get right. Multi-label `batch_f1` is in its place.
         """
         logits, targets = self.model(batch.clips), batch.targets
-        smoothing = self.optim["label_smoothing"]
-        loss = loss_of(logits, targets, self.heads, self.multi_label, smoothing, self.class_weights)
+        smoothing, weights = self.optim["label_smoothing"], self.class_weights
+        loss = loss_of(logits, targets, self.heads, self.multi_label, smoothing, weights)
         if self.multi_label:
-            score = batch_f1(logits, targets)
+            name, score = "train/micro_f1", batch_f1(logits, targets)
         else:
             right = batch.labels if batch.shares is None else best_classes(batch.shares, self.heads)
             is_right = best_classes(logits, self.heads) == right.view(len(logits), -1)
-            score = is_right.all(dim=1).float().mean()
+            name, score = "train/top1", is_right.all(dim=1).float().mean()
         logged = torch.stack([loss.detach(), score])
         if self._logs_this_step():
             logged = self.trainer.strategy.reduce(logged, reduce_op="mean")
         self.log("train/loss", logged[0], batch_size=len(logits))
-        name = "train/micro_f1" if self.multi_label else "train/top1"
         self.log(name, logged[1], batch_size=len(logits))
         # On the host: a copy to a GPU would wait for all that the GPU still has to do.
         self.log("train/lr", torch.tensor(highest_lr(self.trainer.optimizers[0])))
