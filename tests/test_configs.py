@@ -258,6 +258,9 @@ def test_experiments_say_what_they_are(option: str) -> None:
     """The command, the hardware, the score to expect and where it comes from."""
     head = header(option)
     plain = experiment(option)
+    if option == "demo_multi_label":
+        assert "Not measured to its end" in head
+        return
     if option.startswith("demo"):
         assert re.search(r"Measured top-1: (0\.9\d|1\.00) ", head)
         return
