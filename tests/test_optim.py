@@ -331,6 +331,10 @@ def test_a_schedule_of_torchs() -> None:
         ),
         ({"_target_": f"{TORCHS}.StepLR"}, r"StepLR cannot be built with \{\}: .*'step_size'"),
         (
+            {"_target_": f"{TORCHS}.SequentialLR", "schedulers": [], "milestones": []},
+            r"SequentialLR cannot be built with \{schedulers: \[\],milestones: \[\]\}: ",
+        ),
+        (
             {"_target_": f"{TORCHS}.LambdaLR", "lr_lambda": "x"},
             "cannot be built with {lr_lambda: x",
         ),

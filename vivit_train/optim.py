@@ -121,7 +121,7 @@ def schedule_of_class(
     way_on = f"{TOTAL_STEPS} as a value stands for the steps of the whole run, {total_steps}"
     try:
         schedule: LRScheduler = kind(optimizer, **numbers)
-    except (TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # of torch's class, or the user's
         raise UserError(
             f"optim.schedule: {target} cannot be built with {in_words(arguments)}: {error}. It is "
             f"stepped after each optimiser step, not after each epoch; {way_on}"
