@@ -204,14 +204,11 @@ class _Plan:
             self.unused |= dict.fromkeys(before, "model.representation_size differs")
             return
 
-        theirs = self.weights.class_names
+        theirs, detail = self.weights.class_names, "the file names no classes"
         if multi_label not in (None, self.weights.multi_label):
-            theirs = None
-            pairs, detail = [], "trained with the other data.multi_label"
-        elif theirs is None:
-            pairs, detail = [], "the file names no classes"
-        else:
-            pairs = match_class_names(class_names, theirs)
+            theirs, detail = None, "trained with the other data.multi_label"
+        pairs = [] if theirs is None else match_class_names(class_names, theirs)
+        if theirs is not None:
             detail = f"{len(pairs)} of {len(class_names)} classes found by name"
         status = "replaced head"
         if theirs is not None and len(pairs) == len(class_names) == len(theirs):
