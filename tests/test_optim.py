@@ -370,6 +370,11 @@ def test_a_restored_state_is_that_of_the_parameters(settings: dict[str, Any]) ->
     with pytest.raises(UserError, match="does not fit this model's parameters"):
         check_restored(schedule)
     del optimizer.state[7]  # type: ignore[arg-type]
+    for other in ([], None, 1.5, torch.zeros(3)):
+        optimizer.state[model.embed.weight], whole = other, state
+        with pytest.raises(UserError, match="does not fit this model's parameters"):
+            check_restored(schedule)
+        optimizer.state[model.embed.weight] = whole
     for place, key in ((optimizer.param_groups[0], "lr"), (vars(schedule), "last_epoch")):
         place[key], whole = {}, place[key]
         with pytest.raises(UserError, match="does not fit this model's parameters"):

@@ -317,11 +317,13 @@ def check_restored(schedule: LRScheduler) -> None:
         )
 
 
-def _fits(state: Mapping[str, Any], parameter: Tensor, is_adamw: bool) -> bool:
+def _fits(state: Any, parameter: Tensor, is_adamw: bool) -> bool:
     """Whether an optimiser can go on with its state of a parameter."""
     shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
     needed = shapes.keys() if is_adamw else set()
-    return needed <= state.keys() and all(
+    if not isinstance(state, dict) or not needed <= state.keys():
+        return False
+    return all(
         (value is None and name not in needed)  # SGD has no momentum yet
         or (
             isinstance(value, Tensor)
