@@ -58,6 +58,7 @@ def stub_data(class_names: list[str], **processor: Any) -> Any:
     return SimpleNamespace(
         class_names=class_names,
         heads={},
+        multi_label=False,
         processor=Processor(**{"crop_size": 16} | processor),
         sampling=Sampling(4, 1),
         video_rate=30.0,

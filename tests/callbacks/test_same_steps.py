@@ -7,6 +7,7 @@ import torch
 
 from vivit_train.callbacks.same_steps import SameSteps
 from vivit_train.errors import UserError
+from vivit_train.io.layout import MetricsPosition
 from vivit_train.runs.begun import Begun
 
 
@@ -68,7 +69,8 @@ def begun(path: str) -> Begun:
     content = torch.load(path, weights_only=True)
     step, position = content["global_step"], content["position"]
     config = content.get("hyper_parameters", {}).get("config", {})
-    return Begun(Path(path), step, position, {"rows": 0, "next": None}, None, [], config)
+    metrics: MetricsPosition = {"rows": 0, "next": None}
+    return Begun(Path(path), step, position, metrics, None, [], False, config)
 
 
 def resume(saved: str, now: Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class TestFolder:
         assert (after.scores, after.fingerprint) == (before.scores, before.fingerprint)
         lost = {k for k, v in before.settings.items() if after.settings.get(k) != v}
         assert {"data.root", "run_dir"} <= lost
-        assert lost <= {"data.root", "run_dir", "allow_other_videos", "data.verdicts"}
+        assert lost <= {"data.root", "run_dir", "started_in", "allow_other_videos", "data.verdicts"}
 
     def test_nothing_of_this_machine(self, published: Path, finished_run: Path) -> None:
         root = read_run(finished_run).settings["data.root"]

@@ -234,7 +234,7 @@ class TestOverrides:
         assert message.startswith(
             f"the run {run} cannot be resumed with model.num_layers: 4 -> 2 ("
         )
-        assert "optim.name: sgd -> adamw (the checkpoint holds the optimiser's state" in message
+        assert "optim.name: sgd -> adamw (the checkpoint holds the state of this" in message
         assert "seed: 0 -> 1 (the order of the videos" in message
         assert "optim.lr" not in message
         assert (run / "config.yaml").read_bytes() == before

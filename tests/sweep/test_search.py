@@ -190,7 +190,7 @@ def test_hydras_syntax(word: str, expected: str) -> None:
         (["optim.lr=tag(log,interval(0.0,0.5))"], "both are above 0"),
         (
             [OPTUNA[1], "hydra.sweeper.metric=f1"],
-            "metric=f1 is not a score of results.json: top1, top5, mean_class_accuracy, macro_",
+            "metric=f1 is not a score of results.json: top1, top5, map, micro_map, mean_class_",
         ),
     ],
 )

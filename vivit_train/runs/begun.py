@@ -176,7 +176,7 @@ def check_resumable(begun: Begun, config: dict[str, Any], data: VideoDataModule)
     check_changes(changed, f"ckpt_path={begun.checkpoint}")
     fixed = ("optim.", "trainer.max_epochs", "trainer.max_steps")
     told = [change for key, change in changed.items() if key.startswith(fixed)]
-    if config["optim"]["schedule"] and told:
+    if config["optim"].get("schedule") and told:
         raise UserError(
             f"ckpt_path={begun.checkpoint} has the state of optim.schedule, which fits these rates "
             f"and this length alone: leave as it was {'; '.join(told)}, or start a new run from "
