@@ -19,6 +19,8 @@ from vivit_train.video.stream import guarded_stream
 
 # That are handed over at once: each way takes a fraction of a millisecond.
 FRAMES_AT_ONCE = 16
+# The decoder works on while the model is at a batch, which is 8 clips of up to 16 new frames.
+PIECES_AHEAD = 8
 # Numbers of frames; the frames, uint8 [n, h, w, 3]; and the numbers of those until the last of
 # them, wanted or not, at which the picture changed. The first piece of a film has the times.
 Piece = tuple[tuple[int, ...], Tensor, tuple[int, ...]]
@@ -61,7 +63,7 @@ def decoded(
     make = partial(_pieces, path, window, every, clip_frames, shrink, least > 0)
     still = Still(least)
     try:
-        with closing(guarded_stream(make, DECODE_SECONDS)) as pieces:
+        with closing(guarded_stream(make, DECODE_SECONDS, PIECES_AHEAD)) as pieces:
             shown_at = next(pieces)[1].numpy()
             windows = Windows(float(shown_at[-1]), window, every)
             frames = _frames(pieces, shown_at, still)

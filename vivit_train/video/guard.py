@@ -63,6 +63,7 @@ class Guard(Generic[Argument, Result]):
             it makes progress, the time limit starts afresh (`vivit_train.video.watch`).
         timeout: Seconds that may pass without an answer or such a step.
         most_calls: After so many a new process takes over.
+        ahead: Calls that may be under way at once; their answers come in order.
     """
 
     def __init__(
@@ -70,15 +71,17 @@ class Guard(Generic[Argument, Result]):
         function: Callable[[Argument], Result],
         timeout: float,
         most_calls: float = CALLS_PER_PROCESS,
+        ahead: int = 1,
     ) -> None:
         self.function = function
         self.timeout = timeout
         self.most_calls = most_calls
+        self.ahead = ahead
         self.connection: Connection | None = None
         self.deadline = 0.0
         self._at: Source | None = None
         self._calls = 0
-        self._waiting = False
+        self._waiting = 0  # calls without an answer
 
     def __call__(self, argument: Argument) -> Result:
         """Calls, and waits for the answer.
@@ -96,14 +99,16 @@ class Guard(Generic[Argument, Result]):
     def send(self, argument: Argument) -> None:
         """Begins a call."""
         # Where a call was broken off, its answer may come yet, and would pass for this one's.
-        if self._waiting or self._calls >= self.most_calls:
+        if self._waiting >= self.ahead or self._calls >= self.most_calls:
             self.close()
-        if self.connection is not None and not self._process.is_alive():
+        if self.connection is not None and not self._waiting and not self._process.is_alive():
             self.close()  # not while it was at work: no reason to blame anything
         if self.connection is None:
             self._start()
         assert self.connection is not None
-        self._calls, self._waiting, self._at = self._calls + 1, True, None
+        if not self._waiting:
+            self._at = None
+        self._calls, self._waiting = self._calls + 1, self._waiting + 1
         self.deadline = time.monotonic() + self.timeout
         with suppress(OSError):  # it died meanwhile: `receive` says so
             self.connection.send(argument)
@@ -130,7 +135,8 @@ class Guard(Generic[Argument, Result]):
             self._at = content
             self.deadline = time.monotonic() + self.timeout
             return False, None
-        self._waiting = False
+        self._waiting -= 1
+        self.deadline = time.monotonic() + self.timeout  # of the next one, if it is under way
         if kind == "error":
             error, trace = content
             raise error from RuntimeError(f"in the decoding process:\n{trace}")
@@ -142,7 +148,7 @@ class Guard(Generic[Argument, Result]):
             self._process.kill()
             self._process.join()
             self.connection.close()
-            self.connection, self._waiting = None, False
+            self.connection, self._waiting = None, 0
 
     def _start(self) -> None:
         # A DataLoader's worker counts as a daemon, which may not have children unless it says so.

@@ -11,15 +11,17 @@ Piece = TypeVar("Piece")
 
 
 def guarded_stream(
-    function: Callable[[], Iterator[Piece]], timeout: float
+    function: Callable[[], Iterator[Piece]], timeout: float, ahead: int = 1
 ) -> Generator[Piece, None, None]:
     """Goes through what a function yields in a `Guard`. Closing the generator ends the process.
 
-    The process makes one piece ahead, while the last one is used.
+    The process makes pieces while the last one is used. Those that it has made before it hangs or
+    dies are not lost.
 
     Args:
         function: Gives an iterator, once, in the other process.
         timeout: Seconds that a piece may take in silence, see `Guard`.
+        ahead: Pieces that are made ahead at most; they are held in memory.
 
     Yields:
         The pieces; tensors are handed over without a copy.
@@ -44,10 +46,11 @@ def guarded_stream(
             return (piece,)
         return ()
 
-    guard = Guard(make, timeout, most_calls=inf)
+    guard = Guard(make, timeout, most_calls=inf, ahead=ahead)
     try:
-        guard.send(0)
-        for number in count(1):
+        for number in range(ahead):
+            guard.send(number)
+        for number in count(ahead):
             made = _answer(guard)
             if made is None:
                 raise Failure("crashed", "the decoding process is gone", None)
