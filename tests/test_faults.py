@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.faults import Training, rows, same_run
+from tests.test_extending import code_of
 from vivit_train.module import VivitModule
 from vivit_train.runs.resume import damage
 
@@ -124,6 +125,42 @@ def test_a_run_killed_anywhere_ends_the_same(words: list[str], whole: Path, tmp_
     assert f"Resuming from {last.with_name('previous.ckpt')}" in training.said()
     same_run(run, whole)
     assert list(run.rglob("*.tmp-*")) == []
+
+
+def test_parts_of_ones_own_are_killed_and_end_the_same(words: list[str], tmp_path: Path) -> None:
+    """The callback of docs/extending.md, an outside logger, a schedule, and early stopping."""
+    mine = tmp_path / "mine"
+    for code in code_of("extending", "(?:python|yaml)"):
+        path = mine / code.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    # No score is above 1, so a run stops early once three steps have passed since its best one.
+    words = [*words, "trainer.max_epochs=9", "callbacks.patience_steps=3", "callbacks=spikes"]
+    words += [f"optim.schedule.{part}" for part in ("_target_=torch.optim.lr_scheduler.StepLR",)]
+    words += ["optim.schedule.step_size=5", "--config-dir", str(mine)]
+    log = "logger.extra.csv._target_=lightning.pytorch.loggers.CSVLogger"
+    words += [log, f"logger.extra.csv.save_dir={tmp_path}/csv"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    training = Training([*words, f"run_dir={whole}"], tmp_path / "log")
+    assert training.end() == 0, training.said()
+    assert "stopping early: val/top1 has not been better for " in training.said()
+    steps = len([row for row in rows(whole) if row["train/loss"]])
+    assert 11 < steps < 72
+    for call in (13, 10):  # batches: in step 7, and after the 6 steps that were kept in step 11
+        fault = partial(signalled, signal.SIGKILL, "training_step", call)
+        training = Training(auto(words, run), tmp_path / "log", fault)
+        assert training.end() == -signal.SIGKILL, training.said()
+    training = Training(auto(words, run), tmp_path / "log")
+    assert training.end() == 0, training.said()
+    same_run(run, whole)
+    ours, theirs = (
+        torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+        for r in (run, whole)
+    )
+    assert {"Spikes", "EarlyStopping"} <= {name.partition("{")[0] for name in theirs}
+    for name in theirs:
+        if name.startswith(("Spikes", "EarlyStopping")):
+            assert ours[name] == theirs[name]
 
 
 def test_a_run_that_is_told_to_stop_goes_on_the_same(

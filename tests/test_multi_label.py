@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import SMALL
+from tests.faults import torchrun
 from train import train
 from vivit_train import load
 from vivit_train.__main__ import main
@@ -108,6 +110,43 @@ def test_it_is_evaluated_as_it_was_tested(run: Path, tmp_path: Path) -> None:
     before, now = (json.loads((p / "results.json").read_text()) for p in (run, tmp_path / "out"))
     for name in ("map", "micro_map", "micro_f1", "macro_f1", "split_fingerprint"):
         assert now[name] == before[name]
+
+
+def test_any_number_of_processes_gives_the_same_scores(
+    run: Path, root: Path, tmp_path: Path, command
+) -> None:
+    """Of 13 videos, a prime number; a broken one among them counts as wrong."""
+    short = tmp_path / "short"
+    shutil.copytree(root, short)
+    for split in ("train", "val"):
+        listed = short / f"{split}.csv"
+        lines = listed.read_text().splitlines(keepends=True)
+        listed.write_text("".join(lines[:14]))  # the first one names the columns
+    (short / "val/3000.mp4").write_bytes(b"not a video")
+    found, tables = [], []
+    for devices, batch_size in ((1, 4), (2, 3), (3, 2)):
+        output = tmp_path / f"of_{devices}"
+        words = [
+            "evaluate", str(run), f"data.root={short}", f"data.batch_size={batch_size}",
+            f"trainer.devices={devices}", "--output", str(output),
+            *(["trainer.strategy=ddp"] if devices > 1 else []),
+        ]  # fmt: skip
+        if devices == 1:
+            assert vivit(*words) == 0
+        elif devices == 2:
+            done = command("-m", "vivit_train", *words)
+            assert done.returncode == 0, done.stderr
+        else:
+            ranks = torchrun(words, tmp_path / "log", devices, program="vivit_train/__main__.py")
+            assert [rank.end() for rank in ranks] == [0] * devices, ranks[0].said()
+        results = json.loads((output / "results.json").read_text())
+        assert results.pop("devices") == devices
+        found.append(results)
+        tables.append([table(output / name) for name in ("predictions.csv", "classes.csv")])
+    assert found[0]["num_videos"] == 13
+    assert [Path(path).name for path in found[0]["undecodable"]] == ["3000.mp4"]
+    assert found[0] == found[1] == found[2]
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_a_task_of_the_other_kind_is_refused(

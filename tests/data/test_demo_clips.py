@@ -197,6 +197,24 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_script_that_its_processes_cannot_read_is_told(tmp_path: Path, is_file: bool) -> None:
+    """One from standard input, and one without the usual line that guards what it does."""
+    code = (
+        "from vivit_train.data.demo_clips import write_demo\n"
+        f"write_demo({str(tmp_path / 'demo')!r}, 1, 1, num_workers=2)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script) if is_file else "-"], input=code, capture_output=True,
+        text=True, timeout=120, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'below `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["script.py"]
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_writing_starts_over(tmp_path):
     root = tmp_path / "demo"

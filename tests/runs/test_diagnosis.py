@@ -131,6 +131,17 @@ def test_guessing_of_videos_with_any_number_of_classes() -> None:
     assert re.match(r"overfitting: the 32 training clips .* 14 clips per class", first)
 
 
+def test_where_the_loss_of_several_labels_begins_is_not_too_high() -> None:
+    """Logits of 0 have a loss of ln 2, which is above that of guessing where classes are rare."""
+    shares = [0.1, 0.2]
+    begun, risen = (
+        likely_causes(Case(config(), course(0.693, last), [2], 32, prevalence=shares))
+        for last in (0.692, 0.9)
+    )
+    assert not any("rate is too high" in line for line in begun)
+    assert "rate is too high, the training loss ended at 0." in risen[0]
+
+
 def test_a_course_is_read_from_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,train/loss,train/top1,val/loss,test/loss\n"

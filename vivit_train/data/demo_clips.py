@@ -13,6 +13,9 @@ import math
 import multiprocessing
 import os
 import shutil
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,7 +223,8 @@ def write_demo(
         multi_label: Whether a clip has two objects, of two classes. There are as many clips.
 
     Raises:
-        UserError: If a count or the seed cannot be used, or ``root`` holds something else.
+        UserError: If a count or the seed cannot be used, ``root`` holds something else, or the
+            processes cannot start.
     """
     root = Path(root)
     recipe = _recipe(train_per_class, val_per_class, seed, multi_label)
@@ -297,9 +301,17 @@ def _write_all(clips: list[_Clip], num_workers: int | None) -> None:
         for clip in clips:
             _write_clip(clip)
         return
-    # Spawned: a fork would copy the locks of whatever threads the caller runs.
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        pool.map(_write_clip, clips, chunksize=8)
+    # Spawned: a fork would copy the locks of whatever threads the caller runs. Not by a Pool, which
+    # would go on replacing processes that cannot start.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(num_workers, context) as pool:
+            deque(pool.map(_write_clip, clips, chunksize=8), maxlen=0)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that writes the demo's clips ended at once: a script that calls this must "
+            'be a file, and do so below `if __name__ == "__main__":`, as each process reads it'
+        ) from None
 
 
 def _write_clip(clip: _Clip) -> None:

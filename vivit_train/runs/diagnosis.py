@@ -162,7 +162,9 @@ def rate_too_high(case: Case) -> Iterator[Cause]:
     if len(loss) < 4:
         return
     late = loss[len(loss) // 2 :]
-    if late.mean() > 1.2 * case.guess:
+    # Multi-label the loss begins at ln 2, that of logits of 0, which is above guessing.
+    begin = math.log(2) if case.prevalence else case.guess
+    if late.mean() > 1.2 * begin:
         told = f"the training loss ended at {late.mean():.3f}, above {case.guess:.3f} of guessing"
         yield 1.0, f"the learning rate is too high, {told}: {cure}"
     elif np.abs(np.diff(late)).mean() > 0.25 * case.guess and not case.learned:
