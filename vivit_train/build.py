@@ -34,7 +34,8 @@ from vivit_train.data.batch import ClipBatch
 from vivit_train.data.class_sampling import balancing_weights
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.target import data_class
-from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
+from vivit_train.describe.counts import size
+from vivit_train.describe.memory import types_of
 from vivit_train.errors import UserError
 from vivit_train.io.layout import CHECKPOINTS
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
@@ -201,10 +202,9 @@ def prepare_training(module: VivitModule, config: dict[str, Any]) -> None:
     what, lora_rank = config["optim"]["freeze"], config["optim"]["lora_rank"]
     if what is not None or lora_rank is not None:
         module.freeze_parts(what, lora_rank)
-        sizes = [p.numel() for p in module.parameters() if p.requires_grad]
-        total = sum(p.numel() for p in module.parameters())
         if is_rank_zero():
-            say(f"training {sum(sizes):,} of {total:,} parameters, the rest is frozen")
+            trained, total = size(module, trained=True), size(module)
+            say(f"training {trained:,} of {total:,} parameters, the rest is frozen")
     for encoder in module.model.encoders:
         encoder.activation_checkpointing = config["model"]["activation_checkpointing"]
     module.force_kernel(config["model"]["attention_kernel"])
@@ -306,7 +306,7 @@ def first_batch(data: VideoDataModule, settings: dict[str, Any]) -> ClipBatch:
     ).device
     decoded = next(iter(data.train_dataloader()))
     seen = data.augmented(decoded.to(device), step=0)
-    dtype, _ = PRECISIONS.get(SHORT_PRECISIONS.get(precision, precision), (torch.float32, None))
+    dtype, _ = types_of(precision)
     return dataclasses.replace(seen, clips=seen.clips.to(dtype))
 
 

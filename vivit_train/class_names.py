@@ -25,10 +25,6 @@ def match_class_names(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[
     Case, spaces, underscores and punctuation do not count, unless two names of one list then
     become the same: in that case names must be equal to the letter.
 
-    Args:
-        ours: Class names.
-        theirs: Class names.
-
     Returns:
         (index in ours, index in theirs) for each name that both have once.
     """

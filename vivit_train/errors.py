@@ -48,6 +48,12 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def no_room(error: OSError) -> str:
     """The message for a file that could not be written because the disk is full."""
     if isinstance(error, DiskFull) or error.filename is None:

@@ -17,7 +17,7 @@ from vivit_train.config import check_warmup
 from vivit_train.data.batch import ClipBatch
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.sampler import limited
-from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
+from vivit_train.describe.memory import types_of
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.launch.sharding import Sharded
@@ -122,9 +122,7 @@ class VivitModule(LightningModule):
     def _settle_kernel(self, batch: ClipBatch) -> None:
         if self.kernel_used is not None:
             return
-        precision = str(self.trainer.precision)
-        precision = SHORT_PRECISIONS.get(precision, precision)
-        dtype, autocast = PRECISIONS.get(precision, (torch.float32, None))
+        dtype, autocast = types_of(str(self.trainer.precision))
         self.kernel_used = settle_kernel(
             self.model, batch.clips, autocast or dtype, self.attention_kernel
         )
@@ -292,9 +290,7 @@ class VivitModule(LightningModule):
         """Scores a batch of videos."""
         self._score(batch)
 
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Scores a batch of videos."""
-        self._score(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/top1``, ``val/mean_class_accuracy``, ``val/loss`` and other scores.
@@ -364,8 +360,7 @@ def check_deterministic(model: ViViT, clips: Tensor) -> None:
     Raises:
         UserError: If the clips have another grid of tokens than the positions that are trained.
     """
-    is_exact = torch.are_deterministic_algorithms_enabled()
-    is_exact &= not torch.is_deterministic_algorithms_warn_only_enabled()
+    is_exact = torch.get_deterministic_debug_mode() == 2  # "error", where 1 is "warn"
     trains = any(encoder.pos_embed.requires_grad for encoder in model.encoders)
     grid = model.embed.grid(*clips.shape[2:])
     if is_exact and trains and grid != model.grid:

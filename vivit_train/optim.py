@@ -181,9 +181,6 @@ def layers_of(model: ViViT) -> dict[str, int]:
     Tubelets, class token and positions are layer 0, block i is layer i + 1, and the head is above
     the last block. Model 2's temporal encoder comes above the spatial one; its class token and
     positions belong to its first block. An encoder's last norm belongs to its last block.
-
-    Returns:
-        A layer per parameter's name.
     """
     depths = [len(encoder.blocks) for encoder in model.encoders]
     layers = {}

@@ -20,7 +20,7 @@ class TestProgress:
         progress._start, progress._first_batch = clock.now, total.processed
         total.processed += done
         clock.now += seconds
-        return progress._figures(trainer)["left"]
+        return progress.get_metrics(trainer, None)["left"]
 
     @pytest.mark.parametrize(
         ("done", "seconds", "kwargs", "expected"),
@@ -46,7 +46,7 @@ class TestProgress:
         """As in the sanity check, where Lightning has not counted the training batches."""
         trainer = training(clock)
         trainer.num_training_batches = math.inf
-        assert Progress()._figures(trainer)["left"] == "?"
+        assert Progress().get_metrics(trainer, None)["left"] == "?"
 
     def test_figures(self, clock: SimpleNamespace) -> None:
         scores = {

@@ -53,16 +53,12 @@ class BrokenVideos(Callback):
             )
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, *_: Any, **__: Any
     ) -> None:
         """Names them."""
         self._name(batch, "counted as wrong")
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, *_: Any
-    ) -> None:
-        """Names them."""
-        self._name(batch, "counted as wrong")
+    on_test_batch_start = on_validation_batch_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the record the same everywhere before the next epoch, which goes by it."""

@@ -42,8 +42,22 @@ class Progress(TQDMProgressBar):
             super().enable()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:  # type: ignore[override]
-        """The figures beside the bar."""
-        return self._figures(trainer)
+        """The figures beside the bar, or in a line."""
+        scores = self._scores.read(trainer.callback_metrics)
+        figures = {
+            "loss": ("train/loss", "{:.3f}"),
+            "top1": ("train/top1", "{:.2f}"),
+            "f1": ("train/micro_f1", "{:.2f}"),
+            "clips/s": ("train/clips_per_second", "{:.1f}"),
+            "wait": ("train/data_wait", "{:.0%}"),
+            "decode": ("train/decode_ms", "{:.0f}ms"),
+        }
+        shown = {
+            label: form.format(scores[key])
+            for label, (key, form) in figures.items()
+            if key in scores
+        }
+        return shown | {"left": self._time_left(trainer)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remembers when training began, for the time left."""
@@ -67,9 +81,10 @@ class Progress(TQDMProgressBar):
         """Updates the bar, or prints a line when one is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._is_due(trainer):
-            figures = " ".join(f"{k} {v}" for k, v in self._figures(trainer).items())
+            figures = self.get_metrics(trainer, pl_module)
+            told = " ".join(f"{name} {figure}" for name, figure in figures.items())
             position = f"{batch_idx + 1}/{int(trainer.num_training_batches)}"
-            say(f"{epoch_in_words(trainer)} [{position}] {figures}")
+            say(f"{epoch_in_words(trainer)} [{position}] {told}")
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *place: int
@@ -114,23 +129,6 @@ class Progress(TQDMProgressBar):
             self.train_progress_bar.write(text)
         else:
             say(text)
-
-    def _figures(self, trainer: Trainer) -> dict[str, str]:
-        scores = self._scores.read(trainer.callback_metrics)
-        figures = {
-            "loss": ("train/loss", "{:.3f}"),
-            "top1": ("train/top1", "{:.2f}"),
-            "f1": ("train/micro_f1", "{:.2f}"),
-            "clips/s": ("train/clips_per_second", "{:.1f}"),
-            "wait": ("train/data_wait", "{:.0%}"),
-            "decode": ("train/decode_ms", "{:.0f}ms"),
-        }
-        shown = {
-            label: form.format(scores[key])
-            for label, (key, form) in figures.items()
-            if key in scores
-        }
-        return shown | {"left": self._time_left(trainer)}
 
     def _time_left(self, trainer: Trainer) -> str:
         done = batches_done(trainer)

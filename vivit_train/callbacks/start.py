@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from vivit_train.callbacks.progress import epoch_in_words
+from vivit_train.describe.counts import size
 from vivit_train.io.terminal import said_if_long, say
 
 
@@ -62,33 +63,30 @@ class Start(Callback):
                 f"testing {what}on {videos} videos of {split}, {temporal} x {spatial} views of each"
             )
 
-    def on_exception(self, *_: Any) -> None:
-        """Nothing is waited for any more."""
-        self._waiting.close()
-
     def teardown(self, *_: Any, **__: Any) -> None:
         """Nothing is waited for any more."""
         self._waiting.close()
+
+    on_exception = teardown
 
     def _wait(self, line: str) -> None:
         self._waiting.close()
         self._waiting.enter_context(said_if_long(line))
 
     def _lines(self, trainer: Trainer, module: LightningModule) -> list[str]:
-        sizes = [p.numel() for p in module.parameters()]
-        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        part = "" if trained == sum(sizes) else f", {trained:,} of them trained"
+        total, trained = size(module), size(module, trained=True)
+        part = "" if trained == total else f", {trained:,} of them trained"
         count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
         device = module.device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips, batches = len(data.records["train"]), int(trainer.num_training_batches)
         per_epoch = -(-batches // trainer.accumulate_grad_batches)
-        total = int(trainer.estimated_stepping_batches)
+        steps = int(trainer.estimated_stepping_batches)
         lines = [
-            f"training {self.model}, {sum(sizes):,} parameters{part}, on {count}{where} in "
+            f"training {self.model}, {total:,} parameters{part}, on {count}{where} in "
             f"{trainer.precision}",
-            f"{clips} clips are {per_epoch} steps per epoch, {total} in all; the run writes to "
+            f"{clips} clips are {per_epoch} steps per epoch, {steps} in all; the run writes to "
             f"{self.run_dir}",
             what_repeats(device),
         ]
@@ -98,13 +96,8 @@ class Start(Callback):
 
 
 def what_repeats(device: torch.device) -> str:
-    """What a run with the same seed, or one that is stopped and resumed, has again.
-
-    Args:
-        device: That it trains on.
-    """
-    is_exact = torch.are_deterministic_algorithms_enabled()
-    is_exact &= not torch.is_deterministic_algorithms_warn_only_enabled()
+    """What a run on this device has again with the same seed, or when it is stopped and resumed."""
+    is_exact = torch.get_deterministic_debug_mode() == 2  # "error", where 1 is "warn"
     if device.type == "cpu" or is_exact:
         return "repeated or resumed with the same seed, it gives the same bits"
     return (

@@ -12,9 +12,6 @@ class StepSeed(Callback):
 
     Dropout and drop path then draw the same in a resumed run as in one that never stopped, with
     no random state in the checkpoint, and differently on each rank.
-
-    Args:
-        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:

@@ -72,9 +72,7 @@ class StopSignals(Checkpoint):
         """Listens from here on: before, there is nothing to save."""
         self._listen(trainer)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens."""
-        self._listen(trainer)
+    on_test_start = on_train_start
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stops after an optimiser step.
@@ -90,8 +88,8 @@ class StopSignals(Checkpoint):
         else:
             self.watch.note_progress()
 
-    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Stops inside validation.
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stops inside validation and inside the test.
 
         Raises:
             Stopped: If any process was told to.
@@ -99,13 +97,7 @@ class StopSignals(Checkpoint):
         if not trainer.sanity_checking:
             self._stop_if_told()
 
-    def on_test_batch_start(self, *_: Any) -> None:
-        """Stops inside the test.
-
-        Raises:
-            Stopped: If any process was told to.
-        """
-        self._stop_if_told()
+    on_test_batch_start = on_validation_batch_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, error: Any) -> None:
         """Hands the signals back, and ends the workers: left to the exit, they take a minute."""

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from vivit_train.data.batch import ClipBatch
 from vivit_train.describe.counts import build, count_training_flops
-from vivit_train.describe.memory import PRECISIONS, SHORT_PRECISIONS
+from vivit_train.describe.memory import types_of
 from vivit_train.optim import freeze
 
 # Side of the square matrices by which a device's rate is measured: large enough for the full rate.
@@ -39,8 +39,7 @@ class Utilisation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the device."""
         if self.every_n_batches:
-            precision = SHORT_PRECISIONS.get(str(trainer.precision), str(trainer.precision))
-            dtype, autocast = PRECISIONS.get(precision, (torch.float32, None))
+            dtype, autocast = types_of(str(trainer.precision))
             self.matrix_rate = matrix_rate(pl_module.device, autocast or dtype)
 
     def on_train_batch_end(

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vivit_train.commands import CHECKPOINT
 from vivit_train.commands.explain import look_at
 from vivit_train.commands.predict import load_on_device
 from vivit_train.errors import UserError
@@ -44,9 +45,7 @@ class Answer(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint", help="a run, a checkpoint, an exported or Hugging Face folder, a hub id"
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--port", type=int, help="of the page (default: a free one from 7860 on)")
 

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vivit_train.commands import CHECKPOINT
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.layout import CONFIG_FILE, EVALUATIONS, RESULTS_FILE, run_of
@@ -43,10 +44,7 @@ USES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     parser.add_argument("--output", type=user_path, help="folder for results.json")
 

@@ -13,6 +13,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vivit_train.commands import CHECKPOINT
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path, written_whole
 from vivit_train.io.terminal import printable, say
@@ -50,9 +51,7 @@ class Looked(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint", help="a run, a checkpoint, an exported or Hugging Face folder, a hub id"
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("video", type=user_path, help="a video")
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="show what speaks for this class "

@@ -22,6 +22,7 @@ arguments of ViViT that the checkpoint does not contain, or that should differ f
 import argparse
 from typing import Any
 
+from vivit_train.commands import CHECKPOINT
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.terminal import say
@@ -39,10 +40,7 @@ FORMATS = tuple(WHERE)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument(
         "arguments", nargs="*", metavar="NAME=VALUE", help="of ViViT, e.g. image_size=[224,320]"
     )
@@ -66,11 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(arguments.checkpoint, **model)
     video = arguments.video
     clips = video_clips(classifier, video) if video else demo_clips(classifier)
-    report = export(classifier, arguments.format, arguments.output, clips)
-    say(
-        f"loaded back with {report.reader}: largest difference of logits {report.difference:.2g}, "
-        f"allowed {report.tolerance:.0e}"
-    )
+    say(export(classifier, arguments.format, arguments.output, clips))
     clips_are = str(classifier.sampling)
     if not classifier.tells_sampling:
         clips_are = f"{classifier.sampling.clip_frames} frames, an unknown time apart"

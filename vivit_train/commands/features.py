@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vivit_train.commands import CHECKPOINT
 from vivit_train.commands.evaluate import classifier_for, data_for, warn_of_rates
 from vivit_train.commands.predict import check_place
 from vivit_train.errors import UserError
@@ -40,10 +41,7 @@ USES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     parser.add_argument("--output", type=user_path, help="a file, .npz or .parquet")
     parser.add_argument("--knn", type=int, metavar="K", help="score the vote of K neighbours")

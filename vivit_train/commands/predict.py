@@ -22,7 +22,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vivit_train.errors import UserError
+from vivit_train.commands import CHECKPOINT
+from vivit_train.errors import UserError, first_line
 from vivit_train.io.files import user_path, write_whole, written_whole
 from vivit_train.io.progress import progress
 from vivit_train.io.terminal import csv_text, say, say_json
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        help="a run, a checkpoint, an exported or Hugging Face folder, a hub id",
-    )
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument(
         "videos", nargs="*", metavar="VIDEO", help="a video, a folder of them, - for standard input"
     )
@@ -139,7 +137,7 @@ def load_on_device(source: str, device: str | None) -> "Classifier":
     try:
         classifier.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {device}: {first_line(error)}") from None
     if not classifier.tells_sampling:
         say(
             f"warning: {source} does not say how far apart the frames of its clips were: frames "

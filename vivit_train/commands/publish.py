@@ -57,11 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.push and output.is_dir() and any(output.iterdir()):
         check_unchanged(scored, repo_id, arguments.license, output)
     else:
-        report = write_publication(scored, repo_id, arguments.license, output)
-        say(
-            f"loaded back with {report.reader}: largest difference of logits "
-            f"{report.difference:.2g}, allowed {report.tolerance:.0e}"
-        )
+        say(write_publication(scored, repo_id, arguments.license, output))
     for path in sorted(output.iterdir()):
         say(f"{path.stat().st_size / 1e6:10.3f} MB  {path}")
     visible = "public" if arguments.public else "private"

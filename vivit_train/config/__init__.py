@@ -10,8 +10,6 @@ from vivit_train.config.compose import (
     replaced,
 )
 from vivit_train.config.folders import (
-    CONFIG_DIR,
-    PROGRAM,
     config_dir_words,
     program,
     use_config_dir,
@@ -22,8 +20,6 @@ from vivit_train.config.used import check_used
 from vivit_train.config.words import command_line, parse_overrides, word_of
 
 __all__ = [
-    "CONFIG_DIR",
-    "PROGRAM",
     "check_lora",
     "check_schedule",
     "check_used",

@@ -47,7 +47,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != "" and "\0" not in value
 
 
-def whole(least: int = 1, most: int = MOST) -> Kind:
+def whole(least: int, most: int = MOST) -> Kind:
     """A whole number; 2.0 is none."""
     upper = "or more" if most == MOST else f"to {most:,}"
     return Kind(
@@ -105,12 +105,11 @@ def list_of(kind: Kind, length: int | None = None, least: int = 0) -> Kind:
     )
 
 
-def interval(most: float | None = None) -> Kind:
+def interval(most: float) -> Kind:
     """A range of positive numbers."""
     end = number(above=0, most=most)
-    limit = "" if most is None else f" <= {most:g}"
     return Kind(
-        f"a list [smallest, largest] with 0 < smallest <= largest{limit}",
+        f"a list [smallest, largest] with 0 < smallest <= largest <= {most:g}",
         lambda value: list_of(end, 2).fits(value) and value[0] <= value[1],
         is_nested=True,
     )
@@ -120,11 +119,7 @@ def mapping_of(kind: Kind, example: str) -> Kind:
     """A mapping from words to values of one kind."""
     return Kind(
         f"a mapping such as {example}",
-        lambda value: (
-            isinstance(value, Mapping)
-            and all(isinstance(key, str) for key in value)
-            and all(kind.fits(entry) for entry in value.values())
-        ),
+        lambda value: arguments.fits(value) and all(map(kind.fits, value.values())),
         is_nested=True,
     )
 
@@ -148,8 +143,7 @@ def parts(example: str) -> Kind:
     return Kind(
         f"a mapping of names to settings that have a _target_, such as {example}",
         lambda value: (
-            isinstance(value, Mapping)
-            and all(isinstance(name, str) for name in value)
+            arguments.fits(value)
             and all(
                 part is None or (isinstance(part, Mapping) and _is_text(part.get("_target_")))
                 for part in value.values()
@@ -164,7 +158,7 @@ def off(option: str) -> Kind:
     return Kind(f"null; {option} turns it on", null.fits)
 
 
-no_limit = Kind("-1 for no limit", lambda value: choice(-1).fits(value))
+no_limit = Kind("-1 for no limit", choice(-1).fits)
 null = Kind("null", lambda value: value is None)
 switch = Kind("true or false", lambda value: isinstance(value, bool))
 share = number(least=0, most=1)

@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -36,7 +37,7 @@ class Call(NamedTuple):
     words: list[str]
     is_sweep: bool
     composes: bool
-    config_dir: str | None = None
+    config_dir: str | None
 
 
 def command_line(arguments: Sequence[str]) -> Call:
@@ -69,10 +70,10 @@ def command_line(arguments: Sequence[str]) -> Call:
     if added and not composes:  # Hydra itself refuses new keys, but for these
         refuse(f"{added[0]}: no key can be added to another configuration")
     words = as_written(parsed.overrides, parsed.multirun)
-    if composes and parsed.config_dir is not None:
+    config_dir = parsed.config_dir if composes else None
+    if config_dir is not None:
         flags = _without_config_dir(flags)
-        return Call(flags, words, parsed.multirun, composes, parsed.config_dir)
-    return Call(flags, words, parsed.multirun, composes)
+    return Call(flags, words, parsed.multirun, composes, config_dir)
 
 
 def _without_config_dir(flags: Sequence[str]) -> list[str]:
@@ -142,6 +143,12 @@ def word_of(key: str, value: str) -> str:
     quoted = QuotedString(literal, Quote.single).with_quotes()
     is_plain = _quote(f"{key}={literal}", sweeps=False) == f"{key}={quoted}"
     return f"{key}={literal if is_plain else quoted}"
+
+
+def in_shell(words: Iterable[str]) -> str:
+    """``key=value`` words as they are written in a shell."""
+    named = (word.partition("=") for word in words)
+    return " ".join(f"{key}={shlex.quote(value)}" for key, _, value in named)
 
 
 def parse_overrides(words: Sequence[str], sweeps: bool = False) -> list[Override]:

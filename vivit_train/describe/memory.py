@@ -39,6 +39,11 @@ OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2, "torch": 2}
 USABLE = 0.85
 
 
+def types_of(precision: str) -> tuple[torch.dtype, torch.dtype | None]:
+    """What `PRECISIONS` has for a precision, also by its short name; else that of ``32-true``."""
+    return PRECISIONS.get(SHORT_PRECISIONS.get(precision, precision), PRECISIONS["32-true"])
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes that a training step needs on one device.

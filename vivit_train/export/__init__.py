@@ -50,6 +50,12 @@ class Report:
     difference: float
     tolerance: float
 
+    def __str__(self) -> str:
+        return (
+            f"loaded back with {self.reader}: largest difference of logits {self.difference:.2g}, "
+            f"allowed {self.tolerance:.0e}"
+        )
+
 
 @torch.no_grad()
 def export(classifier: Classifier, format_name: str, output: Path, clips: Tensor) -> Report:
@@ -97,7 +103,7 @@ def relative_difference(ours: Tensor, reference: Tensor) -> float:
 FORMATS = {
     "huggingface": Format(huggingface.write, huggingface.read, 1e-5, own_resize=True),
     "safetensors": Format(safetensors.write, safetensors.read, 1e-6),
-    "lora": Format(lora.write, lora.read, 1e-6),
+    "lora": Format(lora.write, safetensors.read, 1e-6),
     "torch-export": Format(torch_export.write, torch_export.read, 1e-6),
     "onnx": Format(onnx.write, onnx.read, 1e-4, own_resize=True),
 }

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,6 +11,8 @@ from markupsafe import Markup
 
 from vivit_train.class_names import shorten
 from vivit_train.classifier import Classifier
+from vivit_train.config.words import in_shell
+from vivit_train.describe.counts import size
 from vivit_train.errors import UserError
 from vivit_train.io.layout import SplitDigest
 from vivit_train.io.terminal import printable
@@ -130,12 +131,8 @@ def code(text: str, language: str = "") -> Markup:
     """A block of code, fenced by more backticks than the text has in a row."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}{language}\n{printable_lines(text)}\n{fence}")
-
-
-def printable_lines(text: str) -> str:
-    """Lines that are `printable` each."""
-    return "\n".join(printable(line) for line in text.strip("\n").split("\n"))
+    lines = "\n".join(printable(line) for line in text.strip("\n").split("\n"))
+    return Markup(f"{fence}{language}\n{lines}\n{fence}")
 
 
 def base_of(settings: Mapping[str, Any]) -> tuple[str, str | None] | None:
@@ -222,7 +219,7 @@ def facts_of(
     """What was trained, on what and how: a value by its name, without what is not known."""
     settings, results = content.run.settings, content.results
     height, width = classifier.model.arguments.frame_size
-    parameters = sum(p.numel() for p in classifier.model.parameters())
+    parameters = size(classifier.model)
     name = settings.get("model.name") or "ViViT"
     facts: dict[str, Any] = {
         "model": f"{name}, {settings.get('model.attention')}, {parameters / 1e6:.2f} M parameters",
@@ -264,8 +261,7 @@ def command_of(settings: Mapping[str, Any]) -> str | None:
         words = words_of(dict(settings))
     except UserError:
         return None
-    named = (word.partition("=") for word in [*words, "data.root=VIDEOS"])
-    return " ".join(["vivit train", *(f"{key}={shlex.quote(value)}" for key, _, value in named)])
+    return f"vivit train {in_shell([*words, 'data.root=VIDEOS'])}"
 
 
 def limits_of(classifier: Classifier, content: Content) -> list[str]:

@@ -18,9 +18,6 @@ class FramesToLogits(nn.Module):
     It resizes with the operator that `Processor` uses on a CPU. In ``torch.export`` the pixels are
     the same; ONNX Runtime rounds on its own, and may differ as `transforms.resize` may from Pillow.
 
-    Args:
-        classifier: What to export.
-
     Raises:
         UserError: If the processor makes frames of no fixed size.
     """

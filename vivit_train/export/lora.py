@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vivit_train.classifier import Classifier, load_classifier
+from vivit_train.classifier import Classifier
 from vivit_train.errors import UserError
 from vivit_train.export.description import description_of, metadata_of, write_json
 from vivit_train.io.files import user_path
@@ -50,11 +50,6 @@ def write(classifier: Classifier, folder: Path) -> None:
     save_file(held, folder / "model.safetensors", metadata_of(classifier))
     told = description_of(classifier) | {"base": {"source": source, "sha256": digest(kept)}}
     write_json(folder / DESCRIPTION, told)
-
-
-def read(folder: Path) -> tuple[str, Classifier]:
-    """Loads the folder with our own reader, and the weights that it names."""
-    return "vivit-train", load_classifier(folder)
 
 
 def _start_of(classifier: Classifier) -> str | None:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vivit_train.classifier import load_classifier
+from vivit_train.config.changes import values
 from vivit_train.config.saved import read_values
 from vivit_train.errors import UserError
 from vivit_train.export import Report, export
@@ -29,7 +30,6 @@ from vivit_train.io.layout import (
 from vivit_train.io.terminal import csv_text
 from vivit_train.report.content import Content
 from vivit_train.report.page import page_of
-from vivit_train.runs.comparison import flat
 from vivit_train.runs.run_dir import write_config, write_results
 from vivit_train.runs.splits import known_splits
 
@@ -137,7 +137,7 @@ def write_publication(scored: Scored, repo_id: str, license: str, output: Path) 
 
 def _public_content(content: Content, repo_id: str, config: Mapping[str, Any]) -> Content:
     """What the report and the card are made of, without anything private."""
-    run = replace(content.run, path=Path(repo_id), settings=dict(flat(config)))
+    run = replace(content.run, path=Path(repo_id), settings=dict(values(config)))
     videos = [{**row, "video": public(row["video"])} for row in content.videos]
     return replace(content, run=run, results=public(content.results), videos=videos)
 

@@ -1,10 +1,9 @@
 """The folder of an export appears under its name only once it is whole."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vivit_train.errors import UserError
@@ -44,6 +43,6 @@ def staged(output: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in made:
-            with contextlib.suppress(OSError):  # not made, or another's files are in it
+            with suppress(OSError):  # not made, or another's files are in it
                 parent.rmdir()
         raise

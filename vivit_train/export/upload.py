@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, first_line
 
 
 def push(folder: Path, repo_id: str, public: bool) -> tuple[str, str]:
@@ -34,11 +34,10 @@ def push(folder: Path, repo_id: str, public: bool) -> tuple[str, str]:
         raise
     # The hub's client raises its own exceptions, requests' or httpx's, as versions differ.
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
-            f"{repo_id} could not be pushed to {api.endpoint} ({reason[0]}). Log in with `hf auth "
-            f"login`, or set HF_TOKEN to a token that may write there. {folder} is whole: the same "
-            "command pushes it"
+            f"{repo_id} could not be pushed to {api.endpoint} ({first_line(error)}). Log in with "
+            f"`hf auth login`, or set HF_TOKEN to a token that may write there. {folder} is whole: "
+            "the same command pushes it"
         ) from error
     return str(address), done.oid
 

@@ -20,9 +20,6 @@ def written_whole(
         put: Renames the file, which has another name in the same folder, to its place; ``None``:
             `os.replace`.
 
-    Yields:
-        The open file.
-
     Raises:
         OSError: With the name of the file.
     """

@@ -49,7 +49,7 @@ def damage(archive: Path) -> str | None:
     try:
         with zipfile.ZipFile(archive) as parts:
             unpacked, size = sum(i.file_size for i in parts.infolist()), archive.stat().st_size
-            if unpacked > max_unpacked(size):
+            if unpacked > max(MOST_BYTES, MOST_RATIO * size):
                 return (
                     f"its {size:,} bytes unpack to {unpacked:,}, more than {MOST_RATIO} times as "
                     "many, which no weights do"
@@ -58,11 +58,6 @@ def damage(archive: Path) -> str | None:
     except Exception as error:  # what a damaged header leads to is not documented
         return f"{type(error).__name__}: {error}"
     return None if name is None else f"the checksum of its part {name} does not match"
-
-
-def max_unpacked(size: int) -> int:
-    """Bytes that a file of so many bytes may take in memory."""
-    return max(MOST_BYTES, MOST_RATIO * size)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 # A run's folder.
 # runs/run_dir -> runs/resume, runs/comparison: the resolved configuration
 CONFIG_FILE = "config.yaml"
-# runs/run_dir -> the same when resuming, runs/comparison, runs/diagnosis, sweep/search
+# runs/metrics_csv -> the same when resuming, runs/comparison, runs/diagnosis, sweep/search
 METRICS_FILE = "metrics.csv"
 # runs/run_dir -> runs/comparison, sweep/search: the scores of the test
 RESULTS_FILE = "results.json"

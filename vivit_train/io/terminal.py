@@ -49,12 +49,7 @@ def is_rank_zero() -> bool:
 
 
 def say(line: object, file: TextIO | None = None) -> None:
-    """Prints one line, `printable` and at once.
-
-    Args:
-        line: What to print.
-        file: Where to; ``None``: standard output.
-    """
+    """Prints one line, `printable` and at once, to standard output where no file is given."""
     file = file or sys.stdout
     # A terminal may know fewer characters than there are.
     encoding = file.encoding or "utf-8"

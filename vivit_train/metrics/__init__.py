@@ -9,7 +9,6 @@ from vivit_train.metrics.accuracy import (
     VideoAccuracy,
     joint_labels,
     joint_logits,
-    ranks,
 )
 from vivit_train.metrics.average_precision import MultiLabelScores, average_precision
 
@@ -22,7 +21,6 @@ __all__ = [
     "average_precision",
     "joint_labels",
     "joint_logits",
-    "ranks",
     "scores_for",
 ]
 

@@ -95,17 +95,6 @@ def _layers(model: ViViT) -> list[Attention]:
     return [module for module in model.modules() if isinstance(module, Attention)]
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of the attention kernel: the layout of queries and keys, and dropout."""
-
-    q_shape: tuple[int, ...]
-    q_stride: tuple[int, ...]
-    k_shape: tuple[int, ...]
-    k_stride: tuple[int, ...]
-    dropout: float
-
-
 def settle_kernel(model: ViViT, clips: Tensor, dtype: torch.dtype, kernel: str) -> str:
     """The kernels that compute a model's attention for clips of this size, asked of torch.
 

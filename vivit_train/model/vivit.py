@@ -190,7 +190,7 @@ class ViViT(nn.Module):
 
 
 def pool(x: Tensor, pooling: str) -> Tensor:
-    """Tokens to one representation: ``[..., N, D]`` -> ``[..., D]``, by one of ``POOLINGS``."""
+    """Tokens to one representation: ``[..., N, D]`` -> ``[..., D]``, as `Arguments` says."""
     if pooling == "mean":
         return x.mean(dim=-2)
     if pooling == "max":

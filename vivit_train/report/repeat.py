@@ -1,14 +1,14 @@
 """The command that repeats a run, from the configuration that it saved."""
 
 import json
-import shlex
 from typing import Any
 
 from vivit_train.config import compose_config, to_plain, word_of
+from vivit_train.config.changes import values
 from vivit_train.config.folders import CONFIG_DIR, program
 from vivit_train.config.keys import KEYS
+from vivit_train.config.words import in_shell
 from vivit_train.errors import UserError
-from vivit_train.runs.comparison import flat
 
 # What a run has of its own, and what follows from other keys.
 _OF_THE_RUN = (
@@ -20,7 +20,7 @@ def words_of(settings: dict[str, Any]) -> list[str]:
     """``key=value`` words with which ``train.py`` has the settings of a run.
 
     Args:
-        settings: Flat, as `vivit_train.runs.comparison.flat` gives them of a config.yaml.
+        settings: Flat, as `vivit_train.config.changes.values` gives them of a config.yaml.
 
     Returns:
         The options of the groups `model`, `data` and `optim` by their names, then what differs
@@ -36,7 +36,7 @@ def words_of(settings: dict[str, Any]) -> list[str]:
         if (CONFIG_DIR / group / f"{settings.get(f'{group}.name')}.yaml").is_file()
     }
     words = [f"{group}={option}" for group, option in groups.items()]
-    stock = dict(flat(to_plain(compose_config([*words, "data.root=."]), needs_weights=False)))
+    stock = dict(values(to_plain(compose_config([*words, "data.root=."]), needs_weights=False)))
     told = {key: value for key, value in settings.items() if key not in _OF_THE_RUN}
     if unknown := sorted(told.keys() - stock.keys()):
         raise UserError(f"no words set {', '.join(unknown)}, which the run has")
@@ -52,5 +52,4 @@ def _word(key: str, value: Any) -> str:
 
 def command_of(settings: dict[str, Any]) -> str:
     """The command that repeats a run, for a shell."""
-    named = (word.partition("=") for word in words_of(settings))
-    return " ".join([program(), *(f"{k}={shlex.quote(v)}" for k, _, v in named)])
+    return f"{program()} {in_shell(words_of(settings))}"

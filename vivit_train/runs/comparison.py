@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vivit_train.config.changes import values
 from vivit_train.config.saved import read_values
 from vivit_train.errors import UserError
 from vivit_train.io.files import errors_name
@@ -106,7 +107,7 @@ def read_run(folder: Path) -> Run:
         run.chosen = {key: value for key, _, value in named}
         error, pruned = trial.error, trial.pruned
     if (folder / CONFIG_FILE).is_file():
-        run.settings = dict(flat(read_values(folder / CONFIG_FILE)))
+        run.settings = dict(values(read_values(folder / CONFIG_FILE)))
     if (folder / RESULTS_FILE).is_file():
         results = read_json(folder / RESULTS_FILE)
         run.state = "finished"
@@ -139,17 +140,6 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def flat(config: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of a nested configuration."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            pairs += flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
-
-
 class Comparison:
     """The table of runs, best first.
 
@@ -179,7 +169,7 @@ class Comparison:
         self.rows: list[dict[str, Any]] = [
             {
                 "run": str(run.path),
-                **{key: values[runs.index(run)] for key, values in differing.items()},
+                **{key: found[runs.index(run)] for key, found in differing.items()},
                 **{name: run.scores.get(name) for name in names},
                 "num_videos": run.num_videos,
                 "state": run.state,

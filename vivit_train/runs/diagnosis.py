@@ -129,8 +129,8 @@ class Case:
 Cause = tuple[float, str]  # how much speaks for it, from 0 to 1, and the words
 
 
-def likely_causes(case: Case, most: int = 2) -> list[str]:
-    """The likeliest causes, each with what mends it; at least one."""
+def likely_causes(case: Case) -> list[str]:
+    """The two likeliest causes, each with what mends it; at least one."""
     found = [
         cause
         for judge in (
@@ -148,7 +148,7 @@ def likely_causes(case: Case, most: int = 2) -> list[str]:
         for cause in judge(case)
     ]
     found.sort(key=lambda cause: -cause[0])  # of equals the first named stays first
-    first, *others = found[:most]
+    first, *others = found[:2]
     return [first[1], *(text for sure, text in others if sure > DOUBTFUL)]
 
 

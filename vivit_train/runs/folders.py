@@ -81,17 +81,16 @@ def run_folder(config: DictConfig, begun: bool) -> Iterator[None]:
         config.run_dir = str(folder)
         checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
         if checkpoint is None or run_of(checkpoint.resolve()) != folder.resolve():
-            check_unused(folder, "run_dir", begun)
+            check_unused(folder, begun)
         remove_temporaries(folder)
         yield
 
 
-def check_unused(folder: Path, key: str, begun: bool = False) -> None:
+def check_unused(folder: Path, begun: bool) -> None:
     """Refuses to write a new run over another.
 
     Args:
         folder: Where the new run would write.
-        key: What the user calls it.
         begun: Whether a run without a checkpoint and without results may be there.
 
     Raises:
@@ -104,7 +103,7 @@ def check_unused(folder: Path, key: str, begun: bool = False) -> None:
     names = [str(path.relative_to(folder)) for path in held if path.exists()]
     if names:
         raise UserError(
-            f"{key}={folder} holds a run already ({', '.join(names)}). Resume that run with "
+            f"run_dir={folder} holds a run already ({', '.join(names)}). Resume that run with "
             f"run_dir={folder} ckpt_path=auto, or give this one another folder"
         )
 
@@ -133,9 +132,6 @@ def owned(path: Path, key: str, is_new: bool = False) -> Iterator[Path]:
         path: The folder.
         key: What the user calls it, for messages.
         is_new: Whether the folder gets another name where it exists.
-
-    Yields:
-        The folder.
 
     Raises:
         UserError: If it cannot be written, or another process owns it.

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from vivit_train.config.changes import values
 from vivit_train.config.keys import in_words
 from vivit_train.config.target import build_named
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, first_line
 from vivit_train.io.files import write_whole
 from vivit_train.io.layout import METRICS_FILE, MLFLOW_FILE
 from vivit_train.io.terminal import is_rank_zero, said_if_long, say
@@ -65,11 +65,7 @@ def build_loggers(logger: dict[str, Any], run_dir: Path, name: str) -> list[Logg
 
 
 class MetricsCsv(Logger):
-    """Writes every logged metric to metrics.csv.
-
-    Args:
-        path: The file.
-    """
+    """Writes every logged metric to metrics.csv."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -144,7 +140,7 @@ class Wandb(WandbLogger):
         except Exception as error:
             self.failed = True
             say(
-                f"warning: wandb has failed ({_first_line(error)}) and is left out from here on; "
+                f"warning: wandb has failed ({first_line(error)}) and is left out from here on; "
                 "metrics.csv has all that is logged",
                 file=sys.stderr,
             )
@@ -183,7 +179,7 @@ def _wandb(settings: dict[str, Any], run_dir: Path, name: str) -> Wandb:
         try:
             _ = logger.experiment  # on rank 0 it asks the server
         except Exception as error:
-            reason = f"the server does not take the run ({_first_line(error)})"
+            reason = f"the server does not take the run ({first_line(error)})"
             logger = build("offline")
     if reason and is_rank_zero():
         say(f"wandb: {reason}; logging offline, `wandb sync {run_dir}/wandb/offline-*` sends it")
@@ -204,7 +200,7 @@ def _mlflow(settings: dict[str, Any], run_dir: Path, name: str) -> Mlflow:
         raise UserError(f"logger=mlflow needs MLflow: pip install mlflow ({error})") from None
     except Exception as error:  # of its own, its database's or its server's
         raise UserError(
-            f"logger=mlflow: {given['tracking_uri']} refuses the run ({_first_line(error)}): check "
+            f"logger=mlflow: {given['tracking_uri']} refuses the run ({first_line(error)}): check "
             "logger.mlflow.tracking_uri, or MLFLOW_TRACKING_URI, and logger.mlflow.run_id"
         ) from error
     if is_rank_zero():
@@ -223,11 +219,6 @@ def begun_in(run_dir: Path) -> str | None:
     """
     folders = sorted((run_dir / "wandb").glob("run-*-*"))
     return folders[-1].name.split("-", 2)[2] if folders else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def why_wandb_is_offline() -> str | None:

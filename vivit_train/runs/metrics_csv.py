@@ -54,9 +54,6 @@ class MetricsFile:
     It survives resuming: the rows that there were when the checkpoint was written are kept, later
     ones (of the part that is trained again) are dropped.
 
-    Args:
-        path: The file.
-
     Attributes:
         rows: All rows, written or not: ``step``, ``epoch`` and the metrics.
     """

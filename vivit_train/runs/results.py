@@ -13,6 +13,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import say
 from vivit_train.module import VivitModule
+from vivit_train.runs.comparison import SCORES
 from vivit_train.runs.run_dir import versions
 
 
@@ -78,8 +79,7 @@ def hardware(device: torch.device) -> str:
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """The scores of results.json that are worth a line on the screen."""
-    main = ["top1", "top5", "map", "micro_map", "mean_class_accuracy", "micro_f1", "macro_f1"]
-    main.append("num_videos")
+    main = [*SCORES, "num_videos"]
     if results["num_videos_scored"] < results["num_videos"]:
         main.append("num_videos_scored")
     per_head = [name for name in results if name.endswith(("_top1", "_top5"))]

@@ -21,7 +21,7 @@ from vivit_train.config import (
 from vivit_train.config.changes import check_changes, differences, values
 from vivit_train.config.folders import program
 from vivit_train.config.saved import check_extra, extra_targets, is_foreign
-from vivit_train.config.words import Call
+from vivit_train.config.words import Call, in_shell
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
 from vivit_train.io.foreign import damage
@@ -40,9 +40,8 @@ def resume_command(checkpoint: Path) -> str:
         if is_foreign(config.data._target_):
             words.append(f"data._target_={config.data._target_}")
         words += [f"{key}={target}" for key, target in extra_targets(config)]
-    named = (word.partition("=") for word in words)
     where = map(shlex.quote, config_dir_words())  # in which classes of the user's may lie
-    return " ".join([program(), *where, *(f"{k}={shlex.quote(value)}" for k, _, value in named)])
+    return " ".join([program(), *where, in_shell(words)])
 
 
 def check_whole(checkpoint: Path) -> None:

@@ -281,8 +281,8 @@ def _say_split(data: VideoDataModule) -> None:
 
 
 @rank_zero_only
-def _print_weakest(flawed: list[dict[str, Any]], score: str, number: int = 3) -> None:
-    weakest = sorted(flawed, key=lambda row: row[score])[:number]
+def _print_weakest(flawed: list[dict[str, Any]], score: str) -> None:
+    weakest = sorted(flawed, key=lambda row: row[score])[:3]
     if weakest:
         shown = ", ".join(f"{row['class']} {row[score]:.2f}" for row in weakest)
         say(f"weakest classes: {shown} (classes.csv)")

@@ -96,8 +96,6 @@ class LocalLauncher:
     """
 
     def __init__(self, n_jobs: int) -> None:
-        if n_jobs < 1:
-            raise UserError(f"hydra.launcher.n_jobs must be 1 or more, got {n_jobs}")
         self.n_jobs = n_jobs
         self.gpus = visible_gpus() if n_jobs > 1 else []
         if self.gpus and len(self.gpus) < n_jobs:

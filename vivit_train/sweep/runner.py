@@ -22,10 +22,6 @@ class Sweep:
     """Runs what a search proposes where a launcher says, whatever becomes of single trials.
 
     Signals that stop a run are passed on to the trials, which save; no more are then started.
-
-    Args:
-        search: Proposes the trials.
-        launcher: Runs them.
     """
 
     def __init__(

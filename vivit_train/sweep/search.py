@@ -78,7 +78,7 @@ class OptunaSearch:
         prune: Whether to stop trials whose validation lags behind the median.
 
     Raises:
-        UserError: If a setting is not one of these, or the folder holds another search.
+        UserError: If there is no such score, nothing to search, or the folder holds another search.
     """
 
     @_names_the_study
@@ -93,25 +93,20 @@ class OptunaSearch:
         seed: int,
         prune: bool,
     ) -> None:
-        for name, value, choices in (
-            ("direction", direction, ("maximize", "minimize")),
-            ("sampler", sampler, tuple(_SAMPLERS)),
-        ):
-            if value not in choices:
-                raise UserError(f"hydra.sweeper.{name}={value} is not one of {', '.join(choices)}")
         if metric not in SCORES and not metric.endswith(("_top1", "_top5")):
             raise UserError(
                 f"hydra.sweeper.metric={metric} is not a score of results.json: "
                 f"{', '.join(METRICS)}"
             )
-        self.space = {o.get_key_element(): distribution(o) for o in overrides if varies(o)}
+        varied = [o for o in overrides if o.is_sweep_override()]
+        self.space = {o.get_key_element(): distribution(o) for o in varied}
         if not self.space:
             raise UserError(
                 "hydra/sweeper=optuna: nothing to search; give an interval or choices, e.g. "
                 '"optim.lr=tag(log,interval(1e-5,1e-3))"'
             )
         self.home = home
-        self.fixed = [o.input_line or "" for o in overrides if not varies(o)]
+        self.fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
         self.n_trials = n_trials
         self.metric = metric
         self.prune = prune
@@ -205,11 +200,6 @@ class OptunaSearch:
                     f"{self.home} holds a search with another {name}: {before}, now {text}. Repeat "
                     "its command, or give another hydra.sweep.dir"
                 )
-
-
-def varies(override: Override) -> bool:
-    """Whether an override has several values."""
-    return override.is_sweep_override()
 
 
 def distribution(override: Override) -> BaseDistribution:

@@ -44,15 +44,16 @@ class SlurmLauncher:
         setup: Shell command before the run.
 
     Raises:
-        UserError: If there is no SLURM here, or a size is not valid.
+        UserError: If there is no SLURM here, or ``signal_seconds`` is less than 1.
     """
 
     def __init__(
         self, n_jobs: int, signal_seconds: int, sbatch: Mapping[str, Any], setup: str
     ) -> None:
-        for name, value in (("n_jobs", n_jobs), ("signal_seconds", signal_seconds)):
-            if value < 1:
-                raise UserError(f"hydra.launcher.{name} must be 1 or more, got {value}")
+        if signal_seconds < 1:
+            raise UserError(
+                f"hydra.launcher.signal_seconds must be 1 or more, got {signal_seconds}"
+            )
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm: there is no sbatch on this machine; start the sweep on the "

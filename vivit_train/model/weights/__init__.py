@@ -120,8 +120,8 @@ def frozen(weights: Weights, base: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: base[name].to(dtype) for name in names & base.keys()}
 
 
-def _locate(source: str | Path) -> tuple[Path, str | None]:
-    """The file or folder of a source, downloaded if need be, and what to call it if not that."""
+def _locate(source: str | Path) -> tuple[Path, str]:
+    """The file or folder of a source, downloaded if need be, and what to call a folder."""
     path = user_path(source)
     try:
         path.stat()
@@ -132,7 +132,7 @@ def _locate(source: str | Path) -> tuple[Path, str | None]:
         raise UserError(f"{str(source)[:300]!r} cannot be opened: {reason}") from None
     path = resolve_checkpoint(path)
     if path.exists():
-        return path, None
+        return path, f"Hugging Face folder {path}"
     wanted = hub_id(source)
     if wanted and (path.suffix not in SUFFIXES or str(source).startswith("hf:")):
         return download(wanted), f"Hugging Face hub {source}"

@@ -76,7 +76,7 @@ class Weights:
     multi_label: bool = False
     config: dict[str, Any] | None = None
     lora: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    base: "Base | None" = None
+    base: Base | None = None
 
 
 def read_tensors(path: Path, verify: bool = True) -> Any:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, first_line
 
 # A path has one slash where the address has two.
 _ADDRESS = re.compile(r"(?:hf:/{1,2})?(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
@@ -49,12 +49,11 @@ def download(wanted: HubId) -> Path:
             )
         # The hub's client raises its own exceptions, requests' or httpx's, as versions differ.
         except Exception as error:
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             at = f" at the revision {wanted.revision}" if wanted.revision else ""
             raise UserError(
                 f"{wanted.repo_id} is no file or folder here, and could not be fetched from the "
-                f"Hugging Face hub{at} ({reason[0]}). Correct the path or the name; without "
-                "network, download the repository elsewhere and give the path of its folder"
+                f"Hugging Face hub{at} ({first_line(error)}). Correct the path or the name; "
+                "without network, download the repository elsewhere and give the path of its folder"
             ) from error
         if any(folder.glob(patterns[1])):
             break

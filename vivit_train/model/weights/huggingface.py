@@ -110,23 +110,18 @@ def _invert_layouts() -> dict[str, tuple[str, int, int]]:
 _INVERSE = _invert_layouts()
 
 
-def read_folder(folder: Path, origin: str | None = None) -> Weights:
+def read_folder(folder: Path, origin: str) -> Weights:
     """Reads what ``save_pretrained`` wrote, in one file or in shards.
 
     Args:
         folder: Holds ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``.
-        origin: What to call it in messages, if not by its path.
-
-    Returns:
-        The weights.
+        origin: What to call it in messages.
 
     Raises:
         UserError: If a file is absent, broken or of another model.
     """
-    origin = origin or f"Hugging Face folder {folder}"
-    _check_folder(folder, origin)
     # Before the weights, which may be of another model and large.
-    config = _read_config(folder)
+    config = _read_config(folder, origin)
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{origin} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
@@ -134,15 +129,13 @@ def read_folder(folder: Path, origin: str | None = None) -> Weights:
     return _convert(origin, tensors, config, _read_processor(folder))
 
 
-def describe_folder(folder: Path, origin: str | None = None) -> Weights:
+def describe_folder(folder: Path, origin: str) -> Weights:
     """What the files beside the weights say, see `read_folder`: ``state`` is empty.
 
     Raises:
         UserError: If a file is absent, broken or of another model.
     """
-    origin = origin or f"Hugging Face folder {folder}"
-    _check_folder(folder, origin)
-    config = _read_config(folder)
+    config = _read_config(folder, origin)
     is_video = config.get("model_type") == "vivit"
     return Weights(
         origin=origin,
@@ -168,19 +161,18 @@ def read_file(path: Path) -> Weights:
     Raises:
         UserError: If the file is broken or of another model.
     """
+    config = None
+    origin = f"Hugging Face file {path}"
     if (path.parent / "config.json").is_file():
-        config, origin = _read_config(path.parent), f"Hugging Face file {path}"
+        config = _read_config(path.parent, origin)
     else:
-        config, origin = None, f"Hugging Face file {path} (no config.json beside it)"
+        origin += " (no config.json beside it)"
     return _convert(origin, _read_file(path), config, _read_processor(path.parent))
 
 
-def _check_folder(folder: Path, origin: str) -> None:
+def _read_config(folder: Path, origin: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{origin} has no config.json, which a folder of Hugging Face's has")
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     for key, kind in CONFIG_TYPES.items():
         if not is_of(config.get(key), kind | None):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vivit_train.errors import UserError
+from vivit_train.errors import UserError, first_line
 from vivit_train.io.foreign import damage, is_of
 from vivit_train.model.weights.files import (
     Weights,
@@ -63,9 +63,6 @@ def read_scenic(path: Path) -> Weights:
     Args:
         path: The msgpack file, usually called ``checkpoint`` or ``checkpoint_<step>``.
 
-    Returns:
-        The weights.
-
     Raises:
         UserError: If msgpack is not installed, or the file is broken or of another program.
     """
@@ -111,7 +108,7 @@ def read_npz(path: Path) -> Weights:
         with np.load(path, allow_pickle=False) as file:
             leaves = {name: torch.from_numpy(file[name].copy()) for name in file.files}
     except Exception as error:  # zipfile's, zlib's, numpy's, ...
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        reason = first_line(error)[:80]
         if "allow_pickle" in str(error):
             reason = "it holds Python objects, which could run code"
         raise UserError(
