@@ -130,7 +130,7 @@ Cause = tuple[float, str]  # how much speaks for it, from 0 to 1, and the words
 
 
 def likely_causes(case: Case) -> list[str]:
-    """The two likeliest causes, each with what mends it; at least one."""
+    """The likeliest causes, one or two, each with what mends it."""
     found = [
         cause
         for judge in (
