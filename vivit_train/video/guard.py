@@ -91,6 +91,10 @@ class Guard(Generic[Argument, Result]):
             Exception: What the function raised.
         """
         self.send(argument)
+        return self.answer()
+
+    def answer(self) -> Result:
+        """Waits for the answer to the first call that has none; raises as the call itself does."""
         while True:
             answered, result = self.receive()
             if answered:

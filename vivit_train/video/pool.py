@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import islice
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ def guarded_map(
     waiting = iter(arguments)
     try:
         while True:
-            for argument in _take(waiting, len(idle)):
+            for argument in list(islice(waiting, len(idle))):
                 guard = idle.pop()
                 busy[guard] = argument
                 guard.send(argument)
@@ -55,10 +56,6 @@ def guarded_map(
     finally:
         for guard in [*idle, *busy]:
             guard.close()
-
-
-def _take(waiting: Iterable[Argument], count: int) -> list[Argument]:
-    return [argument for _, argument in zip(range(count), waiting)]
 
 
 def _ready(guards: Sequence[Guard[Argument, Result]]) -> list[Guard[Argument, Result]]:

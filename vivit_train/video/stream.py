@@ -51,7 +51,7 @@ def guarded_stream(
         for number in range(ahead):
             guard.send(number)
         for number in count(ahead):
-            made = _answer(guard)
+            made = guard.answer()
             if made is None:
                 raise Failure("crashed", "the decoding process is gone", None)
             if not made:
@@ -60,11 +60,3 @@ def guarded_stream(
             yield made[0]
     finally:
         guard.close()
-
-
-def _answer(guard: Guard[int, tuple[Piece] | tuple[()] | None]) -> tuple[Piece] | tuple[()] | None:
-    while True:
-        answered, made = guard.receive()
-        if answered:
-            answer: tuple[Piece] | tuple[()] | None = made
-            return answer

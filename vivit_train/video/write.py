@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -62,12 +62,11 @@ def write_video(
             "rate be above 0"
         )
     _, height, width, _ = frames.shape
-    # The suffix stays last: the container is chosen by it.
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         images = (av.VideoFrame.from_ndarray(image, format="rgb24") for image in frames)
-        _encode(partial, enumerate(images), 1 / Fraction(fps), Fraction(fps), codec, options or {})
-        os.replace(partial, path)
+        tick, fps = 1 / Fraction(fps), Fraction(fps)
+        with _whole(path) as partial:
+            _encode(partial, enumerate(images), tick, fps, codec, options or {})
     except UserError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -75,6 +74,16 @@ def write_video(
             f"{path}: {codec} with options {options} cannot write {width}x{height} frames into a "
             f"{path.suffix or 'suffixless'} file ({error}); change one of these"
         ) from error
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside a file, to write to: the file takes its place once all within is done."""
+    # The suffix stays last: the container is chosen by it.
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -156,7 +165,6 @@ def reencode_video(
         OSError: If the target cannot be written.
     """
     target = Path(target)
-    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
     container_format = {".mkv": "matroska", ".mov": "mov"}.get(target.suffix.lower(), "mp4")
     with VideoReader(source, "pyav") as reader:
         num_frames = reader.num_frames
@@ -175,19 +183,17 @@ def reencode_video(
 
     container, stream = open_video(source)
     try:
-        with container:
-            tick, fps = _clock(container, stream)
-            frames = small(_frames(str(source), container, stream, num_frames))
-            _encode(partial, frames, tick, fps, "libx264", encoding.options(), container_format)
-        _check_copy(partial, [time * tick for time in times])
-        _check_content(partial, samples, np.stack(thumbnails))
-        os.replace(partial, target)
+        with _whole(target) as partial:
+            with container:
+                tick, fps = _clock(container, stream)
+                frames = small(_frames(str(source), container, stream, num_frames))
+                _encode(partial, frames, tick, fps, "libx264", encoding.options(), container_format)
+            _check_copy(partial, [time * tick for time in times])
+            _check_content(partial, samples, np.stack(thumbnails))
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise ValueError(f"no copy can be encoded: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return num_frames
 
 
@@ -213,24 +219,23 @@ def redraw_video(
     from vivit_train.video.guard import DECODE_SECONDS, Failure
     from vivit_train.video.stream import guarded_stream
 
-    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
     try:
-        with closing(guarded_stream(lambda: _pictures(str(source)), DECODE_SECONDS)) as pieces:
+        with (
+            _whole(target) as partial,
+            closing(guarded_stream(lambda: _pictures(str(source)), DECODE_SECONDS)) as pieces,
+        ):
             tick, fps, _ = next(pieces)
             frames = (
                 (time, av.VideoFrame.from_ndarray(draw(shown, picture.numpy()), format="rgb24"))
                 for time, shown, picture in pieces
             )
             _encode(partial, frames, tick, fps, "libx264", {"preset": "veryfast"})
-        os.replace(partial, target)
     except Failure as failure:
         raise DecoderLost(str(source), failure.reason) from None
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise DecodeError(str(source), f"no copy can be encoded: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pictures(source: str) -> Iterator[tuple[Any, Any, Any]]:

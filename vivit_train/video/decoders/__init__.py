@@ -1,5 +1,6 @@
 """One file for each library that decodes, and what they share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from math import ceil, inf
 from typing import Protocol, SupportsFloat
@@ -48,20 +49,34 @@ class Backend(Protocol):
         ...
 
 
-def one_by_one(
-    frame_of: Callable[[int], np.ndarray], wanted: list[int], look: OnLuma | None
-) -> Iterator[np.ndarray]:
-    """`Backend.stream` of a library that gives frames by number, as RGB.
+class ByNumber(ABC):
+    """What a `Backend` does whose library gives frames by number, as RGB."""
 
-    Most of a colour's brightness is its green.
-    """
-    due = set(wanted)
-    for index in range(wanted[-1] + 1) if wanted and look else wanted:
-        frame = frame_of(index)
-        if look:
-            look(frame[..., 1])
-        if index in due:
-            yield frame
+    num_frames: int
+
+    @abstractmethod
+    def _frame(self, index: int) -> np.ndarray:
+        """uint8 [H, W, 3], upright."""
+
+    def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
+        """One after the other: a batch would hold them all as decoded."""
+        return [on_frame(frame) for frame in self.stream(wanted)]
+
+    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
+        """One by one. Most of a colour's brightness is its green."""
+        due = set(wanted)
+        for index in range(wanted[-1] + 1) if wanted and look else wanted:
+            frame = self._frame(index)
+            if look:
+                look(frame[..., 1])
+            if index in due:
+                yield frame
+
+    def decode_all(self) -> Iterator[int]:
+        """Yields how many have been decoded."""
+        for index in range(self.num_frames):
+            self._frame(index)
+            yield index + 1
 
 
 def span(start: float, end: float, fps: float, num_frames: int) -> tuple[int, int]:

@@ -1,13 +1,12 @@
 """decord 0.6: FFmpeg of 2019; what it may read differently is refused."""
 
-from collections.abc import Iterator
 from io import BytesIO
 
 import decord
 import numpy as np
 
 from vivit_train.video.container import local
-from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one
+from vivit_train.video.decoders import ByNumber
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
 from vivit_train.video.watch import go_on
 
@@ -15,7 +14,7 @@ CONTAINERS = ("mov", "matroska", "avi", "flv")
 CODECS = ("h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9")
 
 
-class Decord:
+class Decord(ByNumber):
     """See `Backend`. PyAV lists the frames; decord has to count as many.
 
     Frames are taken one after the other from the first one on. decord's own way to a frame,
@@ -41,20 +40,6 @@ class Decord:
                 "choose pyav"
             )
 
-    def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
-        """One after the other: a batch would hold them all as decoded."""
-        return [on_frame(frame) for frame in self.stream(wanted)]
-
-    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
-        """One by one."""
-        return one_by_one(lambda index: self._frame(index).asnumpy(), wanted, look)
-
-    def decode_all(self) -> Iterator[int]:
-        """Yields how many have been decoded."""
-        for index in range(self.num_frames):
-            self._frame(index)
-            yield index + 1
-
     def close(self) -> None:
         """Frees the decoder."""
         self._reader = None
@@ -65,7 +50,7 @@ class Decord:
         # a neighbour in their place; by default any number passes unsaid.
         return decord.VideoReader(source, num_threads=1, fault_tol=1e-9)
 
-    def _frame(self, index: int) -> decord.ndarray.NDArray:
+    def _frame(self, index: int) -> np.ndarray:
         index += self._first
         if index < self._next:
             self._reader, self._next = self._open(), 0
@@ -75,4 +60,4 @@ class Decord:
             self._next += 1
         if frame.shape[2] != 3:
             raise ValueError(f"decord cannot show frames {frame.shape[1]} wide: choose pyav")
-        return frame
+        return frame.asnumpy()

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from vivit_train.errors import UserError
 from vivit_train.video.container import MAX_FRAME_PIXELS, is_video
-from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one, span
+from vivit_train.video.decoders import ByNumber, span
 from vivit_train.video.watch import go_on
 
 _NUMBERED = re.compile(
@@ -76,7 +76,7 @@ def list_pictures(folder: str | Path) -> list[str]:
     return [numbers[number] for number in sorted(numbers)]
 
 
-class Pictures:
+class Pictures(ByNumber):
     """See `Backend`. Pictures are decoded by Pillow, whatever decodes videos.
 
     Args:
@@ -124,14 +124,6 @@ class Pictures:
                 "picture_rate=25)"
             )
 
-    def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
-        """One by one."""
-        return [on_frame(frame) for frame in self.stream(wanted)]
-
-    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
-        """One by one."""
-        return one_by_one(self._frame, wanted, look)
-
     def decode_all(self) -> Iterator[int]:
         """Yields how many have been decoded."""
         size = None
@@ -146,7 +138,6 @@ class Pictures:
         """Nothing is open."""
 
     def _frame(self, index: int) -> np.ndarray:
-        """uint8 [H, W, 3], upright."""
         name = self._names[index]
         try:
             with Image.open(os.path.join(self._folder, name), formats=FORMATS) as picture:

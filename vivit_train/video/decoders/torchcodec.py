@@ -1,11 +1,9 @@
 """TorchCodec: the FFmpeg of the system; which frame is due at what time, PyAV says."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from vivit_train.video.container import TIMED, local
-from vivit_train.video.decoders import OnFrame, OnLuma, one_by_one
+from vivit_train.video.decoders import ByNumber
 from vivit_train.video.decoders.listing import list_frames, refuse_unproven
 from vivit_train.video.watch import go_on
 
@@ -18,7 +16,7 @@ except RuntimeError as error:  # what it raises for a library that it does not f
     ) from error
 
 
-class TorchCodec:
+class TorchCodec(ByNumber):
     """See `Backend`. TorchCodec turns frames upright itself, and hides which are damaged.
 
     What its conversion of colours may read differently is refused.
@@ -46,20 +44,6 @@ class TorchCodec:
             num_ffmpeg_threads=1,
             device="cpu",
         )
-
-    def read(self, wanted: list[int], on_frame: OnFrame) -> list[np.ndarray]:
-        """One after the other: a batch would hold them all as decoded."""
-        return [on_frame(frame) for frame in self.stream(wanted)]
-
-    def stream(self, wanted: list[int], look: OnLuma | None = None) -> Iterator[np.ndarray]:
-        """One by one."""
-        return one_by_one(self._frame, wanted, look)
-
-    def decode_all(self) -> Iterator[int]:
-        """Yields how many have been decoded."""
-        for index in range(self.num_frames):
-            self._frame(index)
-            yield index + 1
 
     def close(self) -> None:
         """Frees the decoder."""
