@@ -342,15 +342,16 @@ def load_classifier(source: str | Path, **model: Any) -> Classifier:
         processor = with_crop(processor, network.arguments.image_size)
     told = weights.sampling
     clip_frames = model.get("num_frames", told.get("clip_frames", network.arguments.num_frames))
+    sampling = sampling_of(told, clip_frames)
     classifier = Classifier(
         network,
         processor,
         class_names,
         config=weights.config,
-        sampling=sampling_of(told, clip_frames) or Sampling(clip_frames),
+        sampling=sampling or Sampling(clip_frames),
         eval_views=tuple(told["eval_views"]) if "eval_views" in told else None,
         heads=weights.heads,
-        tells_sampling=sampling_of(told, clip_frames) is not None,
+        tells_sampling=sampling is not None,
         video_rate=told.get("video_rate"),
         multi_label=weights.multi_label,
     )

@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from tests.timeline.conftest import Blinkered, picture
 from vivit_train.errors import UserError
 from vivit_train.timeline import live
-from vivit_train.timeline.live import live_clips, live_windows, picture_frames, raw_frames
+from vivit_train.timeline.live import live_clips, picture_frames, raw_frames
+from vivit_train.timeline.windows import Windows
 
 SECONDS, RATE = 4.2, 20
 # The classifier of these tests knows still pictures.
@@ -65,7 +67,7 @@ def numbered(times: list[float]):
 
 def shown(times: list[float], window: float, every: float, clip_frames: int, **options: bool):
     found = live_clips(
-        numbered(times), live_windows(window, every), clip_frames, lambda f: f, **options
+        numbered(times), Windows(inf, window, every), clip_frames, lambda f: f, **options
     )
     return [(number, clip[:, 0, 0, 0].tolist()) for number, clip in found]
 
@@ -100,13 +102,13 @@ def test_a_window_is_given_when_its_last_frame_has_been_shown() -> None:
             taken.append(time)
             yield time, frame
 
-    next(live_clips(frames(), live_windows(0.4, 0.4), 4, lambda f: f))
+    next(live_clips(frames(), Windows(inf, 0.4, 0.4), 4, lambda f: f))
     assert taken[-1] == 0.4
 
 
 def test_memory_holds_one_window() -> None:
     times = [k / 10 for k in range(1000)]
-    found = live_clips(numbered(times), live_windows(1, 1), 4, lambda frame: frame)
+    found = live_clips(numbered(times), Windows(inf, 1, 1), 4, lambda frame: frame)
     next(found)
     held = found.gi_frame.f_locals["held"]
     lengths = [len(held) for _ in found]

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vivit_train.class_names import shorten
@@ -34,15 +35,15 @@ def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, l
         UserError: If there are no class folders, or one of them holds no video file.
     """
     videos: dict[str, list[str]] = {}
-    left_out: dict[str, list[str]] = {}
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir() and entry.name[0] not in "._":
             videos[entry.name] = _scan_class(folder, entry.name, left_out)
         elif entry.is_dir():
             reason = _HIDDEN if entry.name[0] == "." else _UNDERSCORE
-            left_out.setdefault(f"folders {reason}", []).append(entry.name)
+            left_out[f"folders {reason}"].append(entry.name)
         elif is_video(entry.name):
-            left_out.setdefault(_LOOSE, []).append(entry.name)
+            left_out[_LOOSE].append(entry.name)
     told = _in_words(left_out)
     if not videos:
         raise UserError(
@@ -61,7 +62,7 @@ def scan_class_folders(folder: Path, tell: Callable[[str], None]) -> dict[str, l
     return videos
 
 
-def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list[str]:
+def _scan_class(folder: Path, name: str, left_out: defaultdict[str, list[str]]) -> list[str]:
     """The videos of one class; adds to what is left out."""
     paths, pictures = [], []
     for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
@@ -69,18 +70,18 @@ def _scan_class(folder: Path, name: str, left_out: dict[str, list[str]]) -> list
         if entry.name in _SYSTEM_FILES:
             continue
         if entry.name[0] == ".":
-            left_out.setdefault(f"files {_HIDDEN}", []).append(path)
+            left_out[f"files {_HIDDEN}"].append(path)
         elif is_video(entry.name):
             paths.append(path)
         elif entry.is_dir() and holds_pictures(entry.path):
             pictures.append(path)
         elif entry.is_dir():
-            left_out.setdefault(_DEEPER, []).append(path)
+            left_out[_DEEPER].append(path)
         else:
-            left_out.setdefault(_OTHER, []).append(path)
+            left_out[_OTHER].append(path)
     files = {stem(path) for path in paths}
     for path in pictures:
-        (left_out.setdefault(_PICTURES, []) if path in files else paths).append(path)
+        (left_out[_PICTURES] if path in files else paths).append(path)
     return sorted(paths)
 
 
@@ -99,14 +100,11 @@ def scan_videos(folder: Path) -> list[str]:
         UserError: If there are none.
     """
     videos: list[str] = []
-    left_out: dict[str, list[str]] = {}
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
     seen = {os.path.realpath(folder)}
 
-    def leave_out(reason: str, path: str) -> None:
-        left_out.setdefault(reason, []).append(path)
-
     def cannot_list(error: OSError) -> None:
-        leave_out("folders that cannot be read", str(error.filename))
+        left_out["folders that cannot be read"].append(str(error.filename))
 
     for parent, folders, files in os.walk(folder, onerror=cannot_list, followlinks=True):
         if holds_pictures(parent):
@@ -118,20 +116,20 @@ def scan_videos(folder: Path) -> list[str]:
             path = os.path.join(parent, name)
             real = os.path.realpath(path)
             if name[0] == ".":
-                leave_out(f"folders {_HIDDEN}", path)
+                left_out[f"folders {_HIDDEN}"].append(path)
             elif real in seen:
-                leave_out("folders that a link leads to a second time", path)
+                left_out["folders that a link leads to a second time"].append(path)
             else:
                 folders.append(name)
             seen.add(real)
         for name in sorted(set(files) - _SYSTEM_FILES):
             path = os.path.join(parent, name)
             if name[0] == ".":
-                leave_out(f"files {_HIDDEN}", path)
+                left_out[f"files {_HIDDEN}"].append(path)
             elif is_video(name):
                 videos.append(path)
             else:
-                leave_out(_OTHER, path)
+                left_out[_OTHER].append(path)
     told = _in_words(left_out)
     if not videos:
         raise UserError(
@@ -152,7 +150,7 @@ def count_videos(folder: Path) -> int:
         )
 
 
-def _in_words(left_out: dict[str, list[str]]) -> str:
+def _in_words(left_out: Mapping[str, list[str]]) -> str:
     """What is left out, how much and for example what: names by reason."""
     return "; ".join(
         f"{len(names)} {reason} ({shorten(names, 3)})" for reason, names in left_out.items()

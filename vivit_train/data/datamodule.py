@@ -22,7 +22,7 @@ from vivit_train.data.guarded import GuardedDataset
 from vivit_train.data.loader import LazyLoader, available_cores, batches_done, build_loader
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import EvalSampler, TrainSampler
-from vivit_train.data.settings import check_choice, check_count, check_views
+from vivit_train.data.settings import check_count, check_views
 from vivit_train.data.side_stream import SideStream
 from vivit_train.data.splits import VideoSplits
 from vivit_train.errors import UserError
@@ -31,7 +31,7 @@ from vivit_train.transforms.labels import LabelRules, within_heads
 from vivit_train.transforms.processor import Processor
 from vivit_train.video.decode import DECODERS
 from vivit_train.video.guard import DECODE_SECONDS
-from vivit_train.video.sampling import FRAME_ORDERS, Sampling
+from vivit_train.video.sampling import Sampling
 
 
 class VideoDataModule(VideoSplits, LightningDataModule):
@@ -134,8 +134,8 @@ class VideoDataModule(VideoSplits, LightningDataModule):
         )
         check_count("batch_size", batch_size)
         check_count("num_workers", num_workers or 0, least=0)
-        check_choice("frame_order", frame_order, FRAME_ORDERS)
-        check_choice("decoder", decoder, DECODERS)
+        if decoder not in DECODERS:
+            raise UserError(f"data.decoder={decoder!r} is not one of {', '.join(DECODERS)}")
         check_views("eval_views", eval_views)
         check_views("val_views", val_views)
         if picture_rate is not None and not picture_rate > 0:

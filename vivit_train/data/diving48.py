@@ -6,6 +6,7 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, by_stem, list_videos
 from vivit_train.data.tables import cut, read_json
 from vivit_train.errors import UserError
+from vivit_train.io.foreign import is_of
 
 ANNOTATION_FOLDERS = ("", "annotations", "labels")
 VOCABULARY = "Diving48_vocab.json"
@@ -63,12 +64,8 @@ def read_vocabulary(path: Path) -> list[str]:
         UserError: If it is not that, or two are the same.
     """
     content = read_json(path)
-    is_list = isinstance(content, list) and all(
-        isinstance(phases, list) and phases and all(isinstance(phase, str) for phase in phases)
-        for phases in content
-    )
-    names = [" ".join(phases) for phases in content] if is_list else []
-    if not names or len(set(names)) < len(names):
+    names = [" ".join(phases) for phases in content] if is_of(content, list[list[str]]) else []
+    if not names or not all(content) or len(set(names)) < len(names):
         raise UserError(
             f'{path}: expected a list of different dives, [["Back", "15som", "05Twis", "FREE"], '
             "...]; take the file from the download"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vivit_train.data.records import Records
-from vivit_train.data.tables import cut, read_text
+from vivit_train.data.tables import cut, lines_of, read_text
 from vivit_train.data.three_splits import ThreeSplits, first_folder
 from vivit_train.errors import UserError
 
@@ -43,9 +43,7 @@ class Hmdb51(ThreeSplits):
                 f"{self.root} holds no <class>{ending}: unpack test_train_splits.rar of "
                 f"{self.name} into it, as {LIST_FOLDERS[0]}/"
             )
-        return {
-            file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}"))
-        }  # fmt: skip
+        return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}"))}
 
 
 def read_marked(path: Path, mark: str) -> list[str]:
@@ -59,10 +57,8 @@ def read_marked(path: Path, mark: str) -> list[str]:
         UserError: If a row is not of that form.
     """
     videos = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        video, _, its_mark = line.strip().rpartition(" ")
+    for number, line in lines_of(read_text(path)):
+        video, _, its_mark = line.rpartition(" ")
         if not video.strip() or its_mark not in ("0", "1", "2"):
             raise UserError(
                 f"{path}, line {number}: expected a file and 0, 1 or 2, got {cut(line)!r}"

@@ -157,10 +157,7 @@ def number_labels(listing: Listing, lists: Sequence[Path]) -> tuple[list[int], l
         or any(len(names) > 1 for names in names_of.values())
         or (len(found) < len(names_of))
     ):
-        raise UserError(
-            f"{listing.file} labels videos by number and nothing names the classes: put a file "
-            f"{CLASS_FILES[0]} beside it, a class name per line in the order of the numbers"
-        )
+        raise _without_names(listing)
     index_of = {number: i for i, number in enumerate(sorted(names_of))}
     return [index_of[n] for n in numbers], [names_of[number].pop() for number in index_of]
 
@@ -213,10 +210,7 @@ def number_several(listing: Listing, lists: Sequence[Path]) -> tuple[np.ndarray,
             )
         places = [index[label] for label in labels]
     elif classes is None:
-        raise UserError(
-            f"{listing.file} labels videos by number and nothing names the classes: put a file "
-            f"{CLASS_FILES[0]} beside it, a class name per line in the order of the numbers"
-        )
+        raise _without_names(listing)
     else:
 
         def others() -> list[int]:
@@ -227,6 +221,13 @@ def number_several(listing: Listing, lists: Sequence[Path]) -> tuple[np.ndarray,
     table = np.zeros((len(listing), len(names)), dtype=np.int32)
     table[rows, places] = 1
     return table, names
+
+
+def _without_names(listing: Listing) -> UserError:
+    return UserError(
+        f"{listing.file} labels videos by number and nothing names the classes: put a file "
+        f"{CLASS_FILES[0]} beside it, a class name per line in the order of the numbers"
+    )
 
 
 def split_labels(text: str) -> list[str]:

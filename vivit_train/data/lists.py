@@ -12,6 +12,7 @@ from vivit_train.data.tables import (
     check_header,
     check_width,
     cut,
+    lines_of,
     read_rows,
     read_text,
     seconds,
@@ -115,11 +116,7 @@ def read_list(file: Path, multi_label: bool = False) -> Listing:
     rows = (
         list(read_rows(text, str(file), delimiter))
         if delimiter
-        else [
-            _split_at_space(line, f"{file}, line {n}", n)
-            for n, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
+        else [(n, _split_at_space(line, f"{file}, line {n}")) for n, line in lines_of(text)]
     )
     if not rows:
         raise UserError(f"{file} is empty; expected a line `path label` per video")
@@ -128,9 +125,8 @@ def read_list(file: Path, multi_label: bool = False) -> Listing:
     return _checked(read(file, lines, fields), ("path",) if multi_label else ("path", "label"))
 
 
-def _split_at_space(line: str, place: str, number: int) -> tuple[int, list[str]]:
-    """(line number, path and label) of a line whose fields are separated by spaces."""
-    line = line.strip()
+def _split_at_space(line: str, place: str) -> list[str]:
+    """The path, and the label if there is one, of a line whose fields are separated by spaces."""
     gaps = list(re.finditer(r"\s+", line))
     ends = [gap for gap in gaps if is_video(line[: gap.start()])]
     cuts = ends or gaps
@@ -140,14 +136,14 @@ def _split_at_space(line: str, place: str, number: int) -> tuple[int, list[str]]
             "Separate them by a comma or a tab"
         )
     if not cuts or (is_video(line) and not ends):
-        return number, [line]
+        return [line]
     path, label = line[: cuts[0].start()], line[cuts[0].end() :]
     if len(label.split()) > 1 and all(map(is_number, label.split())):
         raise UserError(
             f"{place}: {len(label.split())} numbers follow the path, {cut(label)!r}: expected "
             "`path label` with one label"
         )
-    return number, [path, label]
+    return [path, label]
 
 
 def is_number(text: str) -> bool:

@@ -129,34 +129,30 @@ def check_temporary_folder() -> None:
         )
 
 
-def kill_stopped(pids: Sequence[int], seconds: float | None = None) -> None:
-    """Kills children of this process that are stopped (SIGSTOP), until all have ended.
+def kill_stopped(pids: Sequence[int]) -> None:
+    """Kills children of this process that are stopped for `STOPPED_SECONDS`, until all have ended.
 
     Args:
         pids: The children.
-        seconds: For so long; ``None``: `STOPPED_SECONDS`.
     """
-    limit = STOPPED_SECONDS if seconds is None else seconds
     stopped = dict.fromkeys(pids, 0.0)
-    states = {pid: _state(pid) for pid in pids}
-    while any(state not in (None, "Z") for state in states.values()):
-        pause = min(1.0, limit / 4)
+    pause = min(1.0, STOPPED_SECONDS / 4)
+    while any(_state(pid) not in (None, "Z") for pid in pids):
         time.sleep(pause)
-        states = {pid: _state(pid) for pid in pids}
-        for pid, state in states.items():
-            stopped[pid] = stopped[pid] + pause if state == "T" else 0.0
-            if stopped[pid] >= limit:
+        for pid in pids:
+            stopped[pid] = stopped[pid] + pause if _state(pid) == "T" else 0.0
+            if stopped[pid] >= STOPPED_SECONDS:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
 
-def _ended(workers: Sequence[Any], seconds: float = 3.0) -> list[Any]:
+def _ended(workers: Sequence[Any]) -> list[Any]:
     """The workers that have ended, waiting a moment for the first.
 
     The files of a process that is killed are closed before its end is known: what it was just
     handing over then fails first.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 3.0
     while True:
         ended = [worker for worker in workers if not worker.is_alive()]
         if ended or not workers or time.monotonic() > deadline:

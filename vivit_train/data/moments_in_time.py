@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, list_videos, stem
-from vivit_train.data.tables import cut, in_order, read_rows, read_text
+from vivit_train.data.tables import cut, in_order, lines_of, read_rows, read_text
 from vivit_train.errors import UserError
 
 CATEGORIES = "moments_categories.txt"
@@ -55,10 +55,8 @@ def read_categories(path: Path) -> list[str]:
         UserError: If a row is not of that form, or the indices are not 0, 1, 2, ...
     """
     pairs = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in lines_of(read_text(path)):
         name, _, index = line.rpartition(",")
-        if not line.strip():
-            continue
         if not name or not re.fullmatch("[0-9]{1,6}", index.strip()):
             raise UserError(f"{path}, line {number}: expected class,index, got {cut(line)!r}")
         pairs.append((int(index), name.strip()))

@@ -8,6 +8,7 @@ from functools import partial
 from math import ceil, floor, inf, log2
 from statistics import median
 
+import av
 import numpy as np
 
 from vivit_train.class_names import shorten
@@ -17,6 +18,7 @@ from vivit_train.io.terminal import said_if_long
 from vivit_train.video.container import open_video
 from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate
+from vivit_train.video.decoders.pictures import holds_pictures
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard
 from vivit_train.video.sampling import Sampling
 
@@ -60,19 +62,34 @@ def video_rates(records: Records, most: int = 64, seconds: float = 30.0) -> dict
 
 def _rate(records: Records, row: int) -> float:
     """Average frames per second of a video; 0 where it names none, or cannot be opened."""
+    path, _ = records.source(row)
+    if os.path.isdir(path) and holds_pictures(path):
+        return records.picture_rate or 0.0
+    opened = open_head(records, row)
+    if opened is None:
+        return 0.0
+    container, stream = opened
+    with container:
+        return known_rate(stream.average_rate)
+
+
+def open_head(
+    records: Records, row: int
+) -> tuple[av.container.InputContainer, av.VideoStream] | None:
+    """A row's video as `open_video` gives it; ``None`` where it cannot, or has no head: pictures.
+
+    Raises:
+        UserError: If PyAV is too old.
+    """
     (path, _), span = records.source(row), records.span(row)
     try:
-        if span is None and why_no_file(path):
-            return 0.0
-        if span is None and os.path.isdir(path):
-            return records.picture_rate or 0.0
-        container, stream = open_video(path, None if span is None else span.read(path))
-        with container:
-            return known_rate(stream.average_rate)
+        if span is None and (why_no_file(path) or os.path.isdir(path)):
+            return None
+        return open_video(path, None if span is None else span.read(path))
     except UserError:
         raise
     except Exception:  # of whatever kind: training and `vivit check` say what is wrong with it
-        return 0.0
+        return None
 
 
 def is_other_rate(rate: float, usual: float) -> bool:

@@ -11,12 +11,6 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise UserError(f"data.{name} must be {least} or more, got {value}")
 
 
-def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
-    """One of a few words."""
-    if choice not in choices:
-        raise UserError(f"data.{name}={choice!r} is not one of {', '.join(choices)}")
-
-
 def check_views(name: str, views: Sequence[int]) -> None:
     """(temporal, spatial) views per video: spatial ones are the centre crop, or three crops."""
     if len(views) != 2 or views[0] < 1 or views[1] not in (1, 3):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.data.records import Records, by_stem, list_videos
-from vivit_train.data.tables import cut, in_order, read_json, read_text
+from vivit_train.data.tables import cut, in_order, lines_of, read_json, read_text
 from vivit_train.errors import UserError
 
 ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -125,9 +125,7 @@ def read_answers(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     answers = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(read_text(path)):
         video, separator, label = line.partition(";")  # labels hold commas
         if not separator:
             raise UserError(f"{path}, line {number}: expected id;label, got {cut(line)!r}")

@@ -49,6 +49,17 @@ def to_text(content: bytes, name: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(line number, line without spaces around it) of each line that is not empty.
+
+    Args:
+        text: Lines that end in ``\\n``.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
 def read_json(path: Path) -> Any:
     """What a file of JSON holds.
 

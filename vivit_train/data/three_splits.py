@@ -1,7 +1,6 @@
 """Data sets with three official ways to split them, of which a run takes one."""
 
 import re
-from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from vivit_train.errors import UserError
 NUMBERED = re.compile("(train|test)([123])")
 
 
-class ThreeSplits(VideoDataModule, ABC):
+class ThreeSplits(VideoDataModule):
     """The base of `Hmdb51` and `Ucf101`.
 
     Args:
@@ -40,9 +39,7 @@ class ThreeSplits(VideoDataModule, ABC):
             raise UserError(f"data.split must be 1, 2 or 3, got {split}")
         given = (train_split, val_split, test_split)
         names = [f"{name}{split}" if name in ("train", "test") else name for name in given]
-        super().__init__(
-            train_split=names[0], val_split=names[1], test_split=names[2], **kwargs
-        )  # fmt: skip
+        super().__init__(train_split=names[0], val_split=names[1], test_split=names[2], **kwargs)
         self.split = split
         numbers = {found[2] for name in names if (found := NUMBERED.fullmatch(name))}
         if len(numbers) > 1:

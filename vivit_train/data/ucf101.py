@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 
 from vivit_train.data.class_files import Classes, read_classes
 from vivit_train.data.records import Records
-from vivit_train.data.tables import cut, read_text
+from vivit_train.data.tables import cut, lines_of, read_text
 from vivit_train.data.three_splits import ThreeSplits, first_folder
 from vivit_train.errors import UserError
 
@@ -53,10 +53,8 @@ def read_listed(path: Path, classes: Classes) -> list[tuple[str, int]]:
     """
     index = {name: label for label, name in enumerate(classes.names)}
     rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        found = re.fullmatch(r"(?P<video>[^/]+/\S+)(?:\s+(?P<label>[0-9]{1,6}))?", line.strip())
+    for number, line in lines_of(read_text(path)):
+        found = re.fullmatch(r"(?P<video>[^/]+/\S+)(?:\s+(?P<label>[0-9]{1,6}))?", line)
         if not found:
             raise UserError(
                 f"{path}, line {number}: expected <class>/<file>, with or without the number of "

@@ -31,8 +31,9 @@ from vivit_train.preflight.schedule import of_the_steps
 from vivit_train.preflight.span import fit_sampling
 from vivit_train.preflight.videos import look_at_videos
 
-# Any model must be able to overfit a few clips.
+# Any model must be able to overfit a few clips, in so many steps.
 MAX_CLIPS = 8
+MOST_STEPS = 100
 # A new head is zero or nearly so: its loss is ln K, but for what smoothing and drawing add.
 LOSS_TOLERANCE = 0.25
 
@@ -168,13 +169,13 @@ class Patient:
             return Finding("warn", "first loss", f"{text}: better than an untrained model can be")
         return Finding("ok", "first loss", text)
 
-    def learns_by_heart(self, seconds: float, most_steps: int = 100) -> Finding:
+    def learns_by_heart(self, seconds: float) -> Finding:
         """Steps on one batch with the run's optimiser, until its loss has halved."""
         times: list[float] = []
         # A new head, and then LoRA's own B, is zero and lets no gradient through in its first step.
         least_steps = 2 if self.config["optim"]["lora_rank"] is None else 3
         start = time.perf_counter()
-        while len(self.losses) < most_steps and (
+        while len(self.losses) < MOST_STEPS and (
             len(self.losses) < least_steps or time.perf_counter() - start < seconds
         ):
             begun = time.perf_counter()
@@ -197,7 +198,7 @@ class Patient:
             return Finding("fail", "overfitting", f"{text}: lower optim.lr, or raise the precision")
         if last < first / 2:
             return Finding("ok", "overfitting", text)
-        if steps < most_steps:
+        if steps < MOST_STEPS:
             return Finding("warn", "overfitting", f"{text}: too few to judge by, raise --seconds")
         cure = "raise optim.lr, or find out what keeps the model from learning"
         return Finding("fail", "overfitting", f"{text}: not even one batch is learnt; {cure}")

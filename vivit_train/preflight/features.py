@@ -17,6 +17,7 @@ from vivit_train.model.vivit import ViViT, pool
 from vivit_train.model.weights import FromImage, load_weights, read_weights
 from vivit_train.video.sampling import Sampling
 
+MOST_VIDEOS = 256  # of a split, that are looked at
 BATCH_SIZE = 8
 # Frames, height and width of the small grey clips by which copies are found.
 PICTURE = (4, 16, 16)
@@ -96,18 +97,16 @@ def features_of(
     data: VideoDataModule,
     role: str,
     seconds: float,
-    most: int = 256,
     sampling: Sampling | None = None,
     mirror: bool = True,
 ) -> Features | None:
-    """Looks at videos of a split, about as many of each class, until the time is up.
+    """Looks at up to `MOST_VIDEOS` of a split, about as many of each class, until time is up.
 
     Args:
         model: As `pretrained_model` gives it.
         data: Set up for ``fit``; its processor is used.
         role: ``train`` or ``val``.
         seconds: After which no further batch is begun.
-        most: Videos to look at.
         sampling: How clips are taken; ``None``: the data's own.
         mirror: Whether to look at flipped clips too, which takes twice as long.
 
@@ -118,7 +117,7 @@ def features_of(
     records = data.records[role]
     if records.labels.ndim > 1:
         return None
-    rows = spread(records.labels, most, data.seed)
+    rows = spread(records.labels, MOST_VIDEOS, data.seed)
     dataset = EvalDataset(records, sampling or data.sampling, 1, data.seed, data.processor)
     seen, start = [], time.monotonic()
     for batch in data.loader(dataset, rows, BATCH_SIZE):

@@ -21,13 +21,11 @@ class Flip:
     """What flipping clips from left to right does to the classes.
 
     Attributes:
-        judged: Whether there are enough videos, and their features tell the classes apart; if
-            not, ``pairs`` is empty and says nothing.
-        pairs: Classes of which a mirror makes the other, the clearest first.
+        pairs: Classes of which a mirror makes the other, the clearest first; none where that was
+            not measured.
         text: What was found, in a sentence without a full stop.
     """
 
-    judged: bool
     pairs: list[tuple[str, str]]
     text: str
 
@@ -46,15 +44,15 @@ def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:
     """
     if features is None:
         text = "videos have several classes each, or cannot be decoded"
-        return Flip(False, [], f"what a flip does was not measured: {text}")
+        return Flip([], f"what a flip does was not measured: {text}")
     labels, present = features.labels, features.labels.unique().tolist()
     count = f"{len(labels)} training videos of {len(present)} classes"
     if len(present) < 2 or len(labels) < FEWEST_PER_CLASS * len(present):
-        return Flip(False, [], f"what a flip does was not measured: {count} are too few")
+        return Flip([], f"what a flip does was not measured: {count} are too few")
     probe = Probe(features.values, labels, len(class_names))
     if not probe.knows_something:
         text = f"a linear probe on the model's features cannot tell the classes of {count} apart"
-        return Flip(False, [], f"what a flip does was not measured: {text}")
+        return Flip([], f"what a flip does was not measured: {text}")
     mirrored = probe.left_out_of(features.mirrored)
     level = min(LEVEL, math.sqrt(LEVEL / math.comb(len(present), 2)))
     found = []
@@ -67,11 +65,11 @@ def judge_flip(features: Features | None, class_names: Sequence[str]) -> Flip:
             found.append((chances[1], wrong, number, (class_names[a], class_names[b])))
     found.sort()
     if not found:
-        return Flip(True, [], f"flipped clips of {count} keep their class")
+        return Flip([], f"flipped clips of {count} keep their class")
     _, wrong, number, (a, b) = found[0]
     more = f", and {len(found) - 1} more pairs alike" if len(found) > 1 else ""
     text = f"of {number} clips of {a!r} and {b!r}, flipped, {wrong} are taken for the other{more}"
-    return Flip(True, [pair for *_, pair in found], text)
+    return Flip([pair for *_, pair in found], text)
 
 
 def _right(scores: Tensor, labels: Tensor, a: int, b: int) -> tuple[int, int]:

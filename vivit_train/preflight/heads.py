@@ -1,7 +1,6 @@
 """What the headers of videos say: does the source give a class away, are clips too short?"""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,12 +9,10 @@ from typing import NamedTuple
 
 from vivit_train.class_names import shorten
 from vivit_train.data.datamodule import VideoDataModule
+from vivit_train.data.rates import open_head
 from vivit_train.data.records import Records
-from vivit_train.errors import UserError
-from vivit_train.preflight.features import spread
+from vivit_train.preflight.features import MOST_VIDEOS, spread
 from vivit_train.preflight.finding import Finding
-from vivit_train.video.container import open_video
-from vivit_train.video.decode import why_no_file
 from vivit_train.video.decoders import known_rate
 from vivit_train.video.guard import CAN_GUARD, Failure, Guard
 
@@ -47,12 +44,13 @@ class Head(NamedTuple):
     seconds: float
 
 
-def read_heads(data: VideoDataModule, most: int = 256, timeout: float = 10.0) -> list[Head]:
-    """The heads of some training videos, about as many of each class; no frame is shown.
+def read_heads(data: VideoDataModule, timeout: float = 10.0) -> list[Head]:
+    """The heads of up to `MOST_VIDEOS` training videos, about as many of each class.
+
+    No frame is shown.
 
     Args:
         data: Set up for ``fit``.
-        most: Videos to open.
         timeout: Seconds after which nothing is known, as the storage may be slow.
 
     Returns:
@@ -61,7 +59,7 @@ def read_heads(data: VideoDataModule, most: int = 256, timeout: float = 10.0) ->
     records = data.records["train"]
     if records.labels.ndim > 1:
         return []
-    rows = spread(records.labels, most, data.seed)
+    rows = spread(records.labels, MOST_VIDEOS, data.seed)
     if not CAN_GUARD:
         return _heads(records, rows)
     guard: Guard[Sequence[int], list[Head]] = Guard(partial(_heads, records), timeout)
@@ -78,17 +76,12 @@ def _heads(records: Records, rows: Sequence[int]) -> list[Head]:
 
 
 def _head(records: Records, row: int) -> Head | None:
-    (path, segment), span = records.source(row), records.span(row)
-    if span is None and (why_no_file(path) or os.path.isdir(path)):  # pictures have no head
+    opened = open_head(records, row)
+    if opened is None:
         return None
-    try:
-        container, stream = open_video(path, None if span is None else span.read(path))
-    except UserError:
-        raise
-    except Exception:  # of whatever kind: `vivit check` says what is wrong with it
-        return None
+    container, stream = opened
     with container:
-        start, end = segment or (0, (container.duration or 0) / 1e6)
+        start, end = records.segment(row) or (0, (container.duration or 0) / 1e6)
         return Head(
             int(records.labels[row]),
             f"{stream.codec_context.width}x{stream.codec_context.height} pixels",

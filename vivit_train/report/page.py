@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -69,27 +69,7 @@ def write_page(folders: Sequence[Path], output: Path, records: Records | None = 
 
 def page_of(contents: Sequence[Content], records: Records | None = None) -> str:
     """The page as text, see `write_page`."""
-    first = [_run(contents[0], records)]
-    return render(contents, first + [_run(content, None) for content in contents[1:]])
-
-
-def page_of_test(folder: Path, records: Records | None) -> None:
-    """Writes the page at the end of a run or an evaluation, and says where it is.
-
-    A failure is only a warning: the scores are written, and `vivit report` writes the page later.
-
-    Args:
-        folder: Where the scores were written.
-        records: Of the test split; ``None``: there was no test.
-    """
-    try:
-        say(f"report: {write_page([folder], folder / REPORT_FILE, records)}")
-    except (UserError, OSError) as error:
-        say(f"warning: no report was written: {error}", file=sys.stderr)
-
-
-def render(contents: Sequence[Content], runs: Sequence[Mapping[str, Any]]) -> str:
-    """The page as text."""
+    runs = [_run(contents[0], records), *(_run(content, None) for content in contents[1:])]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vivit_train.report", "."),
         autoescape=True,
@@ -106,6 +86,21 @@ def render(contents: Sequence[Content], runs: Sequence[Mapping[str, Any]]) -> st
         style=Markup(files.joinpath("page.css").read_text()),
         script=Markup(files.joinpath("page.js").read_text()),
     )
+
+
+def page_of_test(folder: Path, records: Records | None) -> None:
+    """Writes the page at the end of a run or an evaluation, and says where it is.
+
+    A failure is only a warning: the scores are written, and `vivit report` writes the page later.
+
+    Args:
+        folder: Where the scores were written.
+        records: Of the test split; ``None``: there was no test.
+    """
+    try:
+        say(f"report: {write_page([folder], folder / REPORT_FILE, records)}")
+    except (UserError, OSError) as error:
+        say(f"warning: no report was written: {error}", file=sys.stderr)
 
 
 def _run(content: Content, records: Records | None) -> dict[str, Any]:

@@ -324,6 +324,7 @@ def _live_rows(
     """A row for each window in which the picture moves, as soon as it is over."""
     from vivit_train.timeline import live
     from vivit_train.timeline.rows import Row, guesses_of, probabilities
+    from vivit_train.timeline.windows import Windows
 
     if options.camera is not None:
         frames = live.camera_frames(options.camera)
@@ -331,7 +332,7 @@ def _live_rows(
         frames = live.raw_frames(sys.stdin.buffer, options.size, options.rate or 0.0)
     else:
         frames = live.picture_frames(sys.stdin.buffer, options.rate or 0.0)
-    windows = live.live_windows(options.window, options.every)
+    windows = Windows(inf, options.window, options.every)
     drops = options.camera is not None
     is_empty = True
     frames = live.watched(frames, still)

@@ -24,11 +24,6 @@ _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xD8)}  # what follows 0xFF and has no co
 MOST_PICTURE_BYTES, BYTES_AT_ONCE = 2**28, 2**16
 
 
-def live_windows(window: float, every: float) -> Windows:
-    """Windows over what has no end."""
-    return Windows(inf, window, every)
-
-
 def watched(frames: Iterator[Shown], still: Still) -> Iterator[Shown]:
     """The same frames, while it is found out whether the picture stands still."""
     is_new = Changes()
@@ -51,7 +46,7 @@ def live_clips(
 
     Args:
         frames: In order.
-        windows: See `live_windows`.
+        windows: Over what has no end.
         clip_frames: T of a clip.
         shrink: What is done to each frame first.
         drops: Windows that are over by the time that they could be shown are left out, but for the
@@ -64,22 +59,20 @@ def live_clips(
     held: deque[Shown] = deque()
     number = 0
 
-    def due() -> np.ndarray:
-        return windows.moments(number, clip_frames)
-
     def clip() -> np.ndarray:
         shown_at = np.array([time for time, _ in held] + [inf])
-        return np.stack([held[place][1] for place in frames_at(shown_at, due()).tolist()])
+        places = frames_at(shown_at, windows.moments(number, clip_frames))
+        return np.stack([held[place][1] for place in places.tolist()])
 
-    def is_over(time: float) -> bool:
-        return time > windows.moments(number, clip_frames)[-1] + ROUNDING
+    def is_over(k: int) -> bool:
+        return time > windows.moments(k, clip_frames)[-1] + ROUNDING
 
     time = lasts = 0.0
     for time, frame in frames:
         if drops:
-            while time > windows.moments(number + 1, clip_frames)[-1] + ROUNDING:
+            while is_over(number + 1):
                 number += 1
-        while held and is_over(time):
+        while held and is_over(number):
             yield number, clip()
             number += 1
         # The last one before the next window begins is on the screen when it does.

@@ -155,6 +155,7 @@ class Augment(nn.Module):
             )
 
         self.processor = processor
+        self.output_size = processor.output_size
         self.scale_jitter = None if scale_jitter is None else tuple(scale_jitter)
         self.random_crop = random_crop
         self.resized_crop = None
@@ -285,9 +286,12 @@ class Augment(nn.Module):
 
     def resize(self, height: int, width: int, seed: int) -> Resize:
         """What is cut out of frames of this height and width, and to what size it is resized."""
-        if self.resized_crop is not None:
-            return self._resized_crop(self.resized_crop, height, width, seed)
-        return Resize(0, 0, height, width, self._target_size(height, width, draw(seed)))
+        if self.resized_crop is None:
+            return Resize(0, 0, height, width, self._target_size(height, width, draw(seed)))
+        # The box is torchvision's; of the frame it looks at nothing but the size.
+        with torch_draws(derive_seed(seed, "random_resized_crop")):
+            box = self.resized_crop.make_params([torch.empty(3, height, width, device="meta")])
+        return Resize(**box, size=self.output_size)
 
     def flips(self, seeds: Sequence[int]) -> list[bool]:
         """Whether the clip of each seed is flipped."""
@@ -325,27 +329,17 @@ class Augment(nn.Module):
             images = F.erase(images, *plan.erased, v=torch.tensor(MID_GRAY))
         return images
 
-    def _resized_crop(
-        self, crop: v2.RandomResizedCrop, height: int, width: int, seed: int
-    ) -> Resize:
-        """The box is torchvision's; of the frame it looks at nothing but the size."""
-        with torch_draws(derive_seed(seed, "random_resized_crop")):
-            box = crop.make_params([torch.empty(3, height, width, device="meta")])
-        assert self.processor.output_size is not None
-        return Resize(**box, size=self.processor.output_size)
-
     def _target_size(self, height: int, width: int, draws: Draws) -> tuple[int, int]:
         """Combine the processor's resize and the jitter: one resize costs less and blurs less."""
         base = self.processor.resized_size(height, width)
         if self.scale_jitter is None:
             return base
         low, high = self.scale_jitter
-        crop = self.processor.output_size
-        assert crop is not None
         self.processor.free_pixels(*base)  # too small without jitter: an error, whatever the draw
+        scales = (draws.height_scale, draws.width_scale)
         height, width = (
             max(int(edge * (low + (high - low) * draw)), smallest)
-            for edge, draw, smallest in zip(base, (draws.height_scale, draws.width_scale), crop)
+            for edge, draw, smallest in zip(base, scales, self.output_size)
         )
         return height, width
 
@@ -373,14 +367,12 @@ class Augment(nn.Module):
 
     def _erased(self, seed: int) -> tuple[int, int, int, int]:
         """The box is torchvision's; of the frame it looks at nothing but the size."""
-        size = self.processor.output_size
-        assert size is not None
         if self.erase is None:
             return NO_BOX
         with torch_draws(derive_seed(seed, "random_erasing")):
             if torch.rand(1) >= self.erase.p:
                 return NO_BOX
-            box = self.erase.make_params([torch.empty(3, *size, device="meta")])
+            box = self.erase.make_params([torch.empty(3, *self.output_size, device="meta")])
         return NO_BOX if box["v"] is None else (box["i"], box["j"], box["h"], box["w"])
 
 

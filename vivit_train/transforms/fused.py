@@ -100,17 +100,14 @@ def taps(length: int, size: int, resample: str) -> Taps:
     ends = np.minimum((centers + support + 0.5).astype(np.int64), length)
     places = starts[:, None] + np.arange((ends - starts).max())  # [size, K]
     distances = np.abs((places - centers[:, None] + 0.5) / shrink)
-    weights = _triangle(distances) if resample == "bilinear" else _cubic(distances)
+    weights = np.maximum(1 - distances, 0) if resample == "bilinear" else _cubic(distances)
     weights *= places < ends[:, None]
     weights /= weights.sum(axis=1, keepdims=True)
     return Taps(starts.astype(np.int32), weights.astype(np.float32))
 
 
-def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - x, 0)
-
-
-def _cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+def _cubic(x: np.ndarray) -> np.ndarray:
+    a = -0.5  # Pillow's and antialiasing torch's
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
@@ -167,9 +164,12 @@ def resize(
     # Per clip: the address of its pixels, bytes of a frame, bytes of a row.
     places = np.array([(c.data_ptr(), c[0].numel(), c.shape[2] * 3) for c in clips], np.int64)
     starts = np.stack([np.concatenate([axis.starts for axis in each]) for each in kept])
-    weights = np.stack([np.concatenate([_pad(axis.weights, num_taps) for axis in each])
-                        for each in kept])  # fmt: skip
-    tables = _to_device([places, starts, weights, _factors(colors)], device)
+    weights = np.zeros((num_clips, height + width, num_taps), np.float32)
+    for table, (rows, columns) in zip(weights, kept):
+        table[:height, : rows.weights.shape[1]] = rows.weights
+        table[height:, : columns.weights.shape[1]] = columns.weights
+    factors = np.array(colors, np.float32)  # [B, 6]
+    tables = _to_device([places, starts, weights, factors], device)
     images = torch.empty(
         (num_clips, num_frames, height, width, 3), dtype=torch.uint8, device=device
     )
@@ -202,7 +202,7 @@ def color_and_scale(
     """
     num_clips, num_frames, height, width, _ = images.shape
     device = images.device
-    table = np.concatenate([_factors(colors), np.array(erased, np.float32)], axis=1)
+    table = np.array([(*color, *box) for color, box in zip(colors, erased)], np.float32)  # [B, 10]
     factors, scaling = _to_device([table, np.array(affine, np.float32)], device)
     clips = torch.empty((num_clips, 3, num_frames, height, width), device=device)
     blocks = grays.shape[-1]
@@ -211,15 +211,6 @@ def color_and_scale(
         triton.next_power_of_2(blocks), BLOCK,
     )  # fmt: skip
     return clips
-
-
-def _factors(colors: Sequence[Colors]) -> np.ndarray:
-    """float32 ``[B, 6]``."""
-    return np.array(colors, np.float32)
-
-
-def _pad(weights: np.ndarray, num_taps: int) -> np.ndarray:
-    return np.pad(weights, ((0, 0), (0, num_taps - weights.shape[1])))
 
 
 def _to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vivit_train.class_names import match_class_names, shorten
 from vivit_train.errors import UserError
 from vivit_train.io.files import user_path
+from vivit_train.io.foreign import is_of
 
 
 class LabelRules(NamedTuple):
@@ -97,20 +98,12 @@ def _read_pairs(flip_labels: Any) -> list[tuple[str, str]]:
                 f"augment.flip_labels={flip_labels} cannot be read as YAML: {error}"
             ) from error
     pairs = list(content.items()) if isinstance(content, dict) else content
-    if not pairs or not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+    if not pairs or not is_of(pairs, list[list[str]]) or any(len(pair) != 2 for pair in pairs):
         raise UserError(
             f"augment.flip_labels must be pairs of class names, e.g. [[turn left, turn right]], "
             f"or a YAML file of such, not {flip_labels}"
         )
     return [(a, b) for a, b in pairs]
-
-
-def _is_pair(pair: Any) -> bool:
-    return (
-        isinstance(pair, list | tuple)
-        and len(pair) == 2
-        and all(isinstance(name, str) for name in pair)
-    )
 
 
 def mirror_labels(
