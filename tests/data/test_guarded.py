@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.faults import identical, state
 from train import train
 from vivit_train.config import compose_config
 from vivit_train.data.dataset import EvalDataset, GivenUp, Sampling, TrainDataset
-from vivit_train.data.guarded import TRIES, GuardedDataset, _Turns
+from vivit_train.data.guarded import TRIES, GuardedDataset, _turn
 from vivit_train.data.loader import build_loader
 from vivit_train.data.records import Records
 from vivit_train.data.sampler import Key
@@ -148,12 +149,12 @@ def test_a_process_that_dies_before_any_video_ends_the_run(records: Records) -> 
 
 
 def test_a_turn_alone_waits_for_the_others() -> None:
-    turns = _Turns()
+    file = tempfile.TemporaryFile()  # noqa: SIM115
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
     def decode() -> None:
-        with turns.take(alone=False):
+        with _turn(file, alone=False):
             theirs.send("decoding")
             time.sleep(0.5)
             theirs.send("done")
@@ -161,9 +162,9 @@ def test_a_turn_alone_waits_for_the_others() -> None:
     process = context.Process(target=decode)
     process.start()
     ours.recv()
-    with turns.take(alone=False):
+    with _turn(file, alone=False):
         assert not ours.poll()  # side by side
-    with turns.take(alone=True):
+    with _turn(file, alone=True):
         assert ours.poll()
     process.join()
 

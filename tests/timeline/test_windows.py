@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from vivit_train.errors import UserError
-from vivit_train.timeline import windows
-from vivit_train.timeline.windows import Ring, Windows, clips, parse_seconds, wanted
+from vivit_train.timeline.windows import Windows, clips, parse_seconds, wanted
 from vivit_train.video.decode import VideoReader
 from vivit_train.video.decoders.pyav import PyAV
 
@@ -84,23 +83,19 @@ def test_frames_are_those_on_the_screen(films: dict[str, Path], name: str) -> No
 def test_each_frame_is_decoded_once(
     films: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded, held = [], []
-    frames, take = PyAV._frames, Ring.take
+    decoded: list[int] = []
+    frames = PyAV._frames
 
     def count(reader: PyAV, start: int):
         for frame in frames(reader, start):
             decoded.append(frame.pts)
             yield frame
 
-    def look(ring: Ring, indices: np.ndarray) -> np.ndarray:
-        clip = take(ring, indices)
-        held.append(len(ring.held))
-        return clip
-
     monkeypatch.setattr(PyAV, "_frames", count)
-    monkeypatch.setattr(windows.Ring, "take", look)
-    found = windows_of(films["film.mp4"], 0.8, 0.04, clip_frames=16)
-    assert len(found) == 81
+    with VideoReader(films["film.mp4"]) as video:
+        film = Windows(float(video.shown_at[-1]), 0.8, 0.04)
+        found = clips(video.stream(wanted(video.shown_at, film, 16)), video.shown_at, film, 16)
+        held = [len(found.gi_frame.f_locals["held"]) for _ in found]
     assert len(decoded) == len(set(decoded)) <= 100
     assert max(held) <= 20  # frames in 0.8 s, of 100
     assert len(held) == 81

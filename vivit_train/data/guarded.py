@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from torch.utils.data import Dataset
 
@@ -46,7 +46,7 @@ class GuardedDataset(Dataset[Sample]):
         self._sample = partial(_sample, dataset, dict(refused or {}))
         if timeout is not None and CAN_GUARD:
             self._guard = Guard(self._sample, timeout)
-            self._turns = _Turns()
+            self._turns = tempfile.TemporaryFile()  # noqa: SIM115
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -64,7 +64,7 @@ class GuardedDataset(Dataset[Sample]):
         alone = False
         while True:
             try:
-                with self._turns.take(alone):
+                with _turn(self._turns, alone):
                     return self._guard((key, lost))
             except Failure as failure:
                 at, reason = failure.at, failure.reason
@@ -79,22 +79,16 @@ class GuardedDataset(Dataset[Sample]):
                     lost[at] = f"{reason}, {TRIES} times"
 
 
-class _Turns:
-    """Lets one process decode alone, among the forks of the one that made this."""
+@contextmanager
+def _turn(file: IO[bytes], alone: bool) -> Iterator[None]:
+    """Within, other forks with the same file decode as well, or with ``alone`` none of them."""
+    import fcntl  # Windows has none
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-
-    @contextmanager
-    def take(self, alone: bool) -> Iterator[None]:
-        """Within, other processes decode as well, or with ``alone`` none."""
-        import fcntl  # Windows has none
-
-        fcntl.lockf(self._file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+    fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)
 
 
 def _sample(

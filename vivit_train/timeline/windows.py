@@ -83,38 +83,6 @@ class Windows:
         return self.start(number) + np.arange(clip_frames) * (self.seconds / clip_frames)
 
 
-class Ring:
-    """The frames that a window may still need, as they come.
-
-    Args:
-        frames: Numbers and frames, uint8 ``[h, w, 3]``, forward.
-
-    Attributes:
-        held: Number -> frame: never more than lie within one window.
-    """
-
-    def __init__(self, frames: Iterator[tuple[int, np.ndarray]]) -> None:
-        self.frames = frames
-        self.held: dict[int, np.ndarray] = {}
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """The clip of the next window.
-
-        Args:
-            indices: int64 ``[T]``, ascending, and none before those of the windows so far.
-
-        Returns:
-            uint8 ``[T, h, w, 3]``.
-        """
-        first, last = int(indices[0]), int(indices[-1])
-        self.held = {index: frame for index, frame in self.held.items() if index >= first}
-        while last not in self.held:
-            index, frame = next(self.frames)
-            if index >= first:
-                self.held[index] = frame
-        return np.stack([self.held[index] for index in indices.tolist()])
-
-
 def wanted(shown_at: np.ndarray, windows: Windows, clip_frames: int) -> np.ndarray:
     """The frames of a film that windows need: int64 ``[N]``, ascending, each once.
 
@@ -145,6 +113,12 @@ def clips(
         windows: Over the film.
         clip_frames: T of a clip.
     """
-    ring = Ring(frames)
+    held: dict[int, np.ndarray] = {}
     for number in range(len(windows)):
-        yield ring.take(frames_at(shown_at, windows.moments(number, clip_frames)))
+        indices = frames_at(shown_at, windows.moments(number, clip_frames)).tolist()
+        held = {index: frame for index, frame in held.items() if index >= indices[0]}
+        while indices[-1] not in held:
+            index, frame = next(frames)
+            if index >= indices[0]:
+                held[index] = frame
+        yield np.stack([held[index] for index in indices])
