@@ -69,7 +69,6 @@ class EpicKitchens(VideoDataModule):
         return {}
 
     def _annotations(self, what: str) -> Path:
-        """``EPIC_100_<what>.csv``."""
         for folder in ANNOTATION_FOLDERS:
             path = self.root / folder / f"EPIC_100_{what}.csv"
             if path.is_file():

@@ -254,8 +254,9 @@ class Folder(VideoDataModule):
         listing = find_list(self.root, split)
         if listing:
             roots = (self.root, listing.parent, self.root / split)
+            every = (find_list(self.root, name) for name in self.splits.values())
             records, names = records_from_list(
-                listing, roots, self._lists(), self.tell, self.multi_label
+                listing, roots, list(filter(None, every)), self.tell, self.multi_label
             )
             return records, names, self._column(read_list(listing, self.multi_label))
         if (self.root / "videos.csv").is_file():
@@ -285,10 +286,6 @@ class Folder(VideoDataModule):
         if column is not None and "" in column:
             raise UserError(f"{listing.place(column.index(''))}: the {self.group} is empty")
         return column
-
-    def _lists(self) -> list[Path]:
-        """The list files of all splits."""
-        return [file for split in self.splits.values() if (file := find_list(self.root, split))]
 
     def _from_one_list(
         self, file: Path, split: str
@@ -336,14 +333,10 @@ class ListFiles(VideoDataModule):
                 "and data.test_split"
             )
         roots = (self.root, found.parent)
-        return records_from_list(found, roots, self._lists(), self.tell, self.multi_label)
-
-    def _lists(self) -> list[Path]:
-        """The list files of all splits."""
-        return [file for split in self.splits.values() if (file := self._find(split))]
+        lists = list(filter(None, map(self._find, self.splits.values())))
+        return records_from_list(found, roots, lists, self.tell, self.multi_label)
 
     def _find(self, split: str) -> Path | None:
-        """The list file of a split."""
         listing = self.root / user_path(split)
         return listing if listing.is_file() else find_list(listing.parent, listing.name)
 

@@ -38,7 +38,7 @@ class Kinetics(VideoDataModule):
         if listing and is_official(listing):
             return self._from_annotations(listing, split)
         if listing:
-            lists = [file for name in self.splits.values() if (file := self._list(name))]
+            lists = list(filter(None, map(self._list, self.splits.values())))
             roots = (self.root, self.root / split, listing.parent)
             return records_from_list(listing, roots, lists, self.tell)
         if (self.root / split).is_dir():

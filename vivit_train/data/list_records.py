@@ -249,7 +249,6 @@ def _check_once(listing: Listing) -> None:
 
 
 def _folders(listing: Listing) -> list[str]:
-    """The name of each video's folder."""
     return [os.path.basename(os.path.dirname(path)) for path in listing.columns["path"]]
 
 

@@ -294,7 +294,6 @@ def _leave_out(shard: Shard, reason: str) -> None:
 
 
 def _add(shard: Shard, key: str, videos: list[tarfile.TarInfo], texts: Mapping[str, bytes]) -> None:
-    """One sample."""
     if len(videos) > 1:
         names = shorten([os.path.basename(video.name) for video in videos])
         raise ShardFault(f"the sample {key} has {len(videos)} videos: {names}")

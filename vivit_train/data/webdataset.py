@@ -110,7 +110,6 @@ class WebDataset(Folder):
         return records, names, self._groups(shards)
 
     def _indexed(self, shards: Mapping[str, Stat]) -> list[Shard]:
-        """What they hold."""
         fields = Fields(self.label_key, self._group_key)
         return index_shards(self.url, shards, fields, self.index_dir)
 

@@ -14,7 +14,8 @@ from vivit_train.data.records import Records
 from vivit_train.preflight.features import MOST_VIDEOS, spread
 from vivit_train.preflight.finding import Finding
 from vivit_train.video.decoders import known_rate
-from vivit_train.video.guard import CAN_GUARD, Failure, Guard
+from vivit_train.video.guard import CAN_GUARD, Failure
+from vivit_train.video.pool import guarded_map
 
 # Of a class: fewer videos may be alike by chance.
 FEWEST = 5
@@ -62,13 +63,8 @@ def read_heads(data: VideoDataModule, timeout: float = 10.0) -> list[Head]:
     rows = spread(records.labels, MOST_VIDEOS, data.seed)
     if not CAN_GUARD:
         return _heads(records, rows)
-    guard: Guard[Sequence[int], list[Head]] = Guard(partial(_heads, records), timeout)
-    try:
-        return guard(rows)
-    except Failure:
-        return []
-    finally:
-        guard.close()
+    ((_, heads),) = guarded_map(partial(_heads, records), [rows], 1, timeout)
+    return [] if isinstance(heads, Failure) else heads
 
 
 def _heads(records: Records, rows: Sequence[int]) -> list[Head]:

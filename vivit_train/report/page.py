@@ -170,25 +170,23 @@ def _command(content: Content) -> str | None:
 
 def _charts(contents: Sequence[Content]) -> list[Markup]:
     """Curves; several runs in one chart, each in its colour, without their noise."""
-    charts = []
+    charts, are_several = [], len(contents) > 1
     for title, (unit, columns) in _CHARTS.items():
         lines = []
         for place, content in enumerate(contents):
-            for column in columns:
-                colour = place % COLOURS if len(contents) > 1 else columns.index(column)
-                name = content.name if len(contents) > 1 else column.partition("/")[0]
+            # Of several runs the validation's curve alone.
+            for column in columns[-1:] if are_several else columns:
+                colour = place % COLOURS if are_several else columns.index(column)
+                name = content.name if are_several else column.partition("/")[0]
                 points = content.curve(column)
                 is_noisy = column.startswith("train/") and column.endswith(
                     ("/loss", "/top1", "/micro_f1", "/grad_norm")
                 )
-                if len(contents) > 1 and len(columns) > 1 and column == columns[0]:
-                    continue  # of several runs the validation's curve alone
                 if is_noisy and len(points) > 10:
-                    lines.append(Line(f"{name}, each step", points, colour, is_faint=True))
+                    if not are_several:
+                        lines.append(Line(f"{name}, each step", points, colour, is_faint=True))
                     points = smoothed(points)
                 lines.append(Line(name, points, colour))
-        if len(contents) > 1:
-            lines = [line for line in lines if not line.is_faint]
         charts.append(chart(title, lines, unit))
     return [drawn for drawn in charts if drawn]
 

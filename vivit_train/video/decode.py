@@ -204,22 +204,17 @@ class VideoReader:
             DecodeError: As by `read`, when the frame is met.
         """
         self._check_there(indices[[0, -1]])
-        size = None
-        frames = zip(indices.tolist(), self._backend.stream(indices.tolist(), look))
-        while True:
-            try:
-                index, frame = next(frames)
+        size, wanted = None, indices.tolist()
+        try:
+            for index, frame in zip(wanted, self._backend.stream(wanted, look)):
                 if size not in (None, frame.shape[:2]):
                     raise ValueError(f"frame {index} differs in size from those before it")
                 size = frame.shape[:2]
-                frame = resize(frame) if resize else frame
-            except StopIteration:
-                return
-            except UserError:
-                raise  # by `resize`
-            except Exception as error:
-                raise DecodeError(self.path, _reason(error)) from error
-            yield index, frame
+                yield index, resize(frame) if resize else frame
+        except UserError:
+            raise  # by `resize`
+        except Exception as error:
+            raise DecodeError(self.path, _reason(error)) from error
 
     def _check_there(self, indices: np.ndarray) -> None:
         if self._closed:
