@@ -257,8 +257,7 @@ class VivitModule(LightningModule):
                 epoch has.
         """
         trainer = self.trainer
-        batches = len(self.data.train_dataloader())
-        batches = limited(batches, trainer.limit_train_batches)
+        batches = limited(len(self.data.train_dataloader()), trainer.limit_train_batches)
         interval = trainer.val_check_interval
         counts_within_epochs = trainer.check_val_every_n_epoch is not None
         if isinstance(interval, int) and interval > batches and counts_within_epochs:

@@ -133,13 +133,9 @@ class SameSteps(Callback):
         # Checkpoints of older versions say by Lightning's counters that a validation was begun.
         due = saved.get("validation_due", validation["started"] > validation["processed"])
         epoch, steps = saved["epoch"], checkpoint["global_step"]
-        done, batches = (
-            self._converted(videos // saved["videos_per_batch"], batch, what)
-            for videos, what in (
-                (saved["videos_done"], "the checkpoint's position"),
-                (saved["videos_per_epoch"], "an epoch"),
-            )
-        )
+        before = saved["videos_per_batch"]
+        done = self._converted(saved["videos_done"] // before, batch, "the checkpoint's position")
+        batches = self._converted(saved["videos_per_epoch"] // before, batch, "an epoch")
         if due and done == 0:  # that of the epoch before
             epoch, done = epoch - 1, batches
         _set_counters(loops, steps, epoch, done, batches, due)
@@ -270,10 +266,9 @@ def _after_whole_steps(trainer: Trainer, batches: int) -> int | float | None:
     if isinstance(trainer.val_check_interval, float):
         return min(batches, max(interval // accumulate, 1) * accumulate)
     if interval % accumulate or (over_epochs and batches % accumulate):
+        too = f", of which an epoch is one too: it has {batches} batches" if over_epochs else ""
         raise UserError(
             f"trainer.val_check_interval={trainer.val_check_interval} batches end inside an "
-            f"optimiser step of trainer.accumulate_grad_batches={accumulate}: give a multiple"
-            + f", of which an epoch is one too: it has {batches} batches"
-            * over_epochs
+            f"optimiser step of trainer.accumulate_grad_batches={accumulate}: give a multiple{too}"
         )
     return interval

@@ -101,26 +101,21 @@ def summarise(
     from vivit_train.data.verdicts import count_verdicts
     from vivit_train.preflight.recordings import of_the_recordings
 
-    names = [job.video for job in jobs]
-    timed = [v for name in names if (v := file.verdicts[name]).usable() and v.fps > 0]
     verdicts = file.verdicts
+    of_videos = {job.video: verdicts[job.video] for job in jobs}
+    timed = [v for v in of_videos.values() if v.usable() and v.fps > 0]
     splits = {data.splits[role]: records for role, records in data.records.items()}
     bad = [
-        {
-            "video": name,
-            "verdict": verdicts[name].verdict,
-            "reason": verdicts[name].reason,
-            "usable": verdicts[name].usable(),
-        }
-        for name in names
-        if verdicts[name].verdict != "ok"
+        {"video": name, "verdict": v.verdict, "reason": v.reason, "usable": v.usable()}
+        for name, v in of_videos.items()
+        if v.verdict != "ok"
     ]
     return {
         "data": data.name,
         "root": str(data.root),
         "verdicts": str(file.path),
-        "videos": len(names),
-        "counts": count_verdicts(map(verdicts.get, names), data.sampling),
+        "videos": len(of_videos),
+        "counts": count_verdicts(of_videos.values(), data.sampling),
         "unusable": sum(not row["usable"] for row in bad),
         "splits": {
             split: summarise_split(data, records, verdicts) for split, records in splits.items()

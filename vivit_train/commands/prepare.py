@@ -201,9 +201,7 @@ def summary_lines(
         )
     if unlisted:
         yield f"{unlisted} videos that no split lists were left out"
-    before, after = (
-        sum(size or 0 for size in sizes)
-        for sizes in ((c.size for c in copies), (c.copy_size for c in copies))
-    )
+    before = sum(copy.size or 0 for copy in copies)
+    after = sum(copy.copy_size or 0 for copy in copies)
     yield f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
     yield f"{len(copies)} videos, {done_now} of them and {annotations} annotations copied now"

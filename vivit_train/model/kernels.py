@@ -189,13 +189,11 @@ def _choice(
         warnings.simplefilter("always")  # torch warns of its reasons against each kernel
         if forced is not None:
             stack.enter_context(sdpa_kernel([forced]))
+        reasons: list[object] = []
         try:
             choice = torch._fused_sdp_choice(q, k, k, dropout_p=call.dropout_p)
-            reasons: list[object] = [warning.message for warning in told]
         except RuntimeError as error:
-            choice, reasons = (
-                SDPBackend.ERROR.value,
-                [warning.message for warning in told] or [error],
-            )
+            choice, reasons = SDPBackend.ERROR.value, [error]
+        reasons = [warning.message for warning in told] or reasons
     names = {backend.value: name for name, backend in BACKENDS.items()}
     return names.get(choice), " ".join(str(reason).rstrip(". ") + "." for reason in reasons)
