@@ -7,22 +7,17 @@ from typing import Any
 
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.data import demo
 from vivit_train.data.demo import Demo
 from vivit_train.data.demo_clips import CLASS_NAMES
 from vivit_train.errors import UserError
 from vivit_train.io.quiet import hush_lightning
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 
 
 def build(root: Path, train_per_class: int = 1, val_per_class: int = 1, **kwargs: Any) -> Demo:
-    processor = Processor(size=18, crop_size=16)
-    return Demo(
-        root=root, name="demo", clip_frames=4, frame_stride=1, batch_size=2, num_workers=0,
-        train_per_class=train_per_class, val_per_class=val_per_class, processor=processor,
-        augment=Augment(processor), **kwargs,
-    )  # fmt: skip
+    counts = {"train_per_class": train_per_class, "val_per_class": val_per_class}
+    return Demo(root=root, name="demo", **TINY | counts | {"clip_frames": 4} | kwargs)
 
 
 def test_the_first_run_writes_it_and_the_next_find_it(

@@ -4,21 +4,16 @@ from typing import Any
 
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.data.diving48 import Diving48
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 
-PROCESSOR = Processor(size=18, crop_size=16)
 VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Inward", "Dive", "NoTwis", "PIKE"]]
 
 
 def build(root: Path, **kwargs: Any) -> Diving48:
-    return Diving48(
-        root=str(root), name="diving48", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), val_split="test", test_split="test",
-        **kwargs,
-    )  # fmt: skip
+    splits = {"val_split": "test", "test_split": "test"}
+    return Diving48(root=str(root), name="diving48", **TINY | splits | kwargs)
 
 
 def entry(name: str, label: int) -> dict[str, Any]:

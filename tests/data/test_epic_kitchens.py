@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import SMALL
+from tests.data.tiny import PROCESSOR, TINY
 from train import train
 from vivit_train.__main__ import main
 from vivit_train.config import compose_config
 from vivit_train.data.epic_kitchens import EpicKitchens, read_classes, read_segments, seconds
 from vivit_train.errors import UserError
 from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 from vivit_train.video.write import write_video
 
-PROCESSOR = Processor(size=18, crop_size=16)
 COLUMNS = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"
     "start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
@@ -68,12 +67,9 @@ def touch(root: Path, *paths: str) -> None:
 def build(root: Path, **kwargs: Any) -> EpicKitchens:
     arguments = {
         "val_split": "validation", "test_split": "validation", "eval_views": [1, 1],
-        "augment": Augment(PROCESSOR), "batch_size": 2, "num_workers": 0,
+        "clip_frames": 4,
     }  # fmt: skip
-    return EpicKitchens(
-        root=root, name="epic_kitchens", clip_frames=4, frame_stride=1, processor=PROCESSOR,
-        **arguments | kwargs,
-    )  # fmt: skip
+    return EpicKitchens(root=root, name="epic_kitchens", **TINY | arguments | kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.tiny import TINY
 from tests.data.torture import evil_decoder
 from vivit_train.data.folder import Folder, ListFiles, check_readable
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 from vivit_train.video.write import write_video
-
-PROCESSOR = Processor(size=18, crop_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +22,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def build(root: Path, **kwargs: Any) -> Folder:
-    return Folder(
-        root=root, name="mine", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **kwargs,
-    )  # fmt: skip
+    return Folder(root=root, name="mine", **TINY | kwargs)
 
 
 def fill(root: Path, content: bytes, *paths: str) -> None:
@@ -440,10 +434,7 @@ def test_a_video_that_hangs_does_not_hold_up_the_start(
 
 def lists(root: Path, **kwargs: Any) -> ListFiles:
     splits = {"train_split": "train.csv", "val_split": "val.csv", "test_split": "val.csv"}
-    return ListFiles(
-        root=root, name="csv", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **splits | kwargs,
-    )  # fmt: skip
+    return ListFiles(root=root, name="csv", **TINY | splits | kwargs)
 
 
 def test_a_list_per_split(tmp_path: Path, clip: bytes) -> None:

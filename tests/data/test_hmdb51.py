@@ -3,12 +3,10 @@ from typing import Any
 
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.data.hmdb51 import Hmdb51
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 
-PROCESSOR = Processor(size=18, crop_size=16)
 LISTS = {
     "brush_hair": "a(1)_u_nm.avi 1 \nb.avi 2 \nc.avi 0 \nd.avi 1 \n",
     "cartwheel": "a(1)_u_nm.avi 2 \r\ne.avi 1 \r\n",
@@ -16,10 +14,7 @@ LISTS = {
 
 
 def build(root: Path, **kwargs: Any) -> Hmdb51:
-    return Hmdb51(
-        root=str(root), name="hmdb51", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **kwargs,
-    )  # fmt: skip
+    return Hmdb51(root=str(root), name="hmdb51", **TINY | kwargs)
 
 
 def fill(root: Path, lists: str = "testTrainMulti_7030_splits", videos: str = ".") -> None:

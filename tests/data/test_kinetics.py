@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.tiny import TINY
 from vivit_train.data.kinetics import Kinetics, clip_stem, is_official
 from vivit_train.errors import UserError
 from vivit_train.metrics import VideoAccuracy
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 from vivit_train.video.write import write_video
 
-PROCESSOR = Processor(size=18, crop_size=16)
 # The official lists' form: is_cc in some of them, quotes where a label has a comma.
 OFFICIAL = """\
 label,youtube_id,time_start,time_end,split,is_cc
@@ -32,10 +30,7 @@ LABELS = [1, 2, 0, 2]
 
 
 def build(root: Path, **kwargs: Any) -> Kinetics:
-    return Kinetics(
-        root=root, name="kinetics400", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **kwargs,
-    )  # fmt: skip
+    return Kinetics(root=root, name="kinetics400", **TINY | kwargs)
 
 
 def touch(root: Path, *paths: str) -> None:

@@ -3,12 +3,10 @@ from typing import Any
 
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.data.moments_in_time import MomentsInTime, read_categories, read_split_list
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 
-PROCESSOR = Processor(size=18, crop_size=16)
 CATEGORIES = "clapping,0\nadult+female+singing,2\npraying,1\n"
 NAMES = ["clapping", "praying", "adult+female+singing"]
 # Both versions' rows: path, class, how many annotators agreed and disagreed.
@@ -20,11 +18,8 @@ FILES = ["adult+female+singing/0-0-1-6_11.mp4", "clapping/getty id_6.mp4"]
 
 
 def build(root: Path, **kwargs: Any) -> MomentsInTime:
-    arguments = {"train_split": "training", "val_split": "validation", "test_split": "validation"}
-    return MomentsInTime(
-        root=root, name="moments_in_time", clip_frames=2, frame_stride=1, batch_size=1,
-        num_workers=0, processor=PROCESSOR, augment=Augment(PROCESSOR), **arguments | kwargs,
-    )  # fmt: skip
+    splits = {"train_split": "training", "val_split": "validation", "test_split": "validation"}
+    return MomentsInTime(root=root, name="moments_in_time", **TINY | splits | kwargs)
 
 
 def fill(root: Path, split: str, *files: str) -> None:

@@ -5,14 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.config import compose_config, to_plain
 from vivit_train.data.ssv2 import SomethingSomethingV2, read_answers, read_classes, read_rows
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 from vivit_train.video.write import write_video
 
-PROCESSOR = Processor(size=18, crop_size=16)
 # The official forms: numbers as strings, templates without brackets, commas in them.
 LABELS = {
     "Holding something next to something": "2",
@@ -36,10 +34,7 @@ EXPECTED = [2, 1, 0]
 
 def build(root: Path, **kwargs: Any) -> SomethingSomethingV2:
     arguments = {"val_split": "validation", "test_split": "validation", "eval_views": [1, 1]}
-    return SomethingSomethingV2(
-        root=root, name="ssv2", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **arguments | kwargs,
-    )  # fmt: skip
+    return SomethingSomethingV2(root=root, name="ssv2", **TINY | arguments | kwargs)
 
 
 def write(root: Path, path: str, content: Any) -> None:

@@ -3,12 +3,10 @@ from typing import Any
 
 import pytest
 
+from tests.data.tiny import TINY
 from vivit_train.data.ucf101 import Ucf101
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 
-PROCESSOR = Processor(size=18, crop_size=16)
 LISTS = {
     "classInd.txt": "1 HandstandPushups\r\n2 Archery\r\n",
     "trainlist01.txt": "HandstandPushups/v_HandStandPushups_g08_c01.avi 1\r\n"
@@ -19,10 +17,7 @@ LISTS = {
 
 
 def build(root: Path, **kwargs: Any) -> Ucf101:
-    return Ucf101(
-        root=str(root), name="ucf101", clip_frames=2, frame_stride=1, batch_size=2, num_workers=0,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), **kwargs,
-    )  # fmt: skip
+    return Ucf101(root=str(root), name="ucf101", **TINY | kwargs)
 
 
 def fill(root: Path, lists: str = "ucfTrainTestlist", videos: str = "UCF-101") -> None:

@@ -14,6 +14,7 @@ import torch
 from tests.conftest import SMALL
 from tests.data.tar_shards import put_into_store, samples, write_tar
 from tests.data.test_datamodule import attach
+from tests.data.tiny import TINY
 from vivit_train.commands import check as check_command
 from vivit_train.data.check import check, jobs_of
 from vivit_train.data.folder import Folder
@@ -23,14 +24,11 @@ from vivit_train.data.verdicts import FILE_NAME as VERDICTS
 from vivit_train.data.verdicts import read_verdicts
 from vivit_train.data.webdataset import WebDataset
 from vivit_train.errors import UserError
-from vivit_train.transforms.augment import Augment
-from vivit_train.transforms.processor import Processor
 from vivit_train.video.guard import CAN_GUARD
 from vivit_train.video.write import write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not CAN_GUARD, reason="needs fork")
-PROCESSOR = Processor(size=18, crop_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +50,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(root: Path | str | None, **kwargs: Any) -> WebDataset:
-    options = {
-        "root": root and str(root), "name": "webdataset", "clip_frames": 2, "frame_stride": 1,
-        "batch_size": 2, "num_workers": 0, "processor": PROCESSOR, "augment": Augment(PROCESSOR),
-    }  # fmt: skip
-    return WebDataset(**options | kwargs)
+    options = {"root": root and str(root), "name": "webdataset"}
+    return WebDataset(**TINY | options | kwargs)
 
 
 def write_shards(root: Path, clips: Sequence[bytes], names: Sequence[str], each: int = 4) -> None:
@@ -125,10 +120,7 @@ def test_a_part_is_set_aside(tmp_path: Path, clips: list[bytes]) -> None:
     rows = "\n".join(f"{name},{label}" for name, label in sorted(train | val))
     (tmp_path / "list").mkdir()
     (tmp_path / "list/videos.csv").write_text(rows)
-    files = Folder(
-        root=str(tmp_path / "list"), name="folder", clip_frames=2, frame_stride=1, batch_size=2,
-        processor=PROCESSOR, augment=Augment(PROCESSOR), val_fraction=0.4,
-    )  # fmt: skip
+    files = Folder(root=str(tmp_path / "list"), name="folder", val_fraction=0.4, **TINY)
     records, _ = files.read_split("val")
     assert {records.name(i) for i in range(len(records))} == {name for name, _ in val}
 

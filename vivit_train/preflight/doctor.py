@@ -147,7 +147,6 @@ class Patient:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self.clips = batch.clips[:MAX_CLIPS].to(self.fabric.device)
         self.targets = batch.targets[:MAX_CLIPS].to(self.fabric.device)
-        self.is_new = config["model"]["pretrained"] is None
         self.losses: list[float] = []
         self.seconds_per_clip = float("nan")
 
@@ -165,7 +164,8 @@ class Patient:
         if loss > expected + LOSS_TOLERANCE * max(1.0, expected):
             cure = "is the processor the one that the weights were trained with?"
             return Finding("warn", "first loss", f"{text}: worse than guessing, {cure}")
-        if self.is_new and loss < expected - LOSS_TOLERANCE:
+        is_new = self.config["model"]["pretrained"] is None
+        if is_new and loss < expected - LOSS_TOLERANCE:
             return Finding("warn", "first loss", f"{text}: better than an untrained model can be")
         return Finding("ok", "first loss", text)
 

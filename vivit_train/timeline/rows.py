@@ -43,7 +43,7 @@ class Joiner:
 
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = threshold
-        self._spans: list[tuple[float, float]] = []  # start and end of the current row
+        self._span: tuple[float, float] | None = None  # of the current row
         self._name = ""
         self._sum = 0.0  # of probability times seconds
 
@@ -52,21 +52,20 @@ class Joiner:
         name, probability = guess
         is_shown = probability >= self.threshold
         weighted = probability * (span[1] - span[0])
-        if self._spans and is_shown and name == self._name:
-            self._spans = [(self._spans[0][0], span[1])]
+        if self._span and is_shown and name == self._name:
+            self._span = (self._span[0], span[1])
             self._sum += weighted
             return None
         ended = self.end()
         if is_shown:
-            self._spans, self._name, self._sum = [span], name, weighted
+            self._span, self._name, self._sum = span, name, weighted
         return ended
 
     def end(self) -> Row | None:
         """The current row, if there is one: it ends here."""
-        if not self._spans:
+        if self._span is None:
             return None
-        ((start, end),) = self._spans
-        self._spans = []
+        (start, end), self._span = self._span, None
         return Row(start, end, self._name, self._sum / (end - start))
 
 
