@@ -392,8 +392,7 @@ def processor_of(weights: Weights) -> Processor | None:
 
 def with_crop(processor: Processor, crop_size: int | Sequence[int]) -> Processor:
     """The same processor for clips of another size: what it resizes to grows with the crop."""
-    settings = Processor(crop_size=crop_size).settings()
-    crop, before = settings["crop_size"], processor.settings()
+    crop, before = Processor(crop_size=crop_size).crop_size, processor.settings()
     scale = min(crop) / min(before["crop_size"])
     size = before["size"]
     size = round(scale * size) if isinstance(size, int) else [round(scale * s) for s in size]

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.tiny import touch
 from vivit_train.data.class_folders import count_videos, scan_class_folders, scan_videos
 from vivit_train.errors import UserError
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
 
 
 def scan(folder: Path) -> tuple[dict[str, list[str]], list[str]]:

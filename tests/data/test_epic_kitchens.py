@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import SMALL
-from tests.data.tiny import PROCESSOR, TINY
+from tests.data.tiny import PROCESSOR, TINY, touch
 from train import train
 from vivit_train.__main__ import main
 from vivit_train.config import compose_config
@@ -56,12 +56,6 @@ def annotate(root: Path, folder: str = ".", split: str = "train", rows: list[str
     (root / folder / f"EPIC_100_{split}.csv").write_text("\n".join([COLUMNS, *rows]))
     (root / folder / "EPIC_100_noun_classes.csv").write_text(NOUNS)
     (root / folder / "EPIC_100_verb_classes.csv").write_text(VERBS)
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
 
 
 def build(root: Path, **kwargs: Any) -> EpicKitchens:

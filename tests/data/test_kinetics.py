@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.tiny import TINY
+from tests.data.tiny import TINY, touch
 from vivit_train.data.kinetics import Kinetics, clip_stem, is_official
 from vivit_train.errors import UserError
 from vivit_train.metrics import VideoAccuracy
@@ -31,12 +31,6 @@ LABELS = [1, 2, 0, 2]
 
 def build(root: Path, **kwargs: Any) -> Kinetics:
     return Kinetics(root=root, name="kinetics400", **TINY | kwargs)
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
 
 
 def write(root: Path, path: str, text: str) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.tiny import TINY
+from tests.data.tiny import TINY, touch
 from vivit_train.data.moments_in_time import MomentsInTime, read_categories, read_split_list
 from vivit_train.errors import UserError
 
@@ -25,9 +25,7 @@ def build(root: Path, **kwargs: Any) -> MomentsInTime:
 def fill(root: Path, split: str, *files: str) -> None:
     (root / "moments_categories.txt").write_text(CATEGORIES)
     (root / f"{split}Set.csv").write_text(LISTED)
-    for file in files:
-        (root / split / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / split / file).write_bytes(b"")
+    touch(root / split, *files)
 
 
 def rows(root: Path, split: str = "training") -> tuple[list[tuple[str, int]], list[str]]:

@@ -3,15 +3,10 @@ import pickle
 import pickletools
 from pathlib import Path
 
+from tests.data.tiny import touch
 from vivit_train.data.records import Records, by_stem, list_videos, size_and_mtime
 
 NAMES = ["b/ü 1.mp4", "a/2.mp4", "a/long name with spaces.webm"]
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
 
 
 def test_records_give_back_what_went_in() -> None:

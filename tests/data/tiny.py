@@ -1,5 +1,6 @@
-"""What the data sets of these tests are built with: tiny clips, decoded in this process."""
+"""What the data sets of these tests are made of: tiny clips, decoded here, or empty files."""
 
+from pathlib import Path
 from typing import Any
 
 from vivit_train.transforms.augment import Augment
@@ -14,3 +15,10 @@ TINY: dict[str, Any] = {
     "processor": PROCESSOR,
     "augment": Augment(PROCESSOR),
 }
+
+
+def touch(root: Path, *paths: str) -> None:
+    """Makes empty files, and their folders."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")

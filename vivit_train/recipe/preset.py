@@ -10,6 +10,7 @@ from vivit_train.config import check_schedule
 from vivit_train.config.keys import AUTO
 from vivit_train.errors import UserError
 from vivit_train.io.terminal import is_rank_zero, say
+from vivit_train.video.sampling import SPACINGS
 
 if TYPE_CHECKING:
     from vivit_train.data.datamodule import VideoDataModule
@@ -118,11 +119,10 @@ def left_open(config: Config) -> list[str]:
     These are the processor's settings that are null, and how clips are taken where nothing says it
     or it is measured.
     """
-    spacings, data = ("frame_stride", "frame_rate", "clip_seconds"), config["data"]
+    data = config["data"]
     measured = data.get("sampling") == AUTO
-    is_spaced = data.get("sampling") == "whole" or any(data.get(name) for name in spacings)
-    is_open = measured or not is_spaced
-    clips = [name for name in spacings if is_open] + ["sampling"]
+    is_spaced = data.get("sampling") == "whole" or any(data.get(name) for name in SPACINGS)
+    clips = ["sampling"] if is_spaced and not measured else [*SPACINGS, "sampling"]
     return [
         *keys_to_fit(config),
         *(f"data.{name}" for name in clips if measured or data.get(name) is None),
