@@ -133,6 +133,7 @@ class TestTrainer:
             "monitor": "val/loss",
             "every_n_train_steps": 7,
             "top_k": 3,
+            "score_tolerance": 0.25,
             "patience_steps": 50,
         }
         trainer, checkpoints = build_trainer(config, tmp_path)
@@ -140,7 +141,7 @@ class TestTrainer:
         assert trainer.num_devices == 1
         assert trainer.max_epochs == 2
         assert (checkpoints.monitor, checkpoints.every_n_train_steps) == ("val/loss", 7)
-        assert checkpoints.top_k == 3
+        assert (checkpoints.top_k, checkpoints.score_tolerance) == (3, 0.25)
         (stopping,) = (c for c in trainer.callbacks if isinstance(c, EarlyStopping))
         assert (stopping.monitor, stopping.mode, stopping.patience) == ("val/loss", "min", 50)
         assert checkpoints.last == tmp_path / "checkpoints" / "last.ckpt"

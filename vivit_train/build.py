@@ -235,6 +235,7 @@ def build_trainer(
         callbacks["monitor"],
         callbacks["every_n_train_steps"],
         callbacks["top_k"],
+        callbacks["score_tolerance"],
     )
     patience = callbacks["patience_steps"]
     stopping = [] if patience is None else [EarlyStopping(callbacks["monitor"], patience)]

@@ -83,6 +83,42 @@ class TestCheckpoints:
         assert sorted(p.name for p in tmp_path.iterdir()) == names
         assert (tmp_path / "previous.ckpt").read_text() == "step 50"
 
+    @pytest.mark.parametrize("top_k", [1, 2])
+    def test_of_scores_within_the_tolerance_the_latest_is_best(
+        self, tmp_path: Path, saver: Saver, top_k: int
+    ) -> None:
+        """Whatever their loss; one that is lower by more is not, nor what was near an old best."""
+        callback = Checkpoints(tmp_path, top_k=top_k, score_tolerance=0.125)
+        best = []
+        for score, loss in ((0.5, 1), (0.375, 9), (0.25, 0), (0.75, 1), (0.5, 0), (0.6875, 9)):
+            saver.train(callback, 10)
+            saver.validate(callback, score, loss=loss)
+            best.append(callback.best.read_text())
+        assert best == ["step 10", "step 20", "step 20", "step 40", "step 40", "step 60"]
+        resumed = Checkpoints(tmp_path, top_k=top_k, score_tolerance=0.125)
+        resumed.load_state_dict(callback.state_dict())
+        for score in (0.59375, 0.625):  # of the highest, 0.75, not of the latest
+            saver.train(resumed, 10)
+            saver.validate(resumed, score)
+        assert callback.best.read_text() == "step 80"
+        if top_k == 2:
+            kept = ["step60_top1_0.6875.ckpt", "step80_top1_0.6250.ckpt"]
+            assert sorted(path.name for path in tmp_path.glob("step*")) == kept
+
+    def test_a_checkpoint_from_before_the_tolerance(self, tmp_path: Path, saver: Saver) -> None:
+        callback = Checkpoints(tmp_path)
+        saver.train(callback, 10)
+        saver.validate(callback, 0.5)
+        state = callback.state_dict()
+        del state["highest"]
+        resumed = Checkpoints(tmp_path, score_tolerance=0.25)
+        resumed.load_state_dict(state)
+        assert resumed.highest == 0.5
+        for score, step in ((0.125, 10), (0.25, 30)):
+            saver.train(resumed, 10)
+            saver.validate(resumed, score)
+            assert resumed.best.read_text() == f"step {step}"
+
     def test_every_n_steps(self, tmp_path: Path, saver: Saver) -> None:
         saver.train(Checkpoints(tmp_path, every_n_train_steps=3), 9)
         assert saver.saves == [3, 6]

@@ -177,6 +177,18 @@ def test_a_number_of_steps_ends_the_run() -> None:
     assert config["trainer"]["check_val_every_n_epoch"] == 1
 
 
+def test_scores_of_few_videos_are_not_told_apart() -> None:
+    def tolerance(videos: int, *words: str) -> float:
+        return fitted(64, *words, val_clips=videos)["callbacks"]["score_tolerance"]
+
+    assert tolerance(25) == pytest.approx(0.1)
+    assert tolerance(10_000) == pytest.approx(0.005)
+    assert tolerance(25, "callbacks.monitor=val/loss") == 0
+    data = of(64, "a", "b")
+    data.records["val"] = [None] * 100
+    assert fit_to_set(plain(), data)["callbacks"]["score_tolerance"] == pytest.approx(0.05)
+
+
 def test_a_flip_is_off_unless_it_is_known_to_do_no_harm() -> None:
     def flip(clips: int, *classes: str, words: tuple[str, ...] = ()) -> float:
         return fitted(clips, *words, classes=classes)["augment"]["horizontal_flip"]

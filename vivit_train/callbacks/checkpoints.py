@@ -51,6 +51,9 @@ class Checkpoints(Checkpoint):
         every_n_train_steps: Optimiser steps between saves where no validation comes; 0: only after
             each validation and epoch.
         top_k: Validations whose checkpoints are kept; 1: that of the best alone.
+        score_tolerance: Scores that are lower than the highest so far by this or less count as
+            equal to it, and of these the latest is best, whatever its loss. On a few validation
+            videos the highest of many scores is mostly luck. 0: the highest is best.
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class Checkpoints(Checkpoint):
         monitor: str = "val/top1",
         every_n_train_steps: int = 0,
         top_k: int = 1,
+        score_tolerance: float = 0.0,
     ) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
         self.every_n_train_steps = every_n_train_steps
         self.top_k = top_k
+        self.score_tolerance = score_tolerance
+        self.highest = -math.inf  # score so far
         self.kept: list[Kept] = []  # best first
         self._last_saved_step = -1
         self._stop_is_due = False
@@ -96,7 +102,8 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best scores so far, so that a resumed run does not overwrite better ones."""
-        return {"kept": [list(kept) for kept in self.kept], "monitor": self.monitor}
+        kept = [list(kept) for kept in self.kept]
+        return {"kept": kept, "monitor": self.monitor, "highest": self.highest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; a best of another score or folder is none."""
@@ -119,6 +126,8 @@ class Checkpoints(Checkpoint):
             )
         else:
             self.kept = kept
+            scores = [validation.score for validation in kept]
+            self.highest = float(state_dict.get("highest", max(scores, default=-math.inf)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes all ranks write to rank 0's folder.
@@ -191,7 +200,8 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         new = self._judged(trainer)
-        kept = sorted([*self.kept, new], reverse=True)[: self.top_k]
+        self.highest = max(self.highest, new.score)
+        kept = sorted([*self.kept, new], key=self._rank, reverse=True)[: self.top_k]
         if new not in kept or new.score == -math.inf:
             self._save(trainer, self.last)
             return
@@ -215,6 +225,12 @@ class Checkpoints(Checkpoint):
         score = float(trainer.callback_metrics[self.monitor])
         score = gain if self.monitor == "val/loss" else score
         return Kept(-math.inf if math.isnan(score) else score, gain, trainer.global_step)
+
+    def _rank(self, kept: Kept) -> tuple[float, ...]:
+        """The higher the better."""
+        if self.score_tolerance and kept.score >= self.highest - self.score_tolerance:
+            return (1, kept.step)
+        return (0, *kept)
 
     @property
     def _score(self) -> str:

@@ -135,7 +135,11 @@ RULES = (
         USED,
     ),
     Rule("callbacks.monitor", USED, "the next validation replaces best.ckpt"),
-    Rule("callbacks.top_k", USED, "from the next validation that is among the best"),
+    Rule(
+        "callbacks.top_k callbacks.score_tolerance",
+        USED,
+        "from the next validation that is among the best",
+    ),
     Rule(
         "callbacks.extra",
         USED,

@@ -214,6 +214,7 @@ KEYS: Mapping[str, Kind] = {
     "callbacks.monitor": text | null,
     "callbacks.patience_steps": whole(1) | null,
     "callbacks.top_k": whole(1, 1000),
+    "callbacks.score_tolerance": number(least=0) | auto,
     "callbacks.every_n_train_steps": whole(0),
     "callbacks.non_finite": choice("stop", "skip"),
     "callbacks.refresh_rate": whole(0),

@@ -43,12 +43,14 @@ class TrainingSet(NamedTuple):
         class_names: Their classes.
         processes: Processes that train together.
         most_clips: Clips in a step of one process for which its device has memory.
+        val_clips: Validation videos.
     """
 
     clips: int
     class_names: list[str]
     processes: int = 1
     most_clips: int = CLIPS_PER_STEP
+    val_clips: int = LARGE
 
 
 def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
@@ -74,6 +76,7 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
         data.class_names,
         count_processes(config["trainer"]),
         most_clips(config, CLIPS_PER_STEP) if "data.batch_size" in asked else CLIPS_PER_STEP,
+        len(data.records.get("val", ())) or LARGE,
     )
     config, reasons = fit(config, training_set)
     for key, reason in reasons.items() if is_rank_zero() else ():
@@ -254,6 +257,17 @@ def ema_decay(config: Config, training_set: TrainingSet) -> tuple[float, str]:
     )
 
 
+def score_tolerance(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """The standard error of a share of videos, which is largest at one half."""
+    if config["callbacks"]["monitor"] == "val/loss":
+        return 0.0, "the lowest val/loss is best"
+    videos = training_set.val_clips
+    return float(f"{0.5 / videos**0.5:.2g}"), (
+        f"on {videos} validation videos a score is not known more exactly; of scores this near to "
+        "the highest the latest is best"
+    )
+
+
 def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, str]:
     """Off, unless flips are known to keep the class: others cost more than they gain."""
     if config["augment"]["flip_labels"]:
@@ -278,6 +292,7 @@ RULES: dict[str, Callable[[Config, TrainingSet], tuple[float, str]]] = {
     "optim.warmup_epochs": warmup_epochs,
     "optim.lr": lr,
     "callbacks.ema_decay": ema_decay,
+    "callbacks.score_tolerance": score_tolerance,
     "augment.horizontal_flip": horizontal_flip,
 }
 
