@@ -63,7 +63,7 @@ def test_too_few_steps(words: list[str], root: Path) -> None:
     assert found.keys() == {"steps"}
     assert found["steps"] == (
         "60 in all, 2 per epoch: too few to learn from 40 clips; "
-        "trainer.max_epochs=250 trainer.max_steps=-1 gives 500"
+        "trainer.max_epochs=500 trainer.max_steps=-1 gives 1000"
     )
 
 

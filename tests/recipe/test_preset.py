@@ -84,10 +84,10 @@ def test_a_small_set_gets_enough_steps_and_a_large_one_thirty_epochs() -> None:
     assert min(steps) >= LEAST_STEPS
     assert epochs == sorted(epochs, reverse=True)
     assert rates == sorted(rates)
-    assert epochs[0] == 512  # a step per epoch, and a validation every 16
+    assert epochs[0] == 1023  # a step per epoch, and a validation every 33
     assert epochs[-1] == EPOCHS
-    # Between 256 and 500 clips thirty epochs become enough; up to there it is about as many.
-    assert all(n < 1.1 * LEAST_STEPS for n, clips in zip(steps, SIZES) if clips <= 256)
+    # Between 500 and 1000 clips thirty epochs become enough; up to there it is about as many.
+    assert all(n < 1.1 * LEAST_STEPS for n, clips in zip(steps, SIZES) if clips <= 500)
 
 
 @pytest.mark.parametrize("clips", SIZES)

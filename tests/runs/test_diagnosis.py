@@ -63,10 +63,10 @@ NAN.loss[60:] = np.nan
             case(course(GUESS, 1.2, 1.0, 0.9)),
             r"too few steps, 1000: .* still falling, 1\.\d+ -> 0\.\d+; .*max_epochs=300, 3000",
         ),
-        (case(Course(8, np.array([]), np.array([]))), r"too few steps, 8: even a .* some 500;"),
+        (case(Course(8, np.array([]), np.array([]))), r"too few steps, 8: even a .* some 1000;"),
         (
             case(course(GUESS, 1.3, steps=8), settings={"trainer.max_epochs": -1}),
-            r"too few steps, 8: .*; train longer, trainer\.max_steps=500$",
+            r"too few steps, 8: .*; train longer, trainer\.max_steps=1000$",
         ),
         (
             case(LEARNED, clips=40),

@@ -6,8 +6,8 @@ from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.preflight.finding import Finding
 from vivit_train.recipe.preset import LEAST_STEPS, TrainingSet, steps_per_epoch, total_steps
 
-# Of the steps that a small set is given where they may be chosen: fewer end before it is learnt.
-ENOUGH = 0.75
+# Of the steps that a small set is given where they may be chosen: fewer are seldom enough.
+ENOUGH = 0.4
 
 
 def of_the_steps(config: dict[str, Any], data: VideoDataModule) -> Finding:

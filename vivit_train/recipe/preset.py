@@ -24,7 +24,7 @@ CLIPS_PER_STEP = 16
 # on either side.
 LR_RANGES = {"sgd": (1e-3, 2.0), "adamw": (1e-6, 1e-2)}
 # A run has so many epochs, or so many steps where these are more; and so many validations.
-EPOCHS, LEAST_STEPS, VALIDATIONS = 30, 500, 30
+EPOCHS, LEAST_STEPS, VALIDATIONS = 30, 1000, 30
 # Of the run, over which the learning rate rises.
 WARMUP_SHARE = 0.1
 # AdamW's rate for the head of a model of this width, with `CLIPS_PER_STEP`.
