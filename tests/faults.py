@@ -13,15 +13,18 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.conftest import REPOSITORY, measure_small_matrices
+from vivit_train.__main__ import main
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.faults", "train", "vivit_train.build", "av"])
@@ -123,6 +126,26 @@ def torchrun(
         )
         for rank in range(processes)
     ]
+
+
+def vivit_on(
+    devices: int, words: list[str], log: Path, command: Callable[..., subprocess.CompletedProcess]
+) -> None:
+    """A command of ``vivit`` on one, two or three processes, which must succeed.
+
+    Two are interpreters, of which the first starts the other; three are as torchrun starts them.
+    """
+    strategy = [] if devices == 1 else ["trainer.strategy=ddp"]
+    words = [*words, f"trainer.devices={devices}", *strategy]
+    if devices == 1:
+        with pytest.raises(SystemExit, match="^0$"):
+            main(words)
+    elif devices == 2:
+        done = command("-m", "vivit_train", *words)
+        assert done.returncode == 0, done.stderr
+    else:
+        ranks = torchrun(words, log, devices, program="vivit_train/__main__.py")
+        assert [rank.end() for rank in ranks] == [0] * devices, ranks[0].said()
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -136,7 +136,7 @@ def test_parts_of_ones_own_are_killed_and_end_the_same(words: list[str], tmp_pat
         path.write_text(code)
     # No score is above 1, so a run stops early once three steps have passed since its best one.
     words = [*words, "trainer.max_epochs=9", "callbacks.patience_steps=3", "callbacks=spikes"]
-    words += [f"optim.schedule.{part}" for part in ("_target_=torch.optim.lr_scheduler.StepLR",)]
+    words += ["optim.schedule._target_=torch.optim.lr_scheduler.StepLR"]
     words += ["optim.schedule.step_size=5", "--config-dir", str(mine)]
     log = "logger.extra.csv._target_=lightning.pytorch.loggers.CSVLogger"
     words += [log, f"logger.extra.csv.save_dir={tmp_path}/csv"]

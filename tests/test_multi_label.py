@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import SMALL
-from tests.faults import torchrun
+from tests.faults import vivit_on
 from train import train
 from vivit_train import load
 from vivit_train.__main__ import main
@@ -126,19 +126,8 @@ def test_any_number_of_processes_gives_the_same_scores(
     found, tables = [], []
     for devices, batch_size in ((1, 4), (2, 3), (3, 2)):
         output = tmp_path / f"of_{devices}"
-        words = [
-            "evaluate", str(run), f"data.root={short}", f"data.batch_size={batch_size}",
-            f"trainer.devices={devices}", "--output", str(output),
-            *(["trainer.strategy=ddp"] if devices > 1 else []),
-        ]  # fmt: skip
-        if devices == 1:
-            assert vivit(*words) == 0
-        elif devices == 2:
-            done = command("-m", "vivit_train", *words)
-            assert done.returncode == 0, done.stderr
-        else:
-            ranks = torchrun(words, tmp_path / "log", devices, program="vivit_train/__main__.py")
-            assert [rank.end() for rank in ranks] == [0] * devices, ranks[0].said()
+        words = ["evaluate", str(run), f"data.root={short}", f"data.batch_size={batch_size}"]
+        vivit_on(devices, [*words, "--output", str(output)], tmp_path / "log", command)
         results = json.loads((output / "results.json").read_text())
         assert results.pop("devices") == devices
         found.append(results)

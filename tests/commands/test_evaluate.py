@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults import torchrun
+from tests.faults import vivit_on
 from vivit_train import build, load
 from vivit_train.__main__ import main
 from vivit_train.commands import evaluate
@@ -427,10 +427,7 @@ def test_mistakes(finished_run: Path, words: list[str], message: str) -> None:
 def test_any_number_of_processes_gives_the_same_scores(
     finished_run: Path, demo_root: Path, tmp_path: Path, command
 ) -> None:
-    """A prime number of videos, two of them broken; every split of the work over processes.
-
-    Two are interpreters, of which the first starts the other; three are as torchrun starts them.
-    """
+    """A prime number of videos, two of them broken; every split of the work over processes."""
     root = tmp_path / "videos"
     source = demo_root / "val"
     names = sorted(path.name for path in source.iterdir())
@@ -447,22 +444,12 @@ def test_any_number_of_processes_gives_the_same_scores(
     found = []
     for devices, batch_size, workers in ((1, 4, 0), (2, 3, 1), (3, 2, 2)):
         output = tmp_path / f"of_{devices}"
-        strategy = [] if devices == 1 else ["trainer.strategy=ddp"]
         words = [
             "evaluate", str(finished_run), "data=folder", f"data.root={root}",
             "data.eval_views=[2,3]", f"data.batch_size={batch_size}",
-            f"data.num_workers={workers}", f"trainer.devices={devices}", *strategy,
-            "--output", str(output),
+            f"data.num_workers={workers}", "--output", str(output),
         ]  # fmt: skip
-        if devices == 1:
-            with pytest.raises(SystemExit, match="^0$"):
-                main(words)
-        elif devices == 2:
-            done = command("-m", "vivit_train", *words)
-            assert done.returncode == 0, done.stderr
-        else:
-            ranks = torchrun(words, tmp_path / "log", devices, program="vivit_train/__main__.py")
-            assert [rank.end() for rank in ranks] == [0] * devices, ranks[0].said()
+        vivit_on(devices, words, tmp_path / "log", command)
         results = json.loads((output / "results.json").read_text())
         assert results.pop("devices") == devices
         found.append(results)

@@ -309,8 +309,9 @@ def _write_all(clips: list[_Clip], num_workers: int | None) -> None:
             deque(pool.map(_write_clip, clips, chunksize=8), maxlen=0)
     except BrokenProcessPool:
         raise UserError(
-            "a process that writes the demo's clips ended at once: a script that calls this must "
-            'be a file, and do so below `if __name__ == "__main__":`, as each process reads it'
+            "a process that writes the demo's clips died. Each of them reads the script that "
+            'calls this: it must be a file, and call it below `if __name__ == "__main__":`. If '
+            "memory ran out, use fewer processes"
         ) from None
 
 
