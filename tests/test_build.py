@@ -185,7 +185,7 @@ class TestData:
         assert given["data"]["batch_size"] == "auto"  # left as it was
         assert data.batch_size == config["data"]["batch_size"] == 16  # of 32 clips
         assert data.augment.horizontal_flip == config["augment"]["horizontal_flip"] == 0
-        assert config["trainer"]["max_epochs"] == 256
+        assert config["trainer"]["max_epochs"] == 512  # of 2 steps
         module = build_module(config, data)
         assert module.hparams["config"] == config
         assert module.optim["lr"] == config["optim"]["lr"] > 1e-3
