@@ -1,9 +1,11 @@
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,17 @@ def finished_run(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
 
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     return train(compose_config([*small, f"run_dir={run_dir}"]))
+
+
+@pytest.fixture
+def children() -> Callable[[], set[BaseProcess]]:
+    """Tells which processes of ``multiprocessing`` the test has started and are alive.
+
+    An earlier test may leave some, which end at any time: a loader's workers live until it is
+    collected.
+    """
+    before = set(multiprocessing.active_children())
+    return lambda: set(multiprocessing.active_children()) - before
 
 
 def hears_ctrl_c() -> None:

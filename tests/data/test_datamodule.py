@@ -1,4 +1,5 @@
-import multiprocessing
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -287,20 +288,21 @@ def test_evaluation_has_the_views_of_its_stage_and_no_augmentation(
     assert len(seen.labels) == 2
 
 
-def test_no_worker_before_the_first_next(root: Path) -> None:
+def test_no_worker_before_the_first_next(
+    root: Path, children: Callable[[], set[BaseProcess]]
+) -> None:
     data = build(root, num_workers=1)
     data.setup()
     attach(data, "fit")
-    before = len(multiprocessing.active_children())
     loader = data.train_dataloader()
     batches = iter(loader)
-    assert len(multiprocessing.active_children()) == before
+    assert not children()
     next(batches)
-    assert len(multiprocessing.active_children()) == before + 1
+    (worker,) = children()
     list(batches)
     data.trainer.fit_loop.epoch_loop.batch_progress.total.processed = 2
     list(loader)  # the second epoch, in the same worker
-    assert len(multiprocessing.active_children()) == before + 1
+    assert children() == {worker}
     loader._iterator._shutdown_workers()
 
 

@@ -1,8 +1,9 @@
 import csv
 import json
-import multiprocessing
 import os
 import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,14 @@ def test_an_interruption_keeps_the_rows(
     assert not (tmp_path / "o.mp4").exists()
 
 
-def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_rows(
+    timeline, films: dict[str, Path], tmp_path: Path, children: Callable[[], set[BaseProcess]]
+) -> None:
     """The signal itself, which a terminal sends to the decoding process as well."""
 
     def send(call: int) -> None:
         if call == 3:
-            for process in multiprocessing.active_children():
+            for process in children():
                 os.kill(process.pid, signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -174,7 +177,7 @@ def test_ctrl_c_keeps_the_rows(timeline, films: dict[str, Path], tmp_path: Path)
     assert (code, out) == (130, f"2 rows, until 1.90 s: {place}\n")
     assert "interrupted" in err
     assert [row["class"] for row in read_csv(place)] == ["right", "still"]
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_a_damaged_film_keeps_the_rows(

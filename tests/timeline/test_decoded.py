@@ -1,6 +1,8 @@
 import os
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +101,10 @@ def test_memory_is_limited(films: dict[str, Path]) -> None:
 
 
 @needs_guard
-def test_the_process_ends_with_the_block(films: dict[str, Path]) -> None:
-    import multiprocessing
-
+def test_the_process_ends_with_the_block(
+    films: dict[str, Path], children: Callable[[], set[BaseProcess]]
+) -> None:
     with decoded(str(films["film.mp4"]), 0.4, 0.4, 10, SHRINK) as film:
         next(film.clips)
-        (process,) = multiprocessing.active_children()
+        (process,) = children()
     assert not process.is_alive()
