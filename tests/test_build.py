@@ -37,6 +37,7 @@ from vivit_train.launch import devices
 from vivit_train.launch.devices import resolve_devices
 from vivit_train.model.weights import read_weights
 from vivit_train.module import VivitModule
+from vivit_train.recipe import preset
 from vivit_train.runs.checkpoint import AtomicCheckpointIO
 from vivit_train.runs.loggers import MetricsCsv
 from vivit_train.runs.run_dir import ConfigFile
@@ -179,16 +180,27 @@ class TestData:
     def test_opened_it_has_the_numbers_that_follow_from_the_set(
         self, small: tuple[str, ...]
     ) -> None:
-        keys = ("data.batch_size", "augment.horizontal_flip", "optim.lr", "trainer.max_epochs")
+        keys = (
+            "data.batch_size", "data.class_sampling", "augment.horizontal_flip", "optim.lr",
+            "trainer.max_epochs",
+        )  # fmt: skip
         given = to_plain(compose_config([*small, *(f"{key}=auto" for key in keys)]))
         config, data = open_data(given)
         assert given["data"]["batch_size"] == "auto"  # left as it was
         assert data.batch_size == config["data"]["batch_size"] == 16  # of 32 clips
+        assert data.class_sampling == config["data"]["class_sampling"] == 0
         assert data.augment.horizontal_flip == config["augment"]["horizontal_flip"] == 0
         assert config["trainer"]["max_epochs"] == 512  # of 2 steps
         module = build_module(config, data)
         assert module.hparams["config"] == config
         assert module.optim["lr"] == config["optim"]["lr"] > 1e-3
+
+    def test_opened_it_draws_rare_classes_more_often(
+        self, uneven: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(preset, "IMBALANCE", 3)
+        config, data = open_data(to_plain(compose_config([*uneven, "data.class_sampling=auto"])))
+        assert data.class_sampling == config["data"]["class_sampling"] == 1
 
     def test_a_mistake_stays_one_message(self, config: dict) -> None:
         with pytest.raises(UserError, match=r"^data\.root is not set"):

@@ -94,6 +94,7 @@ def open_data(
             config["data"]["sampling"] = AUTO
     config = fit_to_set(config, data)
     data.batch_size = config["data"]["batch_size"]
+    data.class_sampling = config["data"]["class_sampling"]
     data.augment = Augment(data.processor, **config["augment"])
     return config, data
 

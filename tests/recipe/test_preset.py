@@ -7,6 +7,7 @@ import pytest
 
 from vivit_train.config import compose_config, to_plain
 from vivit_train.config.keys import AUTO, KEYS
+from vivit_train.data.records import Records
 from vivit_train.errors import UserError
 from vivit_train.recipe.preset import (
     EPOCHS,
@@ -45,8 +46,12 @@ def fitted(
 
 
 def of(clips: int, *class_names: str) -> Any:
-    """A DataModule as far as the preset asks it."""
-    return SimpleNamespace(records={"train": [None] * clips}, class_names=list(class_names))
+    """A DataModule as far as the preset asks it; its classes come by turns."""
+    labels = [row % max(1, len(class_names)) for row in range(clips)]
+    return SimpleNamespace(
+        records={"train": Records("x", ["x"] * clips, labels)}, class_names=list(class_names),
+        heads=None, multi_label=False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("key", RULES)
@@ -187,6 +192,24 @@ def test_scores_of_few_videos_are_not_told_apart() -> None:
     data = of(64, "a", "b")
     data.records["val"] = [None] * 100
     assert fit_to_set(plain(), data)["callbacks"]["score_tolerance"] == pytest.approx(0.05)
+
+
+def test_a_rare_class_is_drawn_as_often_as_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def sampling(*counts: int, words: tuple[str, ...] = ()) -> float:
+        return fitted(sum(counts), *words, class_counts=counts)["data"]["class_sampling"]
+
+    assert sampling(100, 10) == 0
+    assert sampling(101, 10, 50) == 1
+    assert sampling(100, 0, 10) == 0  # of a class without a video there is nothing to draw
+    assert sampling(101, 10, words=("optim.class_weights=balanced",)) == 0
+    assert sampling(101, 10, words=("data.class_sampling=0.5",)) == 0.5
+    data = of(12, *"ab")
+    data.records["train"] = Records("x", ["x"] * 12, [0] * 11 + [1])
+    assert fit_to_set(plain(), data)["data"]["class_sampling"] == 1
+    told = "data.class_sampling=1: a class has 1 training videos and another 11: "
+    assert told in capsys.readouterr().err
+    data.multi_label = True
+    assert fit_to_set(plain(), data)["data"]["class_sampling"] == 0
 
 
 def test_a_flip_is_off_unless_it_is_known_to_do_no_harm() -> None:

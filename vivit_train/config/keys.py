@@ -109,7 +109,7 @@ KEYS: Mapping[str, Kind] = {
     "data.decoder": choice("auto", "pyav", "decord", "torchcodec"),
     "data.picture_rate": number(above=0, most=1000) | null,
     "data.multi_label": switch,
-    "data.class_sampling": share,
+    "data.class_sampling": share | auto,
     "data.one_batch": switch,
     "data.max_bad_fraction": share,
     "data.decode_timeout": number(above=0, most=1_000_000) | null,

@@ -10,10 +10,7 @@ from vivit_train.class_names import mirrored_pair, shorten
 from vivit_train.data.datamodule import VideoDataModule
 from vivit_train.io.terminal import say
 from vivit_train.preflight.recordings import of_the_recordings
-from vivit_train.recipe.preset import CLIPS_PER_STEP, LR_RANGES
-
-# Times as many videos in the largest class as in the smallest.
-IMBALANCE = 10
+from vivit_train.recipe.preset import CLIPS_PER_STEP, IMBALANCE, LR_RANGES
 
 
 def advice(config: dict[str, Any], data: VideoDataModule, world_size: int = 1) -> list[str]:

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vivit_train.class_names import mirrored_pair
@@ -33,6 +33,8 @@ LR, WIDTH = 5e-4, 768
 AVERAGED_SHARE, MOST_AVERAGED = 0.1, 100
 # Training sets of so many clips get what is usual for large ones.
 LARGE = 10_000
+# How many times as many videos another class has before a class counts as rare.
+IMBALANCE = 10
 
 
 class TrainingSet(NamedTuple):
@@ -44,6 +46,7 @@ class TrainingSet(NamedTuple):
         processes: Processes that train together.
         most_clips: Clips in a step of one process for which its device has memory.
         val_clips: Validation videos.
+        class_counts: Training videos of each class; empty where a video has several labels.
     """
 
     clips: int
@@ -51,6 +54,7 @@ class TrainingSet(NamedTuple):
     processes: int = 1
     most_clips: int = CLIPS_PER_STEP
     val_clips: int = LARGE
+    class_counts: Sequence[int] = ()
 
 
 def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any]:
@@ -77,6 +81,7 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
         count_processes(config["trainer"]),
         most_clips(config, CLIPS_PER_STEP) if "data.batch_size" in asked else CLIPS_PER_STEP,
         len(data.records.get("val", ())) or LARGE,
+        class_counts(data) if "data.class_sampling" in asked else (),
     )
     config, reasons = fit(config, training_set)
     for key, reason in reasons.items() if is_rank_zero() else ():
@@ -97,6 +102,13 @@ def fit(config: Config, training_set: TrainingSet) -> tuple[dict[str, Any], dict
         group, name = key.split(".")
         fitted[group][name], reasons[key] = RULES[key](fitted, training_set)
     return fitted, reasons
+
+
+def class_counts(data: "VideoDataModule") -> list[int]:
+    """Training videos of each class; empty where a video has several labels."""
+    if data.heads or data.multi_label:
+        return []
+    return data.records["train"].class_counts(len(data.class_names)).tolist()
 
 
 def without_auto(config: Config) -> dict[str, Any]:
@@ -268,6 +280,23 @@ def score_tolerance(config: Config, training_set: TrainingSet) -> tuple[float, s
     )
 
 
+def class_sampling(config: Config, training_set: TrainingSet) -> tuple[float, str]:
+    """Each class equally often where one is so rare that a run may never find it."""
+    if not training_set.class_counts:
+        return 0.0, "videos with several labels are drawn as they are"
+    if config["optim"]["class_weights"] is not None:
+        return 0.0, "optim.class_weights balances the classes"
+    counts = [count for count in training_set.class_counts if count]
+    least, most = min(counts), max(counts)
+    if most <= IMBALANCE * least:
+        return 0.0, f"no class has more than {IMBALANCE} times the videos of another"
+    return 1.0, (
+        f"a class has {least} training videos and another {most}: drawn as they are, a run may "
+        "never find the rare one. callbacks.monitor=val/mean_class_accuracy also chooses the best "
+        "checkpoint by all classes alike"
+    )
+
+
 def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, str]:
     """Off, unless flips are known to keep the class: others cost more than they gain."""
     if config["augment"]["flip_labels"]:
@@ -285,6 +314,7 @@ def horizontal_flip(config: Config, training_set: TrainingSet) -> tuple[float, s
 
 # In the order in which they build on each other.
 RULES: dict[str, Callable[[Config, TrainingSet], tuple[float, str]]] = {
+    "data.class_sampling": class_sampling,
     "data.batch_size": batch_size,
     "trainer.accumulate_grad_batches": accumulate_grad_batches,
     "trainer.max_epochs": max_epochs,
