@@ -48,9 +48,10 @@ def fitted(
 def of(clips: int, *class_names: str) -> Any:
     """A DataModule as far as the preset asks it; its classes come by turns."""
     labels = [row % max(1, len(class_names)) for row in range(clips)]
+    records = {"train": Records("x", ["x"] * clips, labels)}
     return SimpleNamespace(
-        records={"train": Records("x", ["x"] * clips, labels)}, class_names=list(class_names),
-        heads=None, multi_label=False,
+        records=records, class_names=list(class_names), heads={}, multi_label=False,
+        class_counts=lambda key: records["train"].class_counts(len(class_names)),
     )  # fmt: skip
 
 
@@ -208,8 +209,9 @@ def test_a_rare_class_is_drawn_as_often_as_the_others(capsys: pytest.CaptureFixt
     assert fit_to_set(plain(), data)["data"]["class_sampling"] == 1
     told = "data.class_sampling=1: a class has 1 training videos and another 11: "
     assert told in capsys.readouterr().err
-    data.multi_label = True
-    assert fit_to_set(plain(), data)["data"]["class_sampling"] == 0
+    for several in ({"multi_label": True}, {"heads": {"verb": 2, "noun": 3}}):
+        vars(of_several := of(12, *"ab")).update(several, records=data.records)
+        assert fit_to_set(plain(), of_several)["data"]["class_sampling"] == 0
 
 
 def test_a_flip_is_off_unless_it_is_known_to_do_no_harm() -> None:

@@ -75,13 +75,14 @@ def fit_to_set(config: dict[str, Any], data: "VideoDataModule") -> dict[str, Any
     from vivit_train.describe.memory import most_clips
     from vivit_train.launch.devices import count_processes
 
+    several = bool(data.heads) or data.multi_label
     training_set = TrainingSet(
         len(data.records["train"]),
         data.class_names,
         count_processes(config["trainer"]),
         most_clips(config, CLIPS_PER_STEP) if "data.batch_size" in asked else CLIPS_PER_STEP,
         len(data.records.get("val", ())) or LARGE,
-        class_counts(data) if "data.class_sampling" in asked else (),
+        [] if several else data.class_counts("data.class_sampling").tolist(),
     )
     config, reasons = fit(config, training_set)
     for key, reason in reasons.items() if is_rank_zero() else ():
@@ -102,13 +103,6 @@ def fit(config: Config, training_set: TrainingSet) -> tuple[dict[str, Any], dict
         group, name = key.split(".")
         fitted[group][name], reasons[key] = RULES[key](fitted, training_set)
     return fitted, reasons
-
-
-def class_counts(data: "VideoDataModule") -> list[int]:
-    """Training videos of each class; empty where a video has several labels."""
-    if data.heads or data.multi_label:
-        return []
-    return data.records["train"].class_counts(len(data.class_names)).tolist()
 
 
 def without_auto(config: Config) -> dict[str, Any]:
